@@ -1,0 +1,218 @@
+"""The brokers that clients and figures run against: ours and Apache Kafka 4.2, behind one small interface.
+
+A broker here is one child process on loopback over one data directory. It dies with the process that started it (Linux's
+parent-death signal), so that no run leaves a peer behind. `ready_s` is measured the same way for all: from the exec to the
+first answered ApiVersions request.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from interop.places import KAFKA_JARS, PEERS, trivium_command
+
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+_PROBE = struct.pack(">ihhih", 10, 18, 0, 1, -1)
+_PR_SET_PDEATHSIG = 1
+
+
+class BrokerError(Exception):
+    """A broker did not start, or ended when it should not have; the text holds the end of its log."""
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(host: str, port: int, timeout_s: float = 0.5) -> bool:
+    """Whether an ApiVersions v0 request is answered there."""
+    try:
+        with socket.create_connection((host, port), timeout_s) as connection:
+            connection.sendall(_PROBE)
+            return len(connection.recv(8)) == 8
+    except OSError:
+        return False
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Broker:
+    """One broker process over `directory`; `start` may be called again after `stop` or `kill`, on the same port."""
+
+    name = "broker"
+
+    def __init__(self, directory: Path, port: int = 0) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        self.ready_s = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def log_file(self) -> Path:
+        return self.directory / "broker.log"
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise BrokerError(f"{self.name} is not running")
+        return self._process.pid
+
+    def _prepare(self) -> None:
+        """Whatever has to be there before the first start."""
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def start(self) -> Self:
+        """Starts the process and waits until it answers. Raises BrokerError."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._prepare()
+        self._log = self.log_file.open("ab")
+        began = time.monotonic()
+        self._process = subprocess.Popen(
+            self._command(), stdout=self._log, stderr=self._log, cwd=self.directory, preexec_fn=_die_with_parent
+        )
+        while not answers("127.0.0.1", self.port):
+            self.check()
+            if time.monotonic() - began > READY_TIMEOUT_S:
+                self.kill()
+                raise BrokerError(f"{self.name} was not ready in {READY_TIMEOUT_S:.0f} s\n{self.log_tail()}")
+            time.sleep(0.005)
+        self.ready_s = time.monotonic() - began
+        return self
+
+    def check(self) -> None:
+        """Raises BrokerError if the process has ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            raise BrokerError(f"{self.name} ended with {self._process.returncode}\n{self.log_tail()}")
+
+    def stop(self) -> float:
+        """A clean stop; returns the seconds it took. Raises BrokerError where the process had to be killed."""
+        began = time.monotonic()
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise BrokerError(f"{self.name} did not stop in {STOP_TIMEOUT_S:.0f} s\n{self.log_tail()}") from None
+            self._ended()
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """kill -9, and waits until the process is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._ended()
+
+    def _ended(self) -> None:
+        self._process = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def rss_anon_bytes(self) -> int:
+        """The process' anonymous resident memory: what it took, without the page cache it maps."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"RssAnon:\s+(\d+) kB", status)
+        return int(found[1]) * 1024 if found else 0
+
+    def cpu_s(self) -> float:
+        """User and system time used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def log_tail(self, lines: int = 20) -> str:
+        if not self.log_file.exists():
+            return ""
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+
+    def remove(self) -> None:
+        """Kills the process if it still runs and deletes everything it wrote."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.remove()
+
+
+class Trivium(Broker):
+    """Our broker. `flush` is "sync" (the default) or "async"; `config` is TOML text."""
+
+    name = "trivium"
+
+    def __init__(self, directory: Path, port: int = 0, flush: str = "sync", config: str = "") -> None:
+        super().__init__(directory, port)
+        self.flush = flush
+        self.config = config
+
+    def _command(self) -> list[str]:
+        command = [*trivium_command(), "serve", "--data-dir", str(self.data), "--kafka", self.bootstrap]
+        command += ["--mqtt", "127.0.0.1:0", "--native", "127.0.0.1:0", "--flush", self.flush]
+        if self.config:
+            file = self.directory / "trivium.toml"
+            file.write_text(self.config)
+            command += ["--config", str(file)]
+        return command
+
+
+class ApacheKafka(Broker):
+    """Apache Kafka 4.2, KRaft, one node, default config; `settings` are further lines of server.properties."""
+
+    name = "kafka"
+
+    def __init__(self, directory: Path, port: int = 0, settings: dict[str, str] | None = None) -> None:
+        super().__init__(directory, port)
+        self.settings = settings or {}
+        self._controller_port = free_port()
+
+    @property
+    def _properties(self) -> Path:
+        return self.directory / "server.properties"
+
+    def _prepare(self) -> None:
+        if self._properties.exists():
+            return
+        ports = {"PORT": str(self.port), "CONTROLLER": str(self._controller_port), "DATA": str(self.data)}
+        text = (PEERS / "kafka" / "server.properties").read_text()
+        for name, value in ports.items():
+            text = text.replace(f"@{name}@", value)
+        text += "".join(f"{name}={value}\n" for name, value in self.settings.items())
+        self._properties.write_text(text)
+        tool = ["java", "-Xmx256m", "-cp", f"{KAFKA_JARS}/*", "kafka.tools.StorageTool"]
+        cluster = subprocess.run([*tool, "random-uuid"], capture_output=True, text=True, check=True).stdout.split()[-1]
+        subprocess.run([*tool, "format", "-t", cluster, "-c", str(self._properties)], capture_output=True, check=True)
+
+    def _command(self) -> list[str]:
+        quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+        return ["java", "-Xms1g", "-Xmx1g", quiet, "-cp", f"{KAFKA_JARS}/*", "kafka.Kafka", str(self._properties)]
