@@ -1,0 +1,54 @@
+"""The broker's own state in its own log: tables of key -> value kept as records of one internal compacted partition.
+
+A change is durable when its batch is, so an owner puts it into the same append as whatever must happen together with it (`entry`), or appends
+it alone (`put`), and applies it to memory when `done` says so. At start `load` replays the partition, oldest first; a null value deletes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from core.store.engine import Append, Appended, Engine, append
+from trivium.record_batch import parse_header
+from trivium.records import Record, build, decode
+
+Change = tuple[bytes, bytes | None]
+
+_LOAD_BYTES_MAX = 4 * 1024 * 1024
+_BATCH_BYTES_MAX = 64 * 1024 * 1024
+
+
+class StateLog:
+    """One internal compacted partition as a key -> value table's log."""
+
+    def __init__(self, engine: Engine, partition: int) -> None:
+        self._engine = engine
+        self.partition = partition
+
+    async def load(self, apply: Callable[[bytes, bytes | None], None]) -> None:
+        """Calls `apply(key, value)` for every record from the beginning to the high watermark (compaction may have left gaps)."""
+        info = self._engine.info(self.partition)
+        offset = info.log_start
+        while offset < info.high_watermark:
+            read = await self._engine.read(self.partition, offset, _LOAD_BYTES_MAX)
+            for buffer in read.buffers:
+                at = 0
+                while at < len(buffer):
+                    header = parse_header(buffer, at)
+                    for record in decode(buffer[at : at + header.size_bytes], _BATCH_BYTES_MAX):
+                        apply(record.key or b"", record.value)
+                    offset = header.last_offset + 1
+                    at += header.size_bytes
+            if not read.buffers:
+                return
+
+    def entry(self, changes: Sequence[Change]) -> Append:
+        """The changes as one entry for an append."""
+        now_ms = int(time.time() * 1000)
+        batch = build([Record(i, now_ms, key, value, []) for i, (key, value) in enumerate(changes)])
+        return Append(self.partition, parse_header(batch), batch)
+
+    async def put(self, changes: Sequence[Change]) -> Appended:
+        """Appends the changes and waits until they are durable."""
+        return (await append(self._engine, [self.entry(changes)]))[0]
