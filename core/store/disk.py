@@ -1,12 +1,13 @@
 """All that the store asks of a disk: one directory of files, named by plain names.
 
-The engine takes a `Disk` and never touches `os` itself, so that tests can give it a disk that loses power, fails, tears, lies or fills
-(`tests/store/simulated_disk.py`). Rules for those who use it:
+The engine takes a `Disk` and never touches `os` itself, so that tests can give it a disk that loses power, fails,
+tears, lies or fills (`tests/store/simulated_disk.py`). Rules for those who use it:
 
-* What was written is durable only after `fdatasync` of that file; that a file exists, has a new name or is gone only after `sync_directory`.
+* What was written is durable only after `fdatasync` of that file; that a file exists, has a new name or is gone only
+  after `sync_directory`.
 * A failed `fdatasync` is never retried: the kernel may have dropped the pages and report success the next time.
-* A `File` closes itself with its last reference. A reader that holds one keeps reading through a swap or an unlink; the room comes back when
-  the last reader lets go. That is the count of open handles; nothing else keeps one.
+* A `File` closes itself with its last reference. A reader that holds one keeps reading through a swap or an unlink;
+  the room comes back when the last reader lets go. That is the count of open handles; nothing else keeps one.
 * Every method may be called from any thread. Reads and writes give offsets, so no file has a current position.
 """
 
@@ -35,16 +36,22 @@ class File(Protocol):
         """Size in bytes."""
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> int:
-        """Writes all of the buffers one after another from `offset` on; returns how many bytes that is. Part of it may be written when it raises."""
+        """Writes all of the buffers one after another from `offset` on; returns how many bytes that is.
+
+        Part of it may be written when it raises.
+        """
 
     def preadv(self, buffers: Sequence[bytearray | memoryview], offset: int, nowait: bool = False) -> int:
         """Fills the buffers from `offset`; returns the bytes read, fewer only at the end of the file.
 
-        With `nowait` it reads only what is in memory: possibly fewer bytes than asked, BlockingIOError when there are none.
+        With `nowait` it reads only what is in memory: possibly fewer bytes than asked, BlockingIOError when none are.
         """
 
     def pread(self, size: int, offset: int) -> bytes:
-        """`size` bytes from `offset`, fewer only at the end of the file. Allocates `size`: never pass it a length nobody checked."""
+        """`size` bytes from `offset`, fewer only at the end of the file.
+
+        Allocates `size`: never pass it a length nobody checked.
+        """
 
     def fdatasync(self) -> None:
         """Everything written to this file so far is on the disk when it returns, its size included."""
@@ -72,10 +79,10 @@ class Disk(Protocol):
     """One directory. Names are plain file names, never paths. Methods raise OSError as the system does."""
 
     def open(self, name: str, *, write: bool = False, create: bool = False) -> File:
-        """Opens a file; FileNotFoundError without it, unless `create` (then a new, empty one; FileExistsError if it is there)."""
+        """Opens a file; FileNotFoundError without it. `create` makes a new one; FileExistsError if it is there."""
 
     def copy_range(self, source: File, source_offset: int, target: File, target_offset: int, length: int) -> None:
-        """Copies between two files without the bytes coming through Python. Raises EOFError when the source is shorter."""
+        """Copies between two files, the bytes not coming through Python. Raises EOFError when the source is shorter."""
 
     def rename(self, old: str, new: str) -> None:
         """Atomic; replaces `new`."""
@@ -91,7 +98,7 @@ class Disk(Protocol):
         """What this process may still write."""
 
     def lock(self, name: str) -> Lock:
-        """Takes an exclusive lock kept by file `name`; BlockingIOError when another process holds it. Ends with the process."""
+        """Takes an exclusive lock kept by file `name`; BlockingIOError when another holds it. Ends with the process."""
 
 
 class RealFile:
