@@ -1,0 +1,216 @@
+"""What can be configured: one frozen model per section, defaults as Kafka's where Kafka has the setting.
+
+Names end in their unit. Times are milliseconds, sizes bytes, -1 means without limit where a field allows it. Relations
+between limits are checked here, so that a broker which starts cannot meet them broken later.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from platformdirs import user_state_path
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+MIB = 1024 * 1024
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+
+ALL_ADDRESSES = frozenset({"0.0.0.0", "::", "*"})
+
+
+class Address(NamedTuple):
+    """A host and a port; as text `host:port`, an IPv6 host in brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(value: object) -> Address:
+    """`HOST:PORT` or `[IPv6]:PORT`. Raises ValueError that says what is wrong."""
+    if isinstance(value, Address):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be text of the form HOST:PORT")
+    host, colon, port = value.strip().rpartition(":")
+    if not colon or not host:
+        raise ValueError(f"must have the form HOST:PORT, got {value!r}")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"an IPv6 address goes into brackets, as in [::1]:9092, got {value!r}")
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"the port must be a number from 0 to 65535 (0 takes a free one), got {port!r}")
+    return Address(host, int(port))
+
+
+ListenAddress = Annotated[Address, BeforeValidator(parse_address)]
+Unlimited = Annotated[int, Field(ge=-1, le=INT64_MAX)]
+Positive = Annotated[int, Field(ge=1, le=INT64_MAX)]
+Count = Annotated[int, Field(ge=1, le=INT32_MAX)]
+Millis = Annotated[int, Field(ge=0, le=INT64_MAX)]
+Millis32 = Annotated[int, Field(ge=1, le=INT32_MAX)]
+
+
+def _data_dir() -> Path:
+    return user_state_path("trivium", appauthor=False) / "data"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+class StoreConfig(Section):
+    """`[store]`: the log on disk."""
+
+    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default_factory=_data_dir)
+    flush: Literal["sync", "async"] = "sync"  # sync: nothing is acknowledged before it is on disk
+    flush_interval_ms: Annotated[int, Field(ge=1, le=60_000)] = 200  # of async
+    segment_bytes: Annotated[int, Field(ge=1 * MIB, le=4096 * MIB)] = 256 * MIB
+    disk_free_bytes_min: Annotated[int, Field(ge=0, le=INT64_MAX)] = 512 * MIB  # writes are refused below this
+    reader_threads_max: Annotated[int, Field(ge=1, le=256)] = 8
+
+
+class KafkaConfig(Section):
+    """`[kafka]`: the Kafka listener."""
+
+    listen: ListenAddress = Address("127.0.0.1", 9092)
+    advertised: ListenAddress | None = None  # None: the listening address; port 0: the listening port
+    node_id: Annotated[int, Field(ge=0, le=INT32_MAX)] = 1
+
+    @model_validator(mode="after")
+    def _reachable(self) -> KafkaConfig:
+        if self.listen.host in ALL_ADDRESSES and self.advertised is None:
+            raise ValueError(
+                f"listening on all addresses ({self.listen.host}) without saying which one clients should connect to; "
+                f"give --kafka-advertised HOST:PORT (or kafka.advertised) with a name or address that they can reach"
+            )
+        if self.advertised is not None and self.advertised.host in ALL_ADDRESSES:
+            raise ValueError(f"no client can connect to the advertised address {self.advertised.host}")
+        return self
+
+
+class MqttConfig(Section):
+    """`[mqtt]`: the MQTT listener."""
+
+    listen: ListenAddress = Address("127.0.0.1", 1883)
+
+
+class NativeConfig(Section):
+    """`[native]`: the listener of the native SDK."""
+
+    listen: ListenAddress = Address("127.0.0.1", 9876)
+
+
+class TopicsConfig(Section):
+    """`[topics]`: how topics are made, and the defaults of their configs."""
+
+    auto_create: bool = True
+    num_partitions: Annotated[int, Field(ge=1, le=10_000)] = 1
+    partitions_max: Annotated[int, Field(ge=1, le=1_000_000)] = 100_000  # over all topics
+    retention_ms: Unlimited = 7 * DAY_MS
+    retention_bytes: Unlimited = -1
+    cleanup_policy: Literal["delete", "compact", "compact,delete", "delete,compact"] = "delete"
+    message_bytes_max: Annotated[int, Field(ge=0, le=INT32_MAX)] = MIB + 12  # a batch, as Kafka's message.max.bytes
+    compression_type: Literal["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"] = "producer"
+    timestamp_type: Literal["CreateTime", "LogAppendTime"] = "CreateTime"
+    delete_retention_ms: Millis = DAY_MS
+
+
+class GroupsConfig(Section):
+    """`[groups]`: consumer groups, classic and KIP-848."""
+
+    session_timeout_ms_min: Millis32 = 6_000
+    session_timeout_ms_max: Millis32 = 1_800_000
+    initial_rebalance_delay_ms: Annotated[int, Field(ge=0, le=INT32_MAX)] = 3_000
+    members_max: Count = 10_000  # in one group
+    consumer_session_timeout_ms: Millis32 = 45_000  # KIP-848
+    consumer_heartbeat_interval_ms: Millis32 = 5_000
+    offsets_retention_ms: Positive = 7 * DAY_MS
+    offset_metadata_bytes_max: Annotated[int, Field(ge=0, le=INT32_MAX)] = 4096
+
+    @model_validator(mode="after")
+    def _relations(self) -> GroupsConfig:
+        if self.session_timeout_ms_min > self.session_timeout_ms_max:
+            raise ValueError("session_timeout_ms_min is above session_timeout_ms_max")
+        if self.consumer_heartbeat_interval_ms >= self.consumer_session_timeout_ms:
+            raise ValueError("consumer_heartbeat_interval_ms must be below consumer_session_timeout_ms")
+        return self
+
+
+class TransactionsConfig(Section):
+    """`[transactions]`: idempotent and transactional producers."""
+
+    timeout_ms_max: Millis32 = 900_000  # the longest a producer may ask for
+    id_expiry_ms: Millis32 = 7 * DAY_MS  # an unused transactional id is forgotten
+    producer_id_expiry_ms: Millis32 = DAY_MS  # an idempotent producer's sequences are forgotten
+    ids_max: Count = 1_000_000
+
+
+class LimitsConfig(Section):
+    """`[limits]`: what one peer, and all together, may take."""
+
+    connections_max: Count = 10_000
+    connection_idle_ms_max: Positive = 600_000
+    request_bytes_max: Annotated[int, Field(ge=1024, le=INT32_MAX)] = 100 * MIB
+    request_memory_bytes_max: Positive = 256 * MIB  # requests being read or handled, over all connections
+    response_memory_bytes_max: Positive = 256 * MIB  # answers not yet sent, over all connections
+    connection_output_bytes_max: Positive = 64 * MIB
+    fetch_bytes_max: Annotated[int, Field(ge=1024, le=INT32_MAX)] = 55 * MIB
+    fetch_sessions_max: Annotated[int, Field(ge=0, le=INT32_MAX)] = 1_000
+    send_timeout_ms_max: Millis32 = 30_000  # a peer that reads nothing for so long is cut
+    drain_ms_max: Annotated[int, Field(ge=0, le=INT32_MAX)] = 10_000  # a clean stop waits this long for begun requests
+
+    @model_validator(mode="after")
+    def _relations(self) -> LimitsConfig:
+        if self.request_memory_bytes_max < self.request_bytes_max:
+            raise ValueError(
+                "request_memory_bytes_max is below request_bytes_max: the largest request could not be read"
+            )
+        if self.response_memory_bytes_max < self.fetch_bytes_max:
+            raise ValueError("response_memory_bytes_max is below fetch_bytes_max: the largest answer could not be sent")
+        if self.connection_output_bytes_max < self.fetch_bytes_max:
+            raise ValueError(
+                "connection_output_bytes_max is below fetch_bytes_max: the largest answer could not be sent"
+            )
+        return self
+
+
+class LogConfig(Section):
+    """`[log]`: the broker's own log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(Section):
+    """The whole configuration. Sections are one word, so that TRIVIUM_SECTION_KEY splits at its second underscore."""
+
+    store: StoreConfig = Field(default_factory=StoreConfig)
+    kafka: KafkaConfig = Field(default_factory=KafkaConfig)
+    mqtt: MqttConfig = Field(default_factory=MqttConfig)
+    native: NativeConfig = Field(default_factory=NativeConfig)
+    topics: TopicsConfig = Field(default_factory=TopicsConfig)
+    groups: GroupsConfig = Field(default_factory=GroupsConfig)
+    transactions: TransactionsConfig = Field(default_factory=TransactionsConfig)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    log: LogConfig = Field(default_factory=LogConfig)
+
+    @model_validator(mode="after")
+    def _relations(self) -> Config:
+        if self.topics.message_bytes_max >= self.limits.request_bytes_max:
+            raise ValueError(
+                "topics.message_bytes_max must be below limits.request_bytes_max, or no request can carry it"
+            )
+        return self
+
+
+def sections() -> dict[str, type[Section]]:
+    """Every section's name and model."""
+    found: dict[str, Any] = {name: field.annotation for name, field in Config.model_fields.items()}
+    return found

@@ -1,0 +1,63 @@
+"""The `trivium` command. Each verb imports what it needs when it runs, so that starting costs only what is used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+EXIT_CONFIG = 2
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="trivium-broker", prog_name="trivium")
+def main() -> None:
+    """Trivium: Kafka clients, MQTT devices and a native SDK on one durable log."""
+
+
+@main.command()
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="Configuration file (TOML).")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the log is kept.")
+@click.option("--kafka", metavar="HOST:PORT", help="Where Kafka clients connect [127.0.0.1:9092]; port 0: a free one.")
+@click.option("--kafka-advertised", metavar="HOST:PORT", help="The address given to Kafka clients to connect to.")
+@click.option("--mqtt", metavar="HOST:PORT", help="Where MQTT devices connect [127.0.0.1:1883].")
+@click.option("--native", metavar="HOST:PORT", help="Where the native SDK connects [127.0.0.1:9876].")
+@click.option("--flush", metavar="sync|async", help="Acknowledge after the disk has it (sync, the default) or before.")
+def serve(
+    config_file: Path | None,
+    data_dir: Path | None,
+    kafka: str | None,
+    kafka_advertised: str | None,
+    mqtt: str | None,
+    native: str | None,
+    flush: str | None,
+) -> None:
+    """Run the broker until SIGTERM or Ctrl-C.
+
+    Every setting can be given in the file ([section] key), in the environment (TRIVIUM_SECTION_KEY) or, for those
+    listed here, as a flag; the later wins. Standard output gets one line for each listener that is ready; logs go to
+    standard error.
+    """
+    from conf.load import ConfigError, load
+    from gateway import log
+
+    flags = {
+        ("store", "data_dir"): ("--data-dir", data_dir),
+        ("store", "flush"): ("--flush", flush),
+        ("kafka", "listen"): ("--kafka", kafka),
+        ("kafka", "advertised"): ("--kafka-advertised", kafka_advertised),
+        ("mqtt", "listen"): ("--mqtt", mqtt),
+        ("native", "listen"): ("--native", native),
+    }
+    try:
+        config = load(config_file, os.environ, {key: given for key, given in flags.items() if given[1] is not None})
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            click.echo(f"trivium: {line}", err=True)
+        raise SystemExit(EXIT_CONFIG) from None
+    log.configure(config.log.level, config.log.format)
+
+    from gateway.serve import run
+
+    run(config)
