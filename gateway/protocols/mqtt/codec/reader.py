@@ -1,0 +1,138 @@
+"""Incremental parser: bytes as they come -> packets.
+
+Rules: a packet is parsed when all of it is here; its announced length is checked against `packet_bytes_max` before
+anything is kept for it; what is kept is what arrived, so a promise of 256 MB costs nothing. Parsing stops behind a
+CONNECT, since the rest may only be read once the CONNECT is accepted and its version known; `feed(b"")` goes on.
+PUBLISH and plain PUBACK, the packets that come once per message, are parsed in the loop itself; every other packet,
+and every odd form of these two, goes through `decode.parse`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.protocols.mqtt import reasons
+from gateway.protocols.mqtt.codec.decode import decode_topic, parse
+from gateway.protocols.mqtt.codec.packets import V5, Ack, Connect, Packet, Publish
+from gateway.protocols.mqtt.codec.properties import CONNECT, PUBACK
+from gateway.protocols.mqtt.errors import RemoteProtocolError, malformed
+
+_new = tuple.__new__  # skips the argument handling of NamedTuple: half the cost of a packet
+
+# Topic names seen lately, already checked, so that a device that publishes the same name again costs one look-up.
+TOPICS_CACHED_MAX: Final = 16_384
+_TOPIC_CACHED_BYTES_MAX: Final = 256
+_topics: dict[bytes, str] = {}
+
+
+def _checked_topic(raw: bytes) -> str:
+    topic = decode_topic(raw)
+    if len(raw) <= _TOPIC_CACHED_BYTES_MAX:
+        if len(_topics) >= TOPICS_CACHED_MAX:
+            _topics.clear()
+        _topics[raw] = topic
+    return topic
+
+
+class Reader:
+    """One direction of one connection. `version` is 0 until a CONNECT was read, or what the caller sets."""
+
+    __slots__ = ("_needed", "_partial", "packet_bytes_max", "version")
+
+    def __init__(self, packet_bytes_max: int, version: int = 0) -> None:
+        self.version = version
+        self.packet_bytes_max = packet_bytes_max
+        self._partial: bytearray | None = None
+        self._needed = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        return len(self._partial) if self._partial is not None else 0
+
+    def feed(self, data: bytes, packets: list[Packet]) -> None:
+        """Append to `packets` what is complete; packets before a broken one are there when RemoteProtocolError rises.
+
+        After an error the reader holds nothing and must not be fed again.
+        """
+        partial = self._partial
+        if partial is not None:
+            partial += data
+            if len(partial) < self._needed:
+                return
+            data = bytes(partial)
+            self._partial = None
+        at = 0
+        size = len(data)
+        needed = 0
+        v5 = self.version == V5
+        cached = _topics.get
+        append = packets.append
+        while at + 2 <= size:
+            first = data[at]
+            length = data[at + 1]
+            body = at + 2
+            if length >= 0x80:
+                length, body = self._long_length(data, at, size)
+                if body == 0:
+                    break
+            end = body + length
+            if end - at > self.packet_bytes_max:
+                raise RemoteProtocolError(reasons.PACKET_TOO_LARGE, f"packet of {end - at} bytes")
+            if end > size:
+                needed = end - at
+                break
+            if first == 0x40 and length == 2:
+                if packet_id := data[body] << 8 | data[body + 1]:
+                    append(_new(Ack, (PUBACK, packet_id, 0, None)))
+                    at = end
+                    continue
+            elif first in _PLAIN_PUBLISH and length > 4:
+                name_end = body + 2 + (data[body] << 8 | data[body + 1])
+                qos = first >> 1 & 3
+                rest = name_end + 2 if qos else name_end
+                if rest < end:
+                    packet_id = data[name_end] << 8 | data[name_end + 1] if qos else -1
+                    if v5:
+                        if data[rest] != 0:
+                            packet_id = 0
+                        rest += 1
+                    raw = data[body + 2 : name_end]
+                    if packet_id and raw:
+                        topic = cached(raw) or _checked_topic(raw)
+                        if not qos:
+                            packet_id = 0
+                        append(_new(Publish, (topic, data[rest:end], qos, first & 1 == 1, False, packet_id, None)))
+                        at = end
+                        continue
+            elif first >> 4 == CONNECT:
+                connect = parse(data, body, end, first, self.version)
+                assert isinstance(connect, Connect)
+                if not self.version:
+                    self.version = connect.version
+                append(connect)
+                at = end
+                break
+            append(parse(data, body, end, first, self.version))
+            at = end
+        if at < size:
+            self._partial = bytearray(data[at:])
+            self._needed = needed
+
+    def _long_length(self, data: bytes, at: int, size: int) -> tuple[int, int]:
+        """Remaining length of two to four bytes: (length, start of the body), or (0, 0) when it is not all here."""
+        value = shift = 0
+        for index in range(at + 1, min(size, at + 5)):
+            byte = data[index]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                # MQTT 3 does not ask for the shortest form, and devices exist that pad it.
+                if byte == 0 and self.version == V5:
+                    raise malformed("remaining length is not in its shortest form")
+                return value, index + 1
+            shift += 7
+        if size - at >= 5:
+            raise malformed("remaining length of more than four bytes")
+        return 0, 0
+
+
+_PLAIN_PUBLISH: Final = frozenset((0x30, 0x31, 0x32, 0x33, 0x34, 0x35))
