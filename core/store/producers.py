@@ -17,7 +17,7 @@ aborted list, and snapshots see only what is durable. How the engine uses it, on
     outcome, base_offset = producers.check(header, batch)     changes nothing
     producers.begin(header, base_offset, now_ms, batch)       for each batch accepted, in offset order
     producers.durable(high_watermark)                         once the batches below it are durable
-    producers.roll_back(from_offset)                          or: batches from this offset on were not appended after all
+    producers.roll_back(from_offset)                          or: batches from this offset on were not appended
 
 A duplicate may be one that is still in flight: its answer waits until the watermark passes it. At recovery, and for
 batches appended at given offsets, `begin` is called without `check`, then `durable`.
@@ -181,7 +181,7 @@ class ProducerTable:
                 self._aborted.add(producer_id, first_offset, marker_offset, stable)
 
     def roll_back(self, from_offset: int = 0) -> None:
-        """Batches in flight at `from_offset` and after it were not appended after all: their producers may send them again."""
+        """Batches in flight at `from_offset` and after it were not appended: their producers may send them again."""
         in_flight = self._in_flight
         while in_flight and in_flight[-1][0] >= from_offset:
             _, producer_id, before = in_flight.pop()
