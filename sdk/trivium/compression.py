@@ -174,7 +174,7 @@ def _decompress_growing(into: Callable[[Buffer, bytearray], int], data: Buffer, 
 
 def _compress_lz4(data: Buffer, broken: bool) -> bytes:
     compressor = cramjam.lz4.Compressor(level=0, content_checksum=False, block_linked=False)
-    compressor.compress(data)
+    compressor.compress(bytes(data))
     frame = bytes(compressor.finish())
     return _with_lz4_checksum(frame, broken=True) if broken else frame
 

@@ -86,17 +86,22 @@ class Reason(StrEnum):
     EPOCH = "producer id without an epoch"
     NO_PRODUCER = "transactional without a producer id"
     CODEC = "unknown compression codec"
+    UNREADABLE_CODEC = "codec that the client's message format does not have"
     NO_KEY = "record without a key in a compacted topic"
     OFFSETS = "offset deltas are not 0, 1, 2, ..."
     TIMESTAMP = "record timestamp out of range"
 
 
 class BatchError(Exception):
-    """A batch that cannot be taken; `reason` is the member of the closed set, the text adds what was seen."""
+    """A batch that cannot be taken; `reason` is the member of the closed set, the text adds what was seen.
 
-    def __init__(self, reason: Reason, detail: str = "") -> None:
+    `indexes` are the positions of the records at fault inside the batch, where they are known (the first hundred).
+    """
+
+    def __init__(self, reason: Reason, detail: str = "", *, indexes: tuple[int, ...] = ()) -> None:
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
+        self.indexes = indexes
 
 
 class CorruptBatch(BatchError):

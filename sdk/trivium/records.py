@@ -1,0 +1,280 @@
+"""Records inside a batch: decode, build, check.
+
+Rules:
+- The Cython reader and builder of aiokafka do the work where they can. The reader bounds every length by the buffer
+  but looks a few bytes beyond its end, so it only ever gets `bytes`, which a NUL ends. What it refuses (a header key
+  that is not UTF-8, say) the reader in `record_parser` decides: it is the reference.
+- Decompressed records are bounded by the caller's `max_bytes`. A decoded record takes about 300 bytes of memory beside
+  its data, so a list of a batch of empty records takes some 40 times `max_bytes`: for foreign batches of any size use
+  `iter_records`.
+- aiokafka is imported on first use (0.1 s); `preload` does it ahead of time, for a server that must not wait later.
+
+Measured per record (2 cores, Python 3.11; 100 B value, no headers): decode 0.55 us, build 0.3, `walk` 0.65; a batch of one
+record: 3 and 2 us. In plain Python (`salvage`, odd timestamps): decode 5.7, build 2.5.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import islice
+from typing import Any, NamedTuple
+
+from trivium.compression import compress, decompress
+from trivium.record_batch import (
+    CODEC_MASK,
+    CONTROL_BIT,
+    HEADER_BYTES,
+    LOG_APPEND_TIME_BIT,
+    LOG_OVERHEAD_BYTES,
+    MAGIC,
+    NO_LEADER_EPOCH,
+    NO_PRODUCER_EPOCH,
+    NO_PRODUCER_ID,
+    NO_SEQUENCE,
+    NO_TIMESTAMP,
+    TRANSACTIONAL_BIT,
+    BatchHeader,
+    Buffer,
+    Codec,
+    CorruptBatch,
+    InvalidBatch,
+    Reason,
+    pack_header,
+    parse_header,
+    seal,
+)
+from trivium.record_parser import RECORD_BYTES_MIN, Record, encode_record, parse_records, salvage_records
+
+__all__ = [
+    "ControlMarker",
+    "Record",
+    "Walked",
+    "build",
+    "build_control",
+    "decode",
+    "iter_records",
+    "open_records",
+    "parse_control",
+    "preload",
+    "salvage",
+    "walk",
+    "with_records",
+]
+
+ERROR_RECORDS_MAX = 100
+_CONTROL_KEY = struct.Struct(">hh")
+_CONTROL_VALUE = struct.Struct(">hi")
+_ABORT, _COMMIT = 0, 1
+_UNLIMITED = 1 << 62
+
+_new_record = tuple.__new__
+
+
+class Walked(NamedTuple):
+    """What `walk` found: the largest timestamp (ms, -1 for none) and the offset of the first record that has it."""
+
+    max_timestamp: int
+    max_timestamp_offset: int
+
+
+class ControlMarker(NamedTuple):
+    """End of a transaction, as the one record of a control batch tells it."""
+
+    commit: bool
+    coordinator_epoch: int
+
+
+@cache
+def _cython() -> tuple[Any, Any, tuple[type[Exception], ...]]:
+    from aiokafka.errors import CorruptRecordException
+    from aiokafka.record._crecords import DefaultRecordBatch, DefaultRecordBatchBuilder
+
+    refusals = (CorruptRecordException, UnicodeDecodeError, OverflowError, MemoryError)
+    return DefaultRecordBatch, DefaultRecordBatchBuilder, refusals
+
+
+def preload() -> None:
+    """Imports what the first decode or build would import."""
+    _cython()
+
+
+def open_records(batch: Buffer, max_bytes: int) -> tuple[BatchHeader, bytes]:
+    """Header of the batch, and the batch with its records decompressed: 61 bytes of header without codec, then records.
+
+    Raises CorruptBatch for a short or damaged batch or one of more than `max_bytes` of records, InvalidBatch for an
+    unknown codec or another magic. The CRC is not checked.
+    """
+    header = parse_header(batch)
+    size = header.size_bytes
+    if header.magic != MAGIC:
+        raise InvalidBatch(Reason.MAGIC, f"magic {header.magic}")
+    if len(batch) < size:
+        raise CorruptBatch(Reason.SHORT, f"{len(batch)} of {size} bytes")
+    if header.codec == Codec.NONE:
+        data = bytes(batch if len(batch) == size else memoryview(batch)[:size])
+    else:
+        records = decompress(header.codec, memoryview(batch)[HEADER_BYTES:size], max_bytes)
+        plain = header._replace(attributes=header.attributes & ~CODEC_MASK)
+        data = pack_header(plain) + records
+    if not 0 <= header.count <= (len(data) - HEADER_BYTES) // RECORD_BYTES_MIN:
+        raise CorruptBatch(Reason.RECORDS, f"{header.count} records in {len(data) - HEADER_BYTES} bytes")
+    return header, data
+
+
+def decode(batch: Buffer, max_bytes: int) -> list[Record]:
+    """All records of one batch. Raises CorruptBatch or InvalidBatch; see `open_records`."""
+    header, data = open_records(batch, max_bytes)
+    reader, _, refusals = _cython()
+    try:
+        return [
+            _new_record(
+                Record, (r.offset, ts if (ts := r.timestamp) is not None else NO_TIMESTAMP, r.key, r.value, r.headers)
+            )
+            for r in reader(data)
+        ]
+    except refusals:
+        return list(parse_records(header, data))
+
+
+def iter_records(batch: Buffer, max_bytes: int) -> Iterator[Record]:
+    """The records of one batch, decoded one by one. Raises as `decode`, some errors only in the middle."""
+    header, data = open_records(batch, max_bytes)
+    reader, _, refusals = _cython()
+    done = 0
+    try:
+        for r in reader(data):
+            ts = r.timestamp
+            yield Record(r.offset, NO_TIMESTAMP if ts is None else ts, r.key, r.value, r.headers)
+            done += 1
+        return
+    except refusals:
+        pass
+    yield from islice(parse_records(header, data), done, None)
+
+
+def salvage(batch: Buffer, max_bytes: int) -> tuple[list[Record], int]:
+    """The readable records of a batch that `decode` refuses, and how many could not be read.
+
+    Raises as `open_records` when there is nothing to read in at all.
+    """
+    return salvage_records(*open_records(batch, max_bytes))
+
+
+def walk(batch: Buffer, max_bytes: int, *, require_keys: bool = False) -> Walked:
+    """Checks the records of a client's batch as Kafka's LogValidator does.
+
+    Offset deltas run 0, 1, 2, ...; lengths and counts agree; with `require_keys` (a compacted topic) no key is null.
+    Raises CorruptBatch, or InvalidBatch with the `indexes` of the first 100 records at fault.
+    """
+    keyless: list[int] = []
+    max_timestamp, max_timestamp_offset, expected = NO_TIMESTAMP - 1, -1, parse_header(batch).base_offset
+    base_offset = expected
+    for offset, timestamp, key, _, _ in iter_records(batch, max_bytes):
+        if offset != expected:
+            raise InvalidBatch(Reason.OFFSETS, f"offset delta {offset - base_offset} at {expected - base_offset}")
+        if key is None and require_keys and len(keyless) < ERROR_RECORDS_MAX:
+            keyless.append(offset - base_offset)
+        if timestamp > max_timestamp:
+            max_timestamp, max_timestamp_offset = timestamp, offset
+        expected += 1
+    if keyless:
+        raise InvalidBatch(Reason.NO_KEY, indexes=tuple(keyless))
+    return Walked(max(max_timestamp, NO_TIMESTAMP), max_timestamp_offset)
+
+
+def build(
+    records: Sequence[Record],
+    *,
+    codec: int = Codec.NONE,
+    producer_id: int = NO_PRODUCER_ID,
+    producer_epoch: int = NO_PRODUCER_EPOCH,
+    base_sequence: int = NO_SEQUENCE,
+    transactional: bool = False,
+    log_append_time_ms: int | None = None,
+) -> bytes:
+    """One batch of `records`, at least one, with base offset 0 and offsets by position (those given are not looked at).
+
+    Keys and values are bytes-like or None, header values bytes or None, headers keep order and duplicates. With
+    `log_append_time_ms` all records carry that time instead of their own. Raises ValueError for no records.
+    """
+    if not records:
+        raise ValueError("a batch has at least one record")
+    if records[0][1] == NO_TIMESTAMP and any(r[1] != NO_TIMESTAMP for r in records):
+        # the Cython builder takes -1 for "not set yet", which is right only as long as there is nothing else
+        built = _build_slow(records, producer_id, producer_epoch, base_sequence, transactional)
+    else:
+        builder = _cython()[1](MAGIC, 0, transactional, producer_id, producer_epoch, base_sequence, _UNLIMITED)
+        append = builder.append
+        for delta, (_, timestamp, key, value, headers) in enumerate(records):
+            append(delta, timestamp, key, value, headers)
+        built = builder.build()
+    if codec == Codec.NONE and log_append_time_ms is None:
+        return bytes(built)
+    header = parse_header(built)
+    if log_append_time_ms is not None:
+        header = header._replace(attributes=header.attributes | LOG_APPEND_TIME_BIT, max_timestamp=log_append_time_ms)
+    return with_records(header, compress(codec, memoryview(built)[HEADER_BYTES:]), codec)
+
+
+def _build_slow(
+    records: Sequence[Record], producer_id: int, producer_epoch: int, base_sequence: int, transactional: bool
+) -> bytes:
+    timestamps = [r[1] for r in records]
+    base = timestamps[0]
+    body = b"".join(encode_record(delta, r[1] - base, r) for delta, r in enumerate(records))
+    header = BatchHeader(
+        base_offset=0,
+        batch_length=0,
+        leader_epoch=NO_LEADER_EPOCH,
+        magic=MAGIC,
+        crc=0,
+        attributes=TRANSACTIONAL_BIT if transactional else 0,
+        last_offset_delta=len(timestamps) - 1,
+        base_timestamp=base,
+        max_timestamp=max(timestamps),
+        producer_id=producer_id,
+        producer_epoch=producer_epoch,
+        base_sequence=base_sequence,
+        count=len(timestamps),
+    )
+    return with_records(header, body, Codec.NONE)
+
+
+def with_records(header: BatchHeader, body: Buffer, codec: int) -> bytes:
+    """A batch of `header` and the records in `body`, compressed by `codec` already; length, codec and CRC are set."""
+    header = header._replace(
+        batch_length=HEADER_BYTES - LOG_OVERHEAD_BYTES + len(body), attributes=header.attributes & ~CODEC_MASK | codec
+    )
+    batch = bytearray(pack_header(header))
+    batch += body
+    seal(batch)
+    return bytes(batch)
+
+
+def build_control(
+    producer_id: int, producer_epoch: int, commit: bool, coordinator_epoch: int, timestamp_ms: int
+) -> bytes:
+    """The control batch that ends a transaction: type in the key, coordinator epoch in the value (KIP-98)."""
+    key = _CONTROL_KEY.pack(0, _COMMIT if commit else _ABORT)
+    record = Record(0, timestamp_ms, key, _CONTROL_VALUE.pack(0, coordinator_epoch), [])
+    batch = build([record], producer_id=producer_id, producer_epoch=producer_epoch, transactional=True)
+    header = parse_header(batch)
+    marked = header._replace(attributes=header.attributes | CONTROL_BIT)
+    return with_records(marked, batch[HEADER_BYTES:], Codec.NONE)
+
+
+def parse_control(batch: Buffer, max_bytes: int = 4096) -> ControlMarker | None:
+    """What a control batch says; None for a type that ends no transaction. Raises CorruptBatch."""
+    records = decode(batch, max_bytes)
+    try:
+        version, kind = _CONTROL_KEY.unpack_from(records[0].key or b"")
+        if version < 0:
+            raise CorruptBatch(Reason.RECORDS, f"control record version {version}")
+        if kind not in (_ABORT, _COMMIT):
+            return None
+        _, coordinator_epoch = _CONTROL_VALUE.unpack_from(records[0].value or b"")
+    except (struct.error, IndexError):
+        raise CorruptBatch(Reason.RECORDS, "short control record") from None
+    return ControlMarker(kind == _COMMIT, coordinator_epoch)
