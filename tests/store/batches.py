@@ -52,7 +52,8 @@ def batches_in(read: Read) -> Iterator[bytes]:
 async def read_all(engine: Engine, partition: int, *, committed: bool = False, bytes_max: int = 1 << 20) -> list[bytes]:
     """Every batch of a partition from its log start on, by as many reads as it takes."""
     info = engine.info(partition)
-    offset, found = info.log_start, []
+    found: list[bytes] = []
+    offset = info.log_start
     while offset < info.high_watermark:
         read = await engine.read(partition, offset, bytes_max, committed=committed)
         if not read.buffers:
