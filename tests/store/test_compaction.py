@@ -84,7 +84,7 @@ class Log:
         return [r for b in self.batches if not parse_header(b).is_control for r in decode(b, BYTES_MAX)]
 
     def values(self) -> list[tuple[int, str, str | None]]:
-        return [
+        return [(r.offset, (r.key or b"").decode(), r.value.decode() if r.value else None) for r in self.records()]
             (r.offset, (r.key or b"").decode(), None if r.value is None else r.value.decode()) for r in self.records()
         ]
 
