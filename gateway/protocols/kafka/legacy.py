@@ -2,8 +2,9 @@
 
 Format (magic 0, and 1 with a timestamp: KIP-31, KIP-32): offset i64, size i32, crc u32 (CRC-32 over the rest),
 magic i8, attributes i8 (codec in the low three bits, bit 3: log append time), [timestamp i64], key, value (length i32,
--1 null). A compressed set is one message, the wrapper, with the set as its value; its offset is that of the last message
-inside. Offsets inside are absolute in v0, relative to the first in v1. lz4 in v0 has the broken header checksum (KIP-57).
+-1 null). A compressed set is one message, the wrapper, with the set as its value; its offset is that of the last
+message inside. Offsets inside are absolute in v0, relative to the first in v1. lz4 in v0 has the broken header checksum
+(KIP-57).
 
 Up (produce v0 to v2): all messages of a partition become one batch with the codec of the wrapper. Offsets are not
 looked at, for the broker gives them. Kafka's rules hold: checksums of wrapper and inner messages, no nesting, one magic
