@@ -1,7 +1,8 @@
 """The broker's own state in its own log: tables of key -> value kept as records of one internal compacted partition.
 
-A change is durable when its batch is, so an owner puts it into the same append as whatever must happen together with it (`entry`), or appends
-it alone (`put`), and applies it to memory when `done` says so. At start `load` replays the partition, oldest first; a null value deletes.
+A change is durable when its batch is, so an owner puts it into the same append as whatever must happen together with
+it (`entry`), or appends it alone (`put`), and applies it to memory when `done` says so. At start `load` replays the
+partition, oldest first; a null value deletes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class StateLog:
         self.partition = partition
 
     async def load(self, apply: Callable[[bytes, bytes | None], None]) -> None:
-        """Calls `apply(key, value)` for every record from the beginning to the high watermark (compaction may have left gaps)."""
+        """Calls `apply(key, value)` for every record from the beginning to the high watermark (compaction may have
+        left gaps).
+        """
         info = self._engine.info(self.partition)
         offset = info.log_start
         while offset < info.high_watermark:

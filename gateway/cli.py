@@ -60,4 +60,4 @@ def serve(
 
     from gateway.serve import run
 
-    run(config)
+    raise SystemExit(run(config))

@@ -1,18 +1,19 @@
 """The interface between the core and whatever keeps the log.
 
-An engine holds *partitions*, known by a number that is never used again, and nothing about topics. All methods are called on the trio
-thread. Rules every engine keeps, and `tests/store/contract.py` checks for each of them:
+An engine holds *partitions*, known by a number that is never used again, and nothing about topics. All methods are
+called on the trio thread. Rules every engine keeps, and `tests/store/contract.py` checks for each of them:
 
-* `append` is atomic over its entries and returns at once. `done` is called later, never from inside `append`, in the order of the appends,
-  and only once the outcome is durable (as the engine's flush mode defines it). One refused entry refuses the whole append.
-* Offsets of one partition are given out in append order without holes, unless `keep_offsets` asks for gaps. An offset is nobody's before
-  `done` has named it: nothing above the high watermark is ever read.
+* `append` is atomic over its entries and returns at once. `done` is called later, never from inside `append`, in the
+  order of the appends, and only once the outcome is durable (as the engine's flush mode defines it). One refused entry
+  refuses the whole append.
+* Offsets of one partition are given out in append order without holes, unless `keep_offsets` asks for gaps. An offset
+  is nobody's before `done` has named it: nothing above the high watermark is ever read.
 * Every appended batch gets a *position*: one 64-bit number, monotonic over the whole store, kept for the batch's life.
 * Readers stop at the high watermark, or at the last stable offset when they read committed data.
 * A duplicate of a batch that is not durable yet is answered when that batch is.
 
-Two engines fit behind this: the embedded one (local disk, this process) and later one over an object store, so nothing here may assume that
-the caller shares memory with the writer.
+Two engines fit behind this: the embedded one (local disk, this process) and later one over an object store, so
+nothing here may assume that the caller shares memory with the writer.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Outcome(enum.Enum):
 
 
 class Appended(NamedTuple):
-    """The answer for one entry. `base_offset`, `position` are -1 where there is none; `log_start` is the partition's first offset."""
+    """The answer for one entry. `base_offset`, `position` are -1 where there is none; `log_start` is the
+    partition's first offset.
+    """
 
     outcome: Outcome
     base_offset: int = -1
@@ -56,19 +59,17 @@ class Appended(NamedTuple):
 
 class Append(NamedTuple):
     """One record batch for one partition.
-
-    `batch` is exactly one valid v2 batch of `header.size_bytes` bytes, `header` its parsed header. The engine sets base offset and leader
-    epoch (neither is under the CRC). A header with a producer id is checked against that producer's sequence, unless it is a control batch:
-    that ends the producer's transaction in this partition. The caller must not change the buffer until `done`.
+     `batch` is exactly one valid v2 batch of `header.size_bytes` bytes, `header` its parsed header. The engine sets base
+    offset and leader epoch (neither is under the CRC). A header with a producer id is checked against that producer's
+    sequence, unless it is a control batch: that ends the producer's transaction in this partition. The caller must not
+    change the buffer until `done`.
     """
 
     partition: int
     header: BatchHeader
     batch: Buffer
-    if_next_offset: int | None = None  # refuse with OFFSET_MISMATCH unless this is the offset the batch would get
-    keep_offsets: bool = (
-        False  # append at the batch's own base offset (relay, import): gaps are allowed, going back is not
-    )
+    if_next_offset: int | None = None  # else OFFSET_MISMATCH: the offset the batch must get
+    keep_offsets: bool = False  # append at the batch's own base offset (relay): gaps are allowed, going back is not
 
 
 class CreatePartition(NamedTuple):
@@ -84,7 +85,9 @@ class DeletePartition(NamedTuple):
 
 
 class DeleteBefore(NamedTuple):
-    """Raises a partition's log start to `offset` (DeleteRecords). OFFSET_MISMATCH above the high watermark; never lowers it."""
+    """Raises a partition's log start to `offset` (DeleteRecords). OFFSET_MISMATCH above the high watermark; never
+    lowers it.
+    """
 
     partition: int
     offset: int
@@ -96,7 +99,9 @@ Done = Callable[[list[Appended]], None]
 
 @dataclass(frozen=True, slots=True)
 class PartitionPolicy:
-    """What the engine may drop from a partition, and when. -1 means without limit. Not stored by the engine: set after each start."""
+    """What the engine may drop from a partition, and when. -1 means without limit. Not stored by the engine: set
+    after each start.
+    """
 
     delete: bool = True
     compact: bool = False
@@ -118,7 +123,9 @@ class AbortedTxn(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What a read found. `buffers` joined are whole batches in offset order; the first holds the asked offset (batches are never cut)."""
+    """What a read found. `buffers` joined are whole batches in offset order; the first holds the asked offset
+    (batches are never cut).
+    """
 
     buffers: list[memoryview]
     size_bytes: int
@@ -171,7 +178,9 @@ class OffsetOutOfRange(Exception):
 
 
 class StoreFailed(Exception):
-    """The disk failed: nothing can be made durable any more. The broker says so and exits (a failed fdatasync is never retried)."""
+    """The disk failed: nothing can be made durable any more. The broker says so and exits (a failed fdatasync is
+    never retried).
+    """
 
 
 class Engine(Protocol):
@@ -188,10 +197,10 @@ class Engine(Protocol):
     def read_nowait(
         self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
     ) -> Read | None:
-        """Reads at most `bytes_max` bytes (at least one batch when `first_whole`), None when the data is not in memory: then use `read`.
-
-        An offset that compaction removed reads on from the next that is there. Raises UnknownPartition, OffsetOutOfRange (an offset equal
-        to the high watermark is an empty read).
+        """Reads at most `bytes_max` bytes (at least one batch when `first_whole`), None when the data is not in
+                memory: then use `read`.
+         An offset that compaction removed reads on from the next that is there. Raises UnknownPartition, OffsetOutOfRange (an
+        offset equal to the high watermark is an empty read).
         """
 
     async def read(
@@ -200,7 +209,9 @@ class Engine(Protocol):
         """As `read_nowait`, from a reader thread when the data is cold."""
 
     def watch(self, partition: int, callback: Callable[[int], None]) -> None:
-        """Calls `callback(partition)` whenever its high watermark, last stable offset or log start has moved, or it is gone."""
+        """Calls `callback(partition)` whenever its high watermark, last stable offset or log start has moved, or it
+        is gone.
+        """
 
     def unwatch(self, partition: int, callback: Callable[[int], None]) -> None: ...
 
@@ -215,7 +226,9 @@ class Engine(Protocol):
     def set_policy(self, partition: int, policy: PartitionPolicy) -> None: ...
 
     def offset_at(self, partition: int, position: int) -> int:
-        """The offset of the first batch of the partition with at least this position (the high watermark when there is none)."""
+        """The offset of the first batch of the partition with at least this position (the high watermark when there
+        is none).
+        """
 
     def position_at(self, partition: int, offset: int) -> int:
         """The position of the batch that holds this offset (or of the next one that is there)."""
@@ -227,7 +240,9 @@ class Engine(Protocol):
         """The record with the largest timestamp (KIP-734), None when empty."""
 
     def epoch_end(self, partition: int, epoch: int) -> tuple[int, int]:
-        """(largest epoch <= `epoch` that the partition has, offset after its last record); (-1, -1) when there is none."""
+        """(largest epoch <= `epoch` that the partition has, offset after its last record); (-1, -1) when there is
+        none.
+        """
 
     def epoch_of(self, partition: int, offset: int) -> int:
         """The leader epoch of the batch that holds this offset, -1 when unknown."""
@@ -235,7 +250,9 @@ class Engine(Protocol):
     def producers(self, partition: int) -> list[ProducerState]: ...
 
     async def offsets_for_key(self, partition: int, key: bytes, *, from_offset: int, count_max: int) -> list[int]:
-        """Offsets of records with this key, ascending (candidates: hashes may collide, so the caller looks at the key)."""
+        """Offsets of records with this key, ascending (candidates: hashes may collide, so the caller looks at the
+        key).
+        """
 
 
 async def append(engine: Engine, entries: Sequence[Entry]) -> list[Appended]:

@@ -1,0 +1,245 @@
+"""Topics: names, ids, partitions and configuration (and the cluster's id), kept in the store's partition 0.
+
+A change is one atomic append: the partitions made or deleted, and the record that says so. Changes happen one after
+the other. A partition number is never used again, so the next free one is part of every record that takes some.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+import trio
+
+from core.errors import CoreError, CoreFailure
+from core.state import Change, StateLog
+from core.store.engine import Appended, CreatePartition, DeletePartition, Engine, Entry, Outcome, append
+from core.topic_config import NO_DEFAULTS, TopicSettings, topic_settings
+
+log = structlog.get_logger(__name__)
+
+METADATA_PARTITION = 0
+INTERNAL_PREFIX = "__trivium_"
+NAME_CHARS_MAX = 249
+PARTITIONS_PER_TOPIC_MAX = 10_000
+
+_LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_NEXT_PARTITION_KEY = b"next-partition"
+_CLUSTER_ID_KEY = b"cluster-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """`id` is a UUID's 16 bytes; `partitions[i]` is the engine's number for partition i.
+
+    `config` holds overrides only, as text; `settings` is what they and the broker's defaults come to.
+    """
+
+    name: str
+    id: bytes
+    partitions: tuple[int, ...]
+    config: Mapping[str, str]
+    settings: TopicSettings
+
+    @property
+    def internal(self) -> bool:
+        """Whether the broker keeps its own state in it: clients neither see it listed nor write to it."""
+        return self.name.startswith(INTERNAL_PREFIX)
+
+
+def check_name(name: str) -> None:
+    """Raises CoreFailure(INVALID_TOPIC) unless `name` is a legal Kafka topic name."""
+    if not _LEGAL_NAME.fullmatch(name) or name in (".", ".."):
+        raise CoreFailure(
+            CoreError.INVALID_TOPIC,
+            f"topic name {name[:300]!r} is illegal: "
+            f"it needs 1 to {NAME_CHARS_MAX} characters of a-z, A-Z, 0-9, '.', '_' and '-'",
+        )
+
+
+class Topics:
+    """The table of topics. `defaults` are the broker's own values of topic configs, name -> text."""
+
+    def __init__(
+        self, engine: Engine, defaults: Mapping[str, str] = NO_DEFAULTS, *, partitions_max: int = 100_000
+    ) -> None:
+        self._engine = engine
+        self._defaults = defaults
+        self._partitions_max = partitions_max
+        self._state = StateLog(engine, METADATA_PARTITION)
+        self._by_name: dict[str, Topic] = {}
+        self._by_id: dict[bytes, Topic] = {}
+        self._owners: dict[int, tuple[Topic, int]] = {}
+        self._next_partition = METADATA_PARTITION + 1
+        self.cluster_id = ""  # 22 characters, made with the store
+        self._changing = trio.Lock()
+        self._listeners: list[Callable[[Topic], None]] = []
+
+    async def load(self) -> None:
+        """Folds the stored table; makes partition 0 in a new store."""
+        if METADATA_PARTITION not in self._engine.partitions():
+            _raise_unless_appended(await append(self._engine, [CreatePartition(METADATA_PARTITION)]))
+        self._engine.set_policy(METADATA_PARTITION, topic_settings({"cleanup.policy": "compact"}).policy)
+        await self._state.load(self._apply)
+        for topic in self._by_name.values():
+            self._set_policies(topic)
+        if not self.cluster_id:
+            cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=")
+            _raise_unless_appended([await self._state.put([(_CLUSTER_ID_KEY, cluster_id)])])
+            self.cluster_id = cluster_id.decode()
+
+    def get(self, name: str) -> Topic | None:
+        return self._by_name.get(name)
+
+    def by_id(self, topic_id: bytes) -> Topic | None:
+        return self._by_id.get(topic_id)
+
+    def all(self) -> Iterable[Topic]:
+        return self._by_name.values()
+
+    def owner(self, partition: int) -> tuple[Topic, int] | None:
+        """The topic and index that an engine partition belongs to."""
+        return self._owners.get(partition)
+
+    def on_change(self, listener: Callable[[Topic], None]) -> None:
+        """Calls `listener` with every topic that is made, changed or deleted (then `get` no longer knows it)."""
+        self._listeners.append(listener)
+
+    def check_new(self, name: str, partitions: int) -> None:
+        """Raises CoreFailure when such a topic cannot be made."""
+        check_name(name)
+        if name in self._by_name:
+            raise CoreFailure(CoreError.TOPIC_EXISTS, f"Topic '{name}' already exists.")
+        self._check_count(partitions, partitions)
+
+    async def create(self, name: str, partitions: int, config: Mapping[str, str] | None = None) -> Topic:
+        """Makes a topic; durable when this returns. Raises CoreFailure."""
+        async with self._changing:
+            self.check_new(name, partitions)
+            topic = self._topic(name, uuid.uuid4().bytes, self._take(partitions), dict(config or {}))
+            await self._store(topic, [CreatePartition(number) for number in topic.partitions])
+            log.info("topic created", topic=name, partitions=partitions)
+            return topic
+
+    async def ensure(self, name: str, partitions: int, config: Mapping[str, str] | None = None) -> Topic:
+        """The topic of that name, made when it is not there yet."""
+        try:
+            return self._by_name.get(name) or await self.create(name, partitions, config)
+        except CoreFailure as failure:
+            if failure.error is CoreError.TOPIC_EXISTS:
+                return self._by_name[name]
+            raise
+
+    async def delete(self, name: str) -> None:
+        """Deletes a topic and all its records; durable when this returns. Raises CoreFailure(UNKNOWN_TOPIC)."""
+        async with self._changing:
+            topic = self._known(name)
+            entries: list[Entry] = [DeletePartition(number) for number in topic.partitions]
+            entries.append(self._state.entry([(topic.id, None)]))
+            _raise_unless_appended(await append(self._engine, entries))
+            self._forget(topic)
+            self._tell(topic)
+            log.info("topic deleted", topic=name)
+
+    async def add_partitions(self, name: str, total: int) -> Topic:
+        """Grows a topic to `total` partitions. Raises CoreFailure."""
+        async with self._changing:
+            topic = self._known(name)
+            more = total - len(topic.partitions)
+            if more <= 0:
+                raise CoreFailure(
+                    CoreError.INVALID_PARTITIONS,
+                    f"Topic {name} currently has {len(topic.partitions)} partitions; {total} would not be an increase.",
+                )
+            self._check_count(total, more)
+            new = self._take(more)
+            topic = replace(topic, partitions=topic.partitions + new)
+            await self._store(topic, [CreatePartition(number) for number in new])
+            return topic
+
+    async def set_config(self, name: str, config: Mapping[str, str]) -> Topic:
+        """Replaces a topic's overrides (already checked by core.topic_config)."""
+        async with self._changing:
+            known = self._known(name)
+            topic = self._topic(name, known.id, known.partitions, dict(config))
+            await self._store(topic, [])
+            return topic
+
+    def _topic(self, name: str, topic_id: bytes, partitions: tuple[int, ...], config: dict[str, str]) -> Topic:
+        return Topic(name, topic_id, partitions, config, topic_settings(config, self._defaults))
+
+    def _known(self, name: str) -> Topic:
+        topic = self._by_name.get(name)
+        if topic is None:
+            raise CoreFailure(CoreError.UNKNOWN_TOPIC, f"topic {name!r} does not exist")
+        return topic
+
+    def _check_count(self, total: int, more: int) -> None:
+        if not 0 < total <= PARTITIONS_PER_TOPIC_MAX:
+            raise CoreFailure(
+                CoreError.INVALID_PARTITIONS,
+                f"Number of partitions must be between 1 and {PARTITIONS_PER_TOPIC_MAX}, not {total}.",
+            )
+        if len(self._owners) + more > self._partitions_max:
+            raise CoreFailure(CoreError.POLICY_VIOLATION, f"the broker holds at most {self._partitions_max} partitions")
+
+    def _take(self, count: int) -> tuple[int, ...]:
+        first = self._next_partition
+        self._next_partition += count
+        return tuple(range(first, first + count))
+
+    async def _store(self, topic: Topic, made: list[CreatePartition]) -> None:
+        changes: list[Change] = [(topic.id, _pack(topic)), (_NEXT_PARTITION_KEY, b"%d" % self._next_partition)]
+        entries: list[Entry] = [*made, self._state.entry(changes)]
+        _raise_unless_appended(await append(self._engine, entries))
+        self._remember(topic)
+        self._set_policies(topic)
+        self._tell(topic)
+
+    def _apply(self, key: bytes, value: bytes | None) -> None:
+        if key == _NEXT_PARTITION_KEY:
+            self._next_partition = int(value or b"1")
+        elif key == _CLUSTER_ID_KEY:
+            self.cluster_id = (value or b"").decode()
+        elif value is None:
+            topic = self._by_id.get(key)
+            if topic is not None:
+                self._forget(topic)
+        else:
+            fields = json.loads(value)
+            self._remember(self._topic(fields["name"], key, tuple(fields["partitions"]), fields["config"]))
+
+    def _remember(self, topic: Topic) -> None:
+        self._by_name[topic.name] = self._by_id[topic.id] = topic
+        for index, number in enumerate(topic.partitions):
+            self._owners[number] = (topic, index)
+
+    def _forget(self, topic: Topic) -> None:
+        del self._by_name[topic.name], self._by_id[topic.id]
+        for number in topic.partitions:
+            del self._owners[number]
+
+    def _set_policies(self, topic: Topic) -> None:
+        for number in topic.partitions:
+            self._engine.set_policy(number, topic.settings.policy)
+
+    def _tell(self, topic: Topic) -> None:
+        for listener in self._listeners:
+            listener(topic)
+
+
+def _pack(topic: Topic) -> bytes:
+    return json.dumps({"name": topic.name, "partitions": topic.partitions, "config": dict(topic.config)}).encode()
+
+
+def _raise_unless_appended(answers: list[Appended]) -> None:
+    for answer in answers:
+        if answer.outcome is Outcome.FULL:
+            raise CoreFailure(CoreError.STORE_FULL, "the data directory has no room left")
+        if answer.outcome not in (Outcome.APPENDED, Outcome.NOT_APPENDED):
+            raise CoreFailure(CoreError.STORE_FAILED, f"the store answered: {answer.outcome.value}")

@@ -1,0 +1,136 @@
+"""What a produce request brings, made ready for the store: checked, and rewritten only where the topic or the format
+asks for it.
+
+`prepare` looks at the header and the checksum alone (microseconds). `prepare_records` looks at the records: message
+sets of old clients, topics that recompress, and topics that validate records; it may run in a thread, its output
+bounded by DECODED_BYTES_MAX.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from core.topics import Topic
+from gateway.protocols.kafka.errors import ErrorCode
+from gateway.protocols.kafka.legacy import up_convert
+from trivium.compression import compress
+from trivium.record_batch import (
+    HEADER_BYTES,
+    BatchError,
+    BatchHeader,
+    Codec,
+    CorruptBatch,
+    Reason,
+    parse_header,
+    validate_produced,
+    with_log_append_time,
+)
+from trivium.records import open_records, walk, with_records
+
+DECODED_BYTES_MAX = 128 * 1024 * 1024
+FIRST_BATCH_VERSION = 3  # of Produce: below, message sets
+FIRST_ZSTD_VERSION = 7
+
+_CODECS = {"uncompressed": Codec.NONE, "gzip": Codec.GZIP, "snappy": Codec.SNAPPY, "lz4": Codec.LZ4, "zstd": Codec.ZSTD}
+
+
+class IncomingBatch(NamedTuple):
+    header: BatchHeader
+    batch: memoryview | bytes
+
+
+class RefusedBatch(Exception):
+    """A batch that cannot be stored: the error code, and the records at fault (index, text) where they are known."""
+
+    def __init__(self, code: ErrorCode, message: str, records: list[tuple[int, str]] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.records = records or []
+
+
+def needs_records(topic: Topic) -> bool:
+    """Whether this topic's batches must be opened on their way in."""
+    return topic.settings.validate_records or topic.settings.compression_type != "producer"
+
+
+def prepare(topic: Topic, records: memoryview | None, version: int, now_ms: int) -> IncomingBatch:
+    """The batch as it came, checked on its header and checksum. Raises RefusedBatch."""
+    if not records:
+        raise RefusedBatch(ErrorCode.INVALID_RECORD, "a produce request must hold one record batch per partition")
+    try:
+        header = parse_header(records)
+        validate_produced(header, records)
+    except BatchError as error:
+        raise refusal(error) from None
+    if header.codec == Codec.ZSTD and version < FIRST_ZSTD_VERSION:
+        raise RefusedBatch(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7 or newer")
+    _check_limits(topic, header, now_ms)
+    if topic.settings.log_append_time:
+        stamped = with_log_append_time(records, now_ms)
+        return IncomingBatch(parse_header(stamped), stamped)
+    return IncomingBatch(header, records)
+
+
+def prepare_records(topic: Topic, records: memoryview | None, version: int, now_ms: int) -> list[IncomingBatch]:
+    """The batches that a partition's records become (one, except from an old message set). Raises RefusedBatch."""
+    try:
+        if version < FIRST_BATCH_VERSION:
+            batches = [memoryview(batch) for batch in up_convert(records or b"", DECODED_BYTES_MAX)]
+            if not batches:
+                raise RefusedBatch(ErrorCode.INVALID_RECORD, "a produce request must hold a message set per partition")
+        else:
+            batches = [memoryview(prepare(topic, records, version, now_ms).batch)]
+        return [_rewrite(topic, batch, now_ms) for batch in batches]
+    except BatchError as error:
+        raise refusal(error) from None
+
+
+def _rewrite(topic: Topic, batch: memoryview | bytes, now_ms: int) -> IncomingBatch:
+    header = parse_header(batch)
+    settings = topic.settings
+    if settings.validate_records:
+        walk(batch, DECODED_BYTES_MAX, require_keys=settings.policy.compact)
+    codec = _CODECS.get(settings.compression_type, header.codec)
+    if codec != header.codec:
+        _, opened = open_records(batch, DECODED_BYTES_MAX)
+        batch = with_records(header, compress(codec, memoryview(opened)[HEADER_BYTES:]), codec)
+        header = parse_header(batch)
+    _check_limits(topic, header, now_ms)
+    if settings.log_append_time and not header.is_log_append_time:
+        batch = with_log_append_time(batch, now_ms)
+        header = parse_header(batch)
+    return IncomingBatch(header, batch)
+
+
+def _check_limits(topic: Topic, header: BatchHeader, now_ms: int) -> None:
+    settings = topic.settings
+    if header.size_bytes > settings.message_bytes_max:
+        raise RefusedBatch(
+            ErrorCode.MESSAGE_TOO_LARGE,
+            f"The record batch size in the append to {topic.name} is {header.size_bytes} bytes "
+            f"which exceeds the maximum configured value of {settings.message_bytes_max}.",
+        )
+    if settings.log_append_time:
+        return
+    newest_ms, oldest_ms = now_ms + settings.timestamp_after_ms_max, now_ms - settings.timestamp_before_ms_max
+    if header.max_timestamp > newest_ms or 0 <= header.base_timestamp < oldest_ms:
+        raise RefusedBatch(
+            ErrorCode.INVALID_TIMESTAMP,
+            f"Timestamp {header.max_timestamp} of the batch is out of range. "
+            f"The timestamp should be within [{oldest_ms}, {newest_ms}].",
+        )
+
+
+def refusal(error: BatchError) -> RefusedBatch:
+    """The error code that Kafka's clients expect for a bad batch."""
+    if error.reason is Reason.TOO_LARGE:
+        code = ErrorCode.RECORD_LIST_TOO_LARGE
+    elif error.reason is Reason.CODEC:
+        code = ErrorCode.UNSUPPORTED_COMPRESSION_TYPE
+    elif error.reason is Reason.TIMESTAMP:
+        code = ErrorCode.INVALID_TIMESTAMP
+    elif isinstance(error, CorruptBatch):
+        code = ErrorCode.CORRUPT_MESSAGE
+    else:
+        code = ErrorCode.INVALID_RECORD
+    return RefusedBatch(code, str(error), [(index, str(error.reason)) for index in error.indexes])

@@ -1,0 +1,93 @@
+"""One partition's records for one fetch: as they lie in the store for nearly everyone, message sets for clients
+before Fetch v4.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+import trio
+
+from core.store.engine import Engine, Read
+from gateway.protocols.kafka.errors import ErrorCode
+from gateway.protocols.kafka.legacy import Converted, down_convert
+from trivium.record_batch import Codec, InvalidBatch, iter_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = structlog.get_logger(__name__)
+
+FIRST_BATCH_VERSION = 4  # of Fetch: below, message sets
+FIRST_SIZE_GUARANTEE_VERSION = 3  # of Fetch: below, a message larger than the limit is cut, not sent whole
+FIRST_ZSTD_VERSION = 10
+IN_LINE_BYTES_MAX = 16 * 1024  # smaller reads are converted on the spot: a thread costs more
+DECODED_BYTES_MAX = 128 * 1024 * 1024
+
+
+class Fetched(NamedTuple):
+    """`buffers` joined are the partition's records, `size_bytes` their size; `error` says why there are none."""
+
+    read: Read
+    buffers: Sequence[bytes | memoryview]
+    size_bytes: int
+    error: ErrorCode = ErrorCode.NONE
+
+
+async def read(
+    engine: Engine, partition: int, offset: int, bytes_max: int, version: int, *, committed: bool, first: bool
+) -> Fetched:
+    """Reads for a Fetch of `version`; `first` promises at least one batch. Raises UnknownPartition,
+    OffsetOutOfRange.
+    """
+    found = await _read(engine, partition, offset, bytes_max, committed, first)
+    if version >= FIRST_ZSTD_VERSION or not found.size_bytes:
+        return Fetched(found, found.buffers, found.size_bytes)
+    if version >= FIRST_BATCH_VERSION:
+        if any(header.codec == Codec.ZSTD for buffer in found.buffers for header, _ in iter_batches(buffer)):
+            return Fetched(found, (), 0, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE)
+        return Fetched(found, found.buffers, found.size_bytes)
+    return await _read_message_sets(engine, partition, offset, bytes_max, version, found)
+
+
+async def _read(engine: Engine, partition: int, offset: int, bytes_max: int, committed: bool, first: bool) -> Read:
+    found = engine.read_nowait(partition, offset, bytes_max, committed=committed, first_whole=first)
+    if found is None:
+        found = await engine.read(partition, offset, bytes_max, committed=committed, first_whole=first)
+    return found
+
+
+async def _read_message_sets(
+    engine: Engine, partition: int, offset: int, bytes_max: int, version: int, found: Read
+) -> Fetched:
+    """Converts what was found, reading on while it is nothing but control batches, which these clients cannot step
+    over.
+    """
+    while found.size_bytes:
+        batches = b"".join(found.buffers)
+        try:
+            if len(batches) <= IN_LINE_BYTES_MAX:
+                converted = _convert(batches, version, offset, bytes_max)
+            else:
+                converted = await trio.to_thread.run_sync(_convert, batches, version, offset, bytes_max)
+        except InvalidBatch:
+            return Fetched(found, (), 0, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE)
+        if converted.skipped:
+            log.warning("records skipped: not decodable", partition=partition, offset=offset, records=converted.skipped)
+        if converted.data:
+            return Fetched(found, (converted.data,), len(converted.data))
+        offset = converted.next_offset
+        found = await _read(engine, partition, offset, bytes_max, committed=False, first=True)
+    return Fetched(found, (), 0)
+
+
+def _convert(batches: bytes, version: int, offset: int, bytes_max: int) -> Converted:
+    return down_convert(
+        batches,
+        1 if version >= 2 else 0,
+        offset,
+        bytes_max,
+        first_record_guarantee=version >= FIRST_SIZE_GUARANTEE_VERSION,
+        decompressed_bytes_max=DECODED_BYTES_MAX,
+    )

@@ -1,0 +1,122 @@
+"""The composition root: puts store, core and listeners together, and takes them down in the opposite order.
+
+A clean stop (SIGTERM, SIGINT): listeners stop accepting, begun requests are answered within the drain deadline, the
+core's tasks end, and the store flushes and notes that it was closed. A store that fails ends the broker at once with a
+message and exit code 1.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from functools import partial
+
+import structlog
+import trio
+
+from conf.schema import Address, Config, LimitsConfig
+from core.broker import Broker
+from core.store.engine import StoreFailed
+from core.store.memory import MemoryEngine
+from gateway.core_settings import broker_settings
+from gateway.listeners import Server, address_of, bind
+from gateway.memory_budget import MemoryBudget
+from gateway.protocols.kafka.connection import Connection as KafkaConnection
+from gateway.protocols.kafka.connection import ConnectionLimits
+from gateway.protocols.kafka.context import Context
+from gateway.protocols.kafka.dispatch import Dispatcher
+from gateway.protocols.kafka.fetch_sessions import FetchSessions
+from gateway.protocols.kafka.handlers import HANDLERS, PIPELINED
+
+log = structlog.get_logger(__name__)
+
+SWITCH_INTERVAL_S = 0.0005  # the loop and the store's writer thread hand the interpreter over this often
+FETCH_SESSION_IDLE_MS_MAX = 120_000  # after which its place may be taken, as in Kafka
+
+
+def run(config: Config) -> int:
+    """Serves until SIGTERM or SIGINT. Returns the exit code."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        trio.run(_serve, config)
+    except BaseExceptionGroup as group:
+        expected, others = group.split((StoreFailed, OSError))
+        if expected is None or others is not None:
+            raise
+        for error in _leaves(expected):
+            log.critical("the broker cannot go on", reason=str(error) or type(error).__name__)
+        return 1
+    return 0
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+async def _serve(config: Config) -> None:
+    engine = MemoryEngine()
+    async with trio.open_nursery() as store_nursery:
+        await store_nursery.start(engine.run)
+        broker = Broker(engine, broker_settings(config))
+        async with trio.open_nursery() as core_nursery:
+            await core_nursery.start(broker.run)
+            servers = [await kafka_server(config, broker)]
+            gc.collect()
+            gc.freeze()
+            async with trio.open_nursery() as listening:
+                for server in servers:
+                    listening.start_soon(server.run)
+                    print(f"{server.protocol} listening on {server.address}", flush=True)
+                await _wait_for_stop_signal()
+                for server in servers:
+                    server.stop()
+            core_nursery.cancel_scope.cancel()
+        store_nursery.cancel_scope.cancel()
+    log.info("stopped")
+
+
+async def _wait_for_stop_signal() -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("stopping", signal=signal.Signals(number).name)
+            return
+
+
+async def kafka_server(config: Config, broker: Broker) -> Server:
+    listener = await bind(*config.kafka.listen)
+    address = Address(*address_of(listener))
+    advertised = config.kafka.advertised or address
+    context = Context(
+        broker=broker,
+        node_id=config.kafka.node_id,
+        host=advertised.host,
+        port=advertised.port or address.port,
+        fetch_sessions=FetchSessions(config.limits.fetch_sessions_max, FETCH_SESSION_IDLE_MS_MAX),
+        fetch_bytes_max=config.limits.fetch_bytes_max,
+    )
+    connect = partial(
+        KafkaConnection,
+        Dispatcher(context, HANDLERS, PIPELINED),
+        limits=_connection_limits(config.limits),
+        budget=MemoryBudget(config.limits.request_memory_bytes_max),
+    )
+    return Server(
+        "kafka",
+        listener,
+        connect,
+        connections_max=config.limits.connections_max,
+        drain_deadline_s=config.limits.drain_ms_max / 1000,
+    )
+
+
+def _connection_limits(limits: LimitsConfig) -> ConnectionLimits:
+    return ConnectionLimits(
+        request_bytes_max=limits.request_bytes_max,
+        output_bytes_max=limits.connection_output_bytes_max,
+        idle_ms_max=limits.connection_idle_ms_max,
+        send_timeout_ms_max=limits.send_timeout_ms_max,
+    )
