@@ -1,8 +1,8 @@
 """The brokers that clients and figures run against: ours and Apache Kafka 4.2, behind one small interface.
 
-A broker here is one child process on loopback over one data directory. It dies with the process that started it (Linux's
-parent-death signal), so that no run leaves a peer behind. `ready_s` is measured the same way for all: from the exec to the
-first answered ApiVersions request.
+A broker here is one child process on loopback over one data directory. It dies with the process that started it
+(Linux's parent-death signal), so that no run leaves a peer behind. `ready_s` is measured the same way for all: from
+the exec to the first answered ApiVersions request.
 """
 
 from __future__ import annotations
@@ -162,7 +162,9 @@ class Broker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.remove()
 
 

@@ -1,7 +1,8 @@
 """Installs the real clients and peers: `python -m interop.setup [what ...]`.
 
-Each thing is installed once: a stamp holds a digest of the files that define it, so a second run costs nothing and an edited
-pom, lock file or source is installed again. Packages come through their ordinary clients (Maven, pip, npm, go, apt-get).
+Each thing is installed once: a stamp holds a digest of the files that define it, so a second run costs nothing and an
+edited pom, lock file or source is installed again. Packages come through their ordinary clients (Maven, pip, npm, go,
+apt-get).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What every Python client program shares: named tests, one line of output for each, a time limit for each.
 
-Every program, in whatever language, speaks the same lines to the runner on standard output: first `PLAN <test> ...`, then one
-of `PASS <test>`, `FAIL <test> <reason>`, `SKIP <test> <reason>` for each. What was planned and never reported has failed.
-BOOTSTRAP in the environment is the broker's address; arguments name the tests to run (none: all). Only the standard library
-is used here, so that the oldest client's environment can import it.
+Every program, in whatever language, speaks the same lines to the runner on standard output: first `PLAN <test> ...`,
+then one of `PASS <test>`, `FAIL <test> <reason>`, `SKIP <test> <reason>` for each. What was planned and never reported
+has failed. BOOTSTRAP in the environment is the broker's address; arguments name the tests to run (none: all). Only the
+standard library is used here, so that the oldest client's environment can import it.
 """
 
 from __future__ import annotations
@@ -99,7 +99,11 @@ def _short(value: Any) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "clients" in frame.filename]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "clients" in frame.filename and frame.filename != __file__
+    ]
     place = f" (line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}{place}"
 
