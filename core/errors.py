@@ -1,4 +1,6 @@
-"""The core's closed set of errors. Every protocol maps it totally to its own codes (a test per protocol checks that none is missing)."""
+"""The core's closed set of errors. Every protocol maps it totally to its own codes (a test per protocol checks that
+none is missing).
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ class Appended(NamedTuple):
 
 class Append(NamedTuple):
     """One record batch for one partition.
-     `batch` is exactly one valid v2 batch of `header.size_bytes` bytes, `header` its parsed header. The engine sets base
+
+    `batch` is exactly one valid v2 batch of `header.size_bytes` bytes, `header` its parsed header. The engine sets base
     offset and leader epoch (neither is under the CRC). A header with a producer id is checked against that producer's
     sequence, unless it is a control batch: that ends the producer's transaction in this partition. The caller must not
     change the buffer until `done`.
@@ -197,10 +198,10 @@ class Engine(Protocol):
     def read_nowait(
         self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
     ) -> Read | None:
-        """Reads at most `bytes_max` bytes (at least one batch when `first_whole`), None when the data is not in
-                memory: then use `read`.
-         An offset that compaction removed reads on from the next that is there. Raises UnknownPartition, OffsetOutOfRange (an
-        offset equal to the high watermark is an empty read).
+        """Reads at most `bytes_max` bytes (at least one batch when `first_whole`), None when cold: then use `read`.
+
+        An offset that compaction removed reads on from the next that is there. Raises UnknownPartition,
+        OffsetOutOfRange (an offset equal to the high watermark is an empty read).
         """
 
     async def read(
