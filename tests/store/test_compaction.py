@@ -85,8 +85,6 @@ class Log:
 
     def values(self) -> list[tuple[int, str, str | None]]:
         return [(r.offset, (r.key or b"").decode(), r.value.decode() if r.value else None) for r in self.records()]
-            (r.offset, (r.key or b"").decode(), None if r.value is None else r.value.decode()) for r in self.records()
-        ]
 
     def committed(self) -> list[Record]:
         """What a reader of committed data sees, told of the aborted transactions as the engine tells it."""
