@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hypothesis import strategies as st
+
 from trivium.records import Record
 
 T0 = 1_700_000_000_000

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trivium.rebuild import rebuild
-from trivium.record_batch import HEADER_BYTES, Codec, CorruptBatch, check_crc, parse_header, patch, with_log_append_time
-from trivium.records import Record, build, build_control, decode, parse_control
 
 from tests.records.oracles import AiokafkaBatch, KafkaPythonBatch
 from tests.records.strategies import T0, records
 from tests.records.test_records import LIMIT_BYTES, batch_of, plain, seen_by
+from trivium.rebuild import rebuild
+from trivium.record_batch import HEADER_BYTES, Codec, CorruptBatch, check_crc, parse_header, patch, with_log_append_time
+from trivium.records import Record, build, build_control, decode, parse_control
 
 
 def stored(made: list[Record], codec: int = Codec.NONE, base_offset: int = 1000) -> bytes:

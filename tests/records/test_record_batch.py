@@ -10,6 +10,8 @@ import google_crc32c
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from tests.records.oracles import AiokafkaBatch, KafkaPythonBatch, KafkaPythonBuilder
 from trivium import record_batch
 from trivium.crc import crc32c
 from trivium.record_batch import (
@@ -28,8 +30,6 @@ from trivium.record_batch import (
     validate_produced,
     with_log_append_time,
 )
-
-from tests.records.oracles import AiokafkaBatch, KafkaPythonBatch, KafkaPythonBuilder
 
 # One record, key "k", value "v", header h=null, written out by hand from the protocol guide.
 GOLDEN = bytes.fromhex(

@@ -7,6 +7,9 @@ import struct
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+from tests.records.oracles import AiokafkaBatch, KafkaPythonBatch, KafkaPythonBuilder
+from tests.records.strategies import T0, records
 from trivium.record_batch import (
     HEADER_BYTES,
     NO_TIMESTAMP,
@@ -35,9 +38,6 @@ from trivium.records import (
     with_records,
 )
 from trivium.varint import read_varint, write_varint
-
-from tests.records.oracles import AiokafkaBatch, KafkaPythonBatch, KafkaPythonBuilder
-from tests.records.strategies import T0, records
 
 LIMIT_BYTES = 1 << 20
 
