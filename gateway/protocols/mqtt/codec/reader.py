@@ -105,11 +105,7 @@ class Reader:
                         at = end
                         continue
             elif first >> 4 == CONNECT:
-                connect = parse(data, body, end, first, self.version)
-                assert isinstance(connect, Connect)
-                if not self.version:
-                    self.version = connect.version
-                append(connect)
+                append(self._connect(data, body, end, first))
                 at = end
                 break
             append(parse(data, body, end, first, self.version))
@@ -117,6 +113,22 @@ class Reader:
         if at < size:
             self._partial = bytearray(data[at:])
             self._needed = needed
+
+    def hold(self, data: bytes) -> None:
+        """Keep bytes without parsing them, until the next `feed`."""
+        if self._partial is None:
+            self._partial = bytearray()
+            self._needed = 0
+        self._partial += data
+
+    def _connect(self, data: bytes, body: int, end: int, first: int) -> Packet:
+        # A CONNECT of MQTT 5 that breaks later rules can still be answered in its own version.
+        if not self.version and data[body : body + 7] == b"\0\4MQTT\5":
+            self.version = V5
+        packet = parse(data, body, end, first, self.version)
+        if not self.version and isinstance(packet, Connect):
+            self.version = packet.version
+        return packet
 
     def _long_length(self, data: bytes, at: int, size: int) -> tuple[int, int]:
         """Remaining length of two to four bytes: (length, start of the body), or (0, 0) when it is not all here."""

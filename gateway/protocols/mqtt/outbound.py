@@ -1,0 +1,384 @@
+"""To the client: messages at the three qualities, their acknowledgements, redelivery.
+
+Flow: QoS 1 and 2 messages take a place of the client's receive maximum from PUBLISH to PUBACK, PUBCOMP or a refusing
+PUBREC ([MQTT-4.9.0-2]). When there is no place, or too many bytes wait for the socket, delivery stops and the log is
+the buffer: the caller keeps its cursor and goes on at `WindowOpened`. At QoS 0 a full output drops, and counts.
+A packet too large for the client counts as delivered ([MQTT-3.1.2-25]).
+
+At QoS 2 in a durable session the packet id is made durable before PUBLISH: `deliver` puts such messages aside
+(`take_unstored`), and `send_stored` sends them.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+from gateway.protocols.mqtt import reasons
+from gateway.protocols.mqtt.codec import properties as props
+from gateway.protocols.mqtt.codec.packets import V5, Ack
+from gateway.protocols.mqtt.codec.primitives import encode_varint
+from gateway.protocols.mqtt.codec.writer import acks, encode, publish_head
+from gateway.protocols.mqtt.errors import LocalProtocolError, protocol_error
+from gateway.protocols.mqtt.events import DeliveryEnded, Outbox, ReceiptReceived, WindowOpened
+from gateway.protocols.mqtt.inbound import Inbound
+from gateway.protocols.mqtt.limits import Limits
+from gateway.protocols.mqtt.message import Message, Run
+from gateway.protocols.mqtt.replies import State
+from gateway.protocols.mqtt.session import (
+    QOS1_SENT,
+    QOS2_RELEASED,
+    QOS2_RELEASING,
+    QOS2_SENT,
+    QOS2_STORING,
+    Delivery,
+    Session,
+)
+
+_new = tuple.__new__
+Unstored = list[tuple[int, Message, bool, bytes]]  # packet id, message, RETAIN flag, subscription identifiers
+
+
+class Outbound(Inbound):
+    """See the module; `Connection` is what is used."""
+
+    __slots__ = (
+        "_alias_max",
+        "_aliases_out",
+        "_quota",
+        "_quota_max",
+        "_redeliver",
+        "_storing",
+        "_unstored",
+        "dropped",
+        "stalled",
+    )
+
+    def __init__(self, limits: Limits, outbox: Outbox) -> None:
+        super().__init__(limits, outbox)
+        self.dropped = 0  # QoS 0 messages that found the output full
+        self.stalled = False  # delivery has stopped and waits for WindowOpened
+        self._quota = self._quota_max = 0
+        self._alias_max = 0
+        self._aliases_out: dict[bytes, int] | None = None
+        self._redeliver: list[int] | None = None  # packet ids of the old connection, latest first
+        self._unstored: Unstored | None = None
+        self._storing: Unstored | None = None
+
+    # -- new messages ------------------------------------------------------------------------------------------------
+
+    def deliver(
+        self,
+        run: Run,
+        start: int,
+        granted_qos: int,
+        now_s: float,
+        *,
+        retain_as_published: bool = False,
+        identifiers: bytes = b"",
+        group: int = 0,
+    ) -> int:
+        """Send `run.messages[start:]` as far as there is room; returns the index of the first one not taken.
+
+        `granted_qos` is the highest of the matching subscriptions, `identifiers` their encoded subscription identifier
+        properties (MQTT 5), `now_s` Unix time, `group` the shared subscription. When less than all was taken,
+        WindowOpened follows. A closed connection takes nothing.
+        """
+        messages = run.messages
+        if self.state is not State.CONNECTED:
+            return start
+        room = self.limits.output_bytes_max - self.output_bytes - self.unsent_bytes
+        v5 = self.version == V5
+        own = v5 and (bool(identifiers) or self._alias_max > 0)
+        if not start and (granted_qos == 0 or run.qos_max == 0) and not own and run.plain:
+            data, largest = run.joined(v5, retain_as_published)
+            if largest <= self._packet_bytes_max:
+                if room <= 0:
+                    self.dropped += len(messages)
+                elif data:
+                    self._send(data)
+                return len(messages)
+        for index in range(start, len(messages)):
+            message = messages[index]
+            if message.expires_s is not None and message.expires_s <= now_s:
+                continue
+            qos = message.qos if message.qos < granted_qos else granted_qos
+            retain = retain_as_published and message.retain
+            if qos == 0:
+                if room <= 0:
+                    self.dropped += 1
+                    continue
+                room -= self._publish(message, 0, retain, 0, identifiers, now_s, own)
+                continue
+            if self._quota <= 0 or room <= 0 or self._redeliver:
+                self.stalled = True
+                return index
+            room -= self._publish_new(message, qos, retain, identifiers, now_s, own, group)
+        return len(messages)
+
+    def _publish_new(
+        self, message: Message, qos: int, retain: bool, identifiers: bytes, now_s: float, own: bool, group: int
+    ) -> int:
+        """One new message at QoS 1 or 2. Returns the bytes it added to the output."""
+        session = self.session
+        assert session is not None
+        inflight = session.inflight
+        if inflight is None:
+            inflight = session.inflight = {}
+        packet_id = session.take_packet_id()
+        if qos == 2 and session.durable:
+            if not self._fits(message, identifiers):
+                return 0
+            inflight[packet_id] = Delivery(QOS2_STORING, message.partition, message.offset, retain, group)
+            if self._unstored is None:
+                self._unstored = []
+            self._unstored.append((packet_id, message, retain, identifiers))
+            self._quota -= 1
+            return message.form(self.version == V5, 2, retain)[2]
+        added = self._publish(message, qos, retain, packet_id, identifiers, now_s, own)
+        if added:
+            state = QOS1_SENT if qos == 1 else QOS2_SENT
+            inflight[packet_id] = _new(Delivery, (state, message.partition, message.offset, retain, group))
+            self._quota -= 1
+        elif group:
+            delivery = Delivery(QOS1_SENT, message.partition, message.offset, retain, group)
+            self._delivery_ended(packet_id, delivery, reasons.PACKET_TOO_LARGE)
+        return added
+
+    def take_unstored(self) -> list[tuple[int, Message]]:
+        """(packet id, message) of QoS 2 messages whose `(session, inflight, packet id) -> offset` is to be stored.
+
+        `send_stored` with as many, when that is durable, sends them.
+        """
+        unstored, self._unstored = self._unstored or [], None
+        self._storing = unstored if self._storing is None else self._storing + unstored
+        return [(packet_id, message) for packet_id, message, _, _ in unstored]
+
+    def send_stored(self, count: int, now_s: float) -> None:
+        """The oldest `count` of what `take_unstored` named is durable: send it. A closed connection only notes it."""
+        storing = self._storing or []
+        session = self.session
+        for packet_id, message, retain, identifiers in storing[:count]:
+            if self.state is not State.CONNECTED or session is None or session.inflight is None:
+                continue
+            session.inflight[packet_id] = session.inflight[packet_id]._replace(state=QOS2_SENT)
+            self._publish(message, 2, retain, packet_id, identifiers, now_s, self.version == V5)
+        self._storing = storing[count:] or None
+
+    # -- bytes of a PUBLISH ------------------------------------------------------------------------------------------
+
+    def _publish(
+        self, message: Message, qos: int, retain: bool, packet_id: int, identifiers: bytes, now_s: float, own: bool
+    ) -> int:
+        """Put a PUBLISH into the output; returns its size in bytes, 0 if it is too large for the client."""
+        if own or (message.expires_s is not None and self.version == V5):
+            pieces = self._own_form(message, qos, retain, False, packet_id, identifiers, now_s)
+            size = len(pieces)
+            if size > self._packet_bytes_max:
+                return 0
+            self._send(pieces)
+            return size
+        head, tail, size = message.form(self.version == V5, qos, retain)
+        if size > self._packet_bytes_max:
+            return 0
+        output = self._output
+        if not output:
+            self.outbox.dirty.append(self)  # type: ignore[arg-type]
+        output.append(head)
+        if qos:
+            output.append(packet_id.to_bytes(2, "big"))
+        output.append(tail)
+        self.output_bytes += size
+        return size
+
+    def _own_form(
+        self, message: Message, qos: int, retain: bool, dup: bool, packet_id: int, identifiers: bytes, now_s: float
+    ) -> bytes:
+        """A PUBLISH with what is this receiver's own: alias, subscription identifiers, remaining expiry, DUP."""
+        rest = packet_id.to_bytes(2, "big") if qos else b""
+        topic = message.topic
+        if self.version == V5:
+            properties = message.properties + identifiers
+            if message.expires_s is not None:
+                left_s = max(1, ceil(message.expires_s - now_s))
+                properties += b"\x02" + min(left_s, 0xFFFFFFFF).to_bytes(4, "big")
+            if self._alias_max:
+                topic, alias = self._alias(topic)
+                properties += alias
+            rest += encode_varint(len(properties)) + properties
+        rest += message.payload
+        return publish_head(topic, qos, retain, dup, len(rest)) + rest
+
+    def _alias(self, topic: bytes) -> tuple[bytes, bytes]:
+        """(topic to send, topic alias property): the first topics get an alias, as many as the client allows."""
+        known = self._aliases_out
+        if known is None:
+            known = self._aliases_out = {}
+        alias = known.get(topic)
+        if alias is not None:
+            return b"", b"\x23" + alias.to_bytes(2, "big")
+        if len(known) >= self._alias_max or len(topic) < 4:
+            return topic, b""
+        known[topic] = alias = len(known) + 1
+        return topic, b"\x23" + alias.to_bytes(2, "big")
+
+    def _fits(self, message: Message, identifiers: bytes) -> bool:
+        if self._packet_bytes_max == 0xFFFFFFFF:
+            return True
+        own = len(identifiers) + (5 if message.expires_s is not None else 0) + (3 if self._alias_max else 0)
+        rest = 2 + len(message.payload)
+        if self.version == V5:
+            properties_bytes = len(message.properties) + own
+            rest += len(encode_varint(properties_bytes)) + properties_bytes
+        return len(publish_head(message.topic, 2, False, False, rest)) + rest <= self._packet_bytes_max
+
+    # -- after a resumption ------------------------------------------------------------------------------------------
+
+    def _begin_redelivery(self, session: Session) -> None:
+        """PUBREL again for what was released; the PUBLISH packets wait for the core, which reads their records."""
+        waiting: list[int] = []
+        released: list[int] = []
+        for packet_id, delivery in (session.inflight or {}).items():
+            if delivery.state in (QOS2_RELEASED, QOS2_RELEASING):
+                released.append(packet_id)
+                session.inflight[packet_id] = delivery._replace(state=QOS2_RELEASED)  # type: ignore[index]
+            else:
+                waiting.append(packet_id)
+        if released:
+            self._send(acks(props.PUBREL, released))
+        self._redeliver = waiting[::-1] or None
+
+    def next_redelivery(self) -> tuple[int, Delivery] | None:
+        """The next message of the old connection that is to be sent again, if there is room for it."""
+        session = self.session
+        while self._redeliver and session is not None and session.inflight:
+            packet_id = self._redeliver[-1]
+            delivery = session.inflight.get(packet_id)
+            if delivery is not None:
+                if self._quota > 0 and self.output_bytes + self.unsent_bytes < self.limits.output_bytes_max:
+                    return packet_id, delivery
+                self.stalled = True
+                return None
+            self._redeliver.pop()
+        self._redeliver = None
+        return None
+
+    def redeliver(self, packet_id: int, message: Message | None, now_s: float, identifiers: bytes = b"") -> None:
+        """Send again what `next_redelivery` named, with its packet id and DUP ([MQTT-4.4.0-1], [MQTT-3.3.1-1]).
+
+        None: the log does not have the record any more. QoS 1 ends there; at QoS 2 PUBREL follows, so that the client
+        forgets the packet id before it is used for another message.
+        """
+        session = self.session
+        assert session is not None
+        assert session.inflight is not None
+        assert self._redeliver
+        if packet_id != self._redeliver[-1]:
+            raise LocalProtocolError("messages are delivered again in their order")
+        delivery = session.inflight[packet_id]
+        self._redeliver.pop()  # what next_redelivery named
+        qos = 1 if delivery.state == QOS1_SENT else 2
+        if message is not None:
+            dup = delivery.state != QOS2_STORING
+            data = self._own_form(message, qos, delivery.retain, dup, packet_id, identifiers, now_s)
+            if len(data) <= self._packet_bytes_max:
+                self._send(data)
+                self._quota -= 1
+                if qos == 2:
+                    session.inflight[packet_id] = delivery._replace(state=QOS2_SENT)
+                return
+        if qos == 2 and delivery.state != QOS2_STORING:
+            session.inflight[packet_id] = delivery._replace(state=QOS2_RELEASED)
+            self._send(acks(props.PUBREL, [packet_id]))
+        else:
+            self._forget(session, packet_id)
+            self._delivery_ended(packet_id, delivery, reasons.UNSPECIFIED)
+
+    # -- acknowledgements from the client ----------------------------------------------------------------------------
+
+    def _on_puback(self, ack: Ack) -> None:
+        session = self.session
+        assert session is not None
+        inflight = session.inflight
+        delivery = inflight.get(ack.packet_id) if inflight is not None else None
+        if delivery is None:
+            return  # acknowledged before, or delivered by a connection whose state was given up
+        if delivery.state != QOS1_SENT:
+            raise protocol_error("PUBACK for a message of QoS 2")
+        del inflight[ack.packet_id]  # type: ignore[union-attr]
+        if not inflight:
+            session.inflight = None
+        self._place_free()
+        if delivery.group:
+            self._delivery_ended(ack.packet_id, delivery, ack.code)
+
+    def _on_pubrec(self, ack: Ack) -> None:
+        session = self.session
+        assert session is not None
+        packet_id = ack.packet_id
+        delivery = session.inflight.get(packet_id) if session.inflight is not None else None
+        if delivery is None:
+            code = reasons.PACKET_ID_NOT_FOUND if self.version == V5 else reasons.SUCCESS
+            if ack.code < 0x80:
+                self._reply_now(props.PUBREL, packet_id, encode(Ack(props.PUBREL, packet_id, code, None), self.version))
+            return
+        if delivery.state in (QOS1_SENT, QOS2_STORING):
+            raise protocol_error("PUBREC for a message that was not sent at QoS 2")
+        if ack.code >= 0x80:
+            self._forget(session, packet_id)
+            self._place_free()
+            self._delivery_ended(packet_id, delivery, ack.code)
+        elif delivery.state == QOS2_RELEASED:
+            self._reply_now(props.PUBREL, packet_id)
+        elif delivery.state == QOS2_SENT and session.durable:
+            session.inflight[packet_id] = delivery._replace(state=QOS2_RELEASING)  # type: ignore[index]
+            ticket = self._ticket(props.PUBREL, packet_id)
+            self.outbox.events.append(ReceiptReceived(self, ticket, packet_id))  # type: ignore[arg-type]
+        elif delivery.state == QOS2_SENT:
+            session.inflight[packet_id] = delivery._replace(state=QOS2_RELEASED)  # type: ignore[index]
+            self._reply_now(props.PUBREL, packet_id)
+
+    def receipt_done(self, ticket: int) -> None:
+        """ "Released" is durable: PUBREL may go."""
+        self._settle(self._open_ticket(ticket, props.PUBREL), True)
+        self._answer(ticket, None)
+
+    def _on_pubcomp(self, ack: Ack) -> None:
+        session = self.session
+        assert session is not None
+        delivery = session.inflight.get(ack.packet_id) if session.inflight is not None else None
+        if delivery is None:
+            return
+        if delivery.state != QOS2_RELEASED:
+            raise protocol_error("PUBCOMP before PUBREL")
+        self._forget(session, ack.packet_id)
+        self._place_free()
+        self._delivery_ended(ack.packet_id, delivery, reasons.SUCCESS)
+
+    def _forget(self, session: Session, packet_id: int) -> None:
+        assert session.inflight is not None
+        del session.inflight[packet_id]
+        if not session.inflight:
+            session.inflight = None
+
+    def _delivery_ended(self, packet_id: int, delivery: Delivery, code: int) -> None:
+        if delivery.group:
+            self.outbox.events.append(DeliveryEnded(self, packet_id, delivery, code))  # type: ignore[arg-type]
+
+    # -- room --------------------------------------------------------------------------------------------------------
+
+    def _place_free(self) -> None:
+        if self._quota < self._quota_max:
+            self._quota += 1
+        if self.stalled and self.unsent_bytes + self.output_bytes <= self.limits.output_bytes_max // 2:
+            self._open_window()
+
+    def sent(self, unsent_bytes: int) -> None:
+        """The transport has sent what it could of the output; `unsent_bytes` of it are left."""
+        self.unsent_bytes = unsent_bytes
+        if self.stalled and unsent_bytes + self.output_bytes <= self.limits.output_bytes_max // 2 and self._quota > 0:
+            self._open_window()
+
+    def _open_window(self) -> None:
+        if self.state is State.CONNECTED:
+            self.stalled = False
+            self.outbox.events.append(WindowOpened(self))  # type: ignore[arg-type]
