@@ -64,6 +64,9 @@ class File(Protocol):
 
     def truncate(self, size: int) -> None: ...
 
+    def want(self, offset: int, length: int) -> None:
+        """Tells the system that this range will be read soon, in any order."""
+
     def forget(self, offset: int, length: int) -> None:
         """Tells the system that this range need not stay in memory (it must be synced to have an effect)."""
 
@@ -183,6 +186,9 @@ class RealFile:
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)
+
+    def want(self, offset: int, length: int) -> None:
+        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def forget(self, offset: int, length: int) -> None:
         os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)

@@ -151,6 +151,9 @@ class SimulatedFile:
     def truncate(self, size: int) -> None:
         self._disk.do_truncate(self._inode, self._number, size)
 
+    def want(self, offset: int, length: int) -> None:
+        pass
+
     def forget(self, offset: int, length: int) -> None:
         pass
 
