@@ -1,0 +1,110 @@
+"""Groups and offsets together: one state log, one load at start, one task that keeps time, and deleting a group with
+its offsets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import trio
+
+from core.consumer_groups import TopicTable
+from core.errors import CoreError, CoreFailure
+from core.group_codec import KIND_CLASSIC, KIND_CONSUMER, KIND_MEMBER, KIND_OFFSET, KIND_PENDING, Reader
+from core.group_log import GroupLog
+from core.group_types import Done, GroupLimits
+from core.groups import Groups
+from core.offsets import Offsets
+from core.state import StateLog
+from core.store.engine import Engine
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class GroupCoordinator:
+    """Owns `groups` and `offsets`. Load it once, then `run` it beside the front-ends."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: StateLog,
+        topics: TopicTable,
+        limits: GroupLimits | None = None,
+        wall_ms: Callable[[], int] = _wall_ms,
+    ) -> None:
+        self._log = GroupLog(engine, state)
+        self._topics = topics
+        self._wall_ms = wall_ms
+        self.groups = Groups(self._log, topics, limits or GroupLimits(), wall_ms)
+        self.offsets = Offsets(self.groups, self._log)
+
+    async def load(self, now_ms: int) -> None:
+        """Replays the log; every member's session begins now. Raises ValueError for a log of a newer broker."""
+        appliers = {
+            KIND_CLASSIC: self.groups.apply_classic,
+            KIND_CONSUMER: self.groups.apply_consumer,
+            KIND_MEMBER: self.groups.apply_member,
+            KIND_OFFSET: self.offsets.apply_offset,
+            KIND_PENDING: self.offsets.apply_pending,
+        }
+
+        def apply(key: bytes, value: bytes | None) -> None:
+            applier = appliers.get(key[0] if key else 0)
+            if applier is None:
+                raise ValueError(f"group record of unknown kind {key[:1]!r}")
+            applier(Reader(key, 1), value)
+
+        await self._log.state.load(apply)
+        self.offsets.start()
+        self.groups.start(now_ms)
+
+    def topic_changed(self, name: str) -> None:
+        """A topic was made, grown or deleted. The offsets of one that is gone go with it, as in Kafka."""
+        self.groups.topics_changed()
+        if self._topics.get(name) is None:
+            self.offsets.drop_topic(name)
+
+    def delete_group(self, group_id: str, done: Done) -> None:
+        """Deletes an empty group and its offsets; `done(error)` when that is durable."""
+        try:
+            changes = self.groups.check_delete(group_id)
+        except CoreFailure as failure:
+            done(failure.error)
+            return
+
+        def deleted(error: CoreError | None) -> None:
+            if error is None:
+                self.offsets.group_deleted(group_id)
+                self.groups.deleted(group_id)
+            done(error)
+
+        self._log.write([*changes, *self.offsets.group_changes(group_id)], deleted)
+
+    async def run(self) -> None:
+        """Keeps time for groups and offsets until cancelled."""
+        limits = self.groups.limits
+        wake = trio.Event()
+
+        def on_deadline() -> None:
+            wake.set()
+
+        self.groups.on_deadline = on_deadline
+        expire_ms = monotonic_ms() + limits.retention_check_interval_ms
+        while True:
+            due_ms = min(self.groups.next_deadline_ms(), expire_ms)
+            with trio.move_on_at(due_ms / 1000):
+                await wake.wait()
+            wake = trio.Event()
+            now_ms = monotonic_ms()
+            self.groups.sweep(now_ms)
+            if now_ms >= expire_ms:
+                self.offsets.expire(self._wall_ms())
+                expire_ms = now_ms + limits.retention_check_interval_ms
+
+
+def monotonic_ms() -> int:
+    """The clock of `now_ms`: trio's, so that tests may turn it."""
+    return int(trio.current_time() * 1000)

@@ -1,0 +1,455 @@
+"""The table of groups: finds the group a request is for, gives it to the machine of its type, makes changes durable,
+and keeps time.
+
+* A group that only holds offsets ("simple") has no record of its own: it is there because its offsets are.
+* An empty group may change its type with the next request; one with members is converted while they work
+  (`consumer_groups_migrate`).
+* When the disk is full groups go on in memory, so that reading goes on, and are saved when there is room; commits are
+  refused.
+* Deadlines stand in one heap, a group with its earliest. A deadline that moves away leaves its entry, which fires
+  once for nothing; that is
+  cheaper than moving it with each heartbeat.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Iterable
+
+from core.consumer_group import ConsumerGroup, ConsumerGroupView, decode_consumer_group, decode_member
+from core.consumer_groups import (
+    ConsumerGroups,
+    HeartbeatReply,
+    HeartbeatRequest,
+    TopicTable,
+)
+from core.consumer_groups_assign import DEFAULT_ASSIGNOR
+from core.consumer_groups_migrate import Migration
+from core.errors import CoreError, CoreFailure
+from core.group_classic import NEVER, ClassicGroup, State, decode_group, refused_join
+from core.group_codec import Reader, classic_key
+from core.group_log import GroupLog
+from core.group_rebalance import Rebalance
+from core.group_types import (
+    Done,
+    GroupLimits,
+    GroupListing,
+    GroupView,
+    JoinReply,
+    JoinRequest,
+    LeaveReply,
+    LeaveResult,
+    LeavingMember,
+    SyncReply,
+    SyncRequest,
+    SyncResult,
+)
+from core.state import Change
+
+Group = ClassicGroup | ConsumerGroup
+
+_SAVE_AGAIN_MS = 5_000
+
+
+class Groups:
+    """All groups of the broker."""
+
+    def __init__(self, log: GroupLog, topics: TopicTable, limits: GroupLimits, wall_ms: Callable[[], int]) -> None:
+        self._log = log
+        self._topics = topics
+        self._limits = limits
+        self._wall_ms = wall_ms
+        self._groups: dict[str, Group] = {}
+        self._deadlines: list[tuple[float, str]] = []
+        self._unsaved: set[str] = set()
+        self._save_again_ms = NEVER
+        self._now_ms = 0
+        self._classic = Rebalance(self)
+        self._consumer = ConsumerGroups(self)
+        self._migration = Migration(self, self._classic, self._consumer)
+        self.on_deadline: Callable[[], None] = lambda: None  # called when the next deadline has become earlier
+
+    # -- for the machines
+
+    @property
+    def limits(self) -> GroupLimits:
+        return self._limits
+
+    @property
+    def topics(self) -> TopicTable:
+        return self._topics
+
+    def wall_ms(self) -> int:
+        return self._wall_ms()
+
+    def save(self, group: ClassicGroup, assignments: dict[str, bytes], done: Done) -> None:
+        """Makes a classic group durable with these assignments."""
+        group.stored = True
+        self._log.write(
+            [(classic_key(group.id), group.encode(assignments))], lambda error: done(self._written(group, error))
+        )
+
+    def write(self, group: ConsumerGroup, done: Done) -> None:
+        """Makes the changes of a KIP-848 group durable."""
+        dirty = set(group.dirty)
+        changes = group.take_changes()
+
+        def written(error: CoreError | None) -> None:
+            if error is not None:
+                group.dirty |= dirty
+                group.dirty_group = True
+            done(self._written(group, error))
+
+        self._log.write(changes, written)
+
+    def _written(self, group: Group, error: CoreError | None) -> CoreError | None:
+        if error is CoreError.STORE_FULL:
+            if not self._unsaved:
+                self._save_again_ms = self._now_ms + _SAVE_AGAIN_MS
+                self.on_deadline()
+            self._unsaved.add(group.id)
+            return None
+        return None if error is None else CoreError.COORDINATOR_NOT_AVAILABLE
+
+    def _noted(self, group: Group, error: CoreError | None) -> None:
+        self._written(group, error)
+
+    def exchange(self, group: Group, changes: list[Change]) -> None:
+        """Puts the group in the place of the one of the same id."""
+        self._groups[group.id] = group
+        self._log.write(changes, lambda error: self._noted(group, error))
+
+    def arm(self, group: Group, deadline_ms: float) -> None:
+        if deadline_ms >= group.armed_ms:
+            return
+        group.armed_ms = deadline_ms
+        heapq.heappush(self._deadlines, (deadline_ms, group.id))
+        if self._deadlines[0][0] == deadline_ms:
+            self.on_deadline()
+
+    def consumer_group(self, group_id: str, create: bool) -> ConsumerGroup:
+        """The KIP-848 group; with `create` one is made, or made of a classic one. Raises
+        CoreFailure(GROUP_NOT_FOUND).
+        """
+        group = self._groups.get(group_id)
+        if isinstance(group, ConsumerGroup):
+            return group
+        if not create:
+            kind = "not found" if group is None else "not a consumer group"
+            raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"Group {group_id} {kind}.")
+        if group is not None and not group.is_empty:
+            return self._migration.upgrade(group, self._now_ms)
+        if group is None:
+            self._check_room()
+        new = ConsumerGroup(group_id)
+        if group is not None and group.stored:
+            self.exchange(new, [(classic_key(group_id), None)])
+        else:
+            self._groups[group_id] = new
+        return new
+
+    def fenced(self, group: ConsumerGroup, leaving: set[str], now_ms: int) -> bool:
+        if not group.only_classic_without(leaving):
+            return False
+        self._migration.downgrade(group, leaving, now_ms, rebalance=True)
+        return True
+
+    def _check_room(self) -> None:
+        if len(self._groups) >= self._limits.groups_max:
+            raise CoreFailure(CoreError.COORDINATOR_NOT_AVAILABLE, "the broker holds too many groups")
+
+    # -- classic groups
+
+    def join(self, request: JoinRequest, reply: JoinReply, now_ms: int) -> None:
+        """Answers when the next generation begins, or at once when the member must not wait for one."""
+        self._now_ms = now_ms
+        if not request.group_id:
+            reply(refused_join(CoreError.INVALID_GROUP_ID, request.member_id))
+        elif (
+            not self._limits.session_timeout_ms_min <= request.session_timeout_ms <= self._limits.session_timeout_ms_max
+        ):
+            reply(refused_join(CoreError.INVALID_SESSION_TIMEOUT, request.member_id))
+        else:
+            group = self._groups.get(request.group_id)
+            if isinstance(group, ConsumerGroup) and not group.is_empty:
+                self._migration.join(group, request, reply, now_ms)
+                return
+            try:
+                classic = self._classic_group(request.group_id, create=not request.member_id)
+            except CoreFailure as failure:
+                reply(refused_join(failure.error, request.member_id))
+                return
+            self._classic.join(classic, request, reply, now_ms)
+
+    def _classic_group(self, group_id: str, *, create: bool) -> ClassicGroup:
+        """Raises CoreFailure(UNKNOWN_MEMBER) when there is none: who has a member id had a group."""
+        group = self._groups.get(group_id)
+        if isinstance(group, ClassicGroup):
+            return group
+        if group is None and not create:
+            raise CoreFailure(CoreError.UNKNOWN_MEMBER)
+        if group is None:
+            self._check_room()
+        new = ClassicGroup(group_id, state_wall_ms=self._wall_ms())
+        if group is None:
+            self._groups[group_id] = new
+        else:
+            self.exchange(new, group.tombstones())
+        return new
+
+    def sync(self, request: SyncRequest, reply: SyncReply, now_ms: int) -> None:
+        """Answers when the leader's assignment is durable."""
+        self._now_ms = now_ms
+        group = self._groups.get(request.group_id)
+        if not request.group_id:
+            reply(SyncResult(CoreError.INVALID_GROUP_ID))
+        elif group is None or group.is_empty:
+            reply(SyncResult(CoreError.UNKNOWN_MEMBER))
+        elif isinstance(group, ConsumerGroup):
+            self._migration.sync(group, request, reply, now_ms)
+        else:
+            self._classic.sync(group, request, reply, now_ms)
+
+    def heartbeat(
+        self, group_id: str, member_id: str, instance_id: str | None, generation: int, now_ms: int
+    ) -> CoreError | None:
+        self._now_ms = now_ms
+        group = self._groups.get(group_id)
+        if not group_id:
+            return CoreError.INVALID_GROUP_ID
+        if group is None:
+            return CoreError.UNKNOWN_MEMBER
+        machine = self._migration if isinstance(group, ConsumerGroup) else self._classic
+        return machine.heartbeat(group, member_id, instance_id, generation, now_ms)  # type: ignore[arg-type]
+
+    def leave(self, group_id: str, leaving: list[LeavingMember], reply: LeaveReply, now_ms: int) -> None:
+        self._now_ms = now_ms
+        group = self._groups.get(group_id)
+        if not group_id:
+            reply(LeaveResult(CoreError.INVALID_GROUP_ID))
+        elif group is None:
+            reply(LeaveResult(CoreError.UNKNOWN_MEMBER))
+        elif isinstance(group, ConsumerGroup):
+            self._migration.leave(group, leaving, reply, now_ms)
+        else:
+            reply(self._classic.leave(group, leaving, now_ms))
+
+    # -- KIP-848 groups
+
+    def consumer_heartbeat(self, request: HeartbeatRequest, reply: HeartbeatReply, now_ms: int) -> None:
+        self._now_ms = now_ms
+        self._consumer.heartbeat(request, reply, now_ms)
+
+    def topics_changed(self) -> None:
+        """Topics were made, grown or deleted: KIP-848 groups look again with their next heartbeat."""
+        for group in self._groups.values():
+            if isinstance(group, ConsumerGroup):
+                group.topics_changed = True
+
+    # -- administration
+
+    def all(self) -> Collection[Group]:
+        return self._groups.values()
+
+    def listing(self, states: Collection[str], types: Collection[str]) -> list[GroupListing]:
+        """The groups in these states and of these types (in any case of letters; empty: all)."""
+        states = {state.lower() for state in states}
+        types = {kind.lower() for kind in types}
+        found = []
+        for group in self._groups.values():
+            state = group.state.value if isinstance(group, ClassicGroup) else group.state_name
+            if (not states or state.lower() in states) and (not types or group.type in types):
+                found.append(GroupListing(group.id, group.protocol_type or "", state, group.type))
+        return found
+
+    def describe(self, group_id: str) -> GroupView:
+        """A classic group. Raises CoreFailure(GROUP_NOT_FOUND)."""
+        group = self._groups.get(group_id)
+        if not isinstance(group, ClassicGroup):
+            kind = "not found" if group is None else "is not a classic group"
+            raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"Group {group_id} {kind}.")
+        return group.view()
+
+    def describe_consumer(self, group_id: str) -> ConsumerGroupView:
+        """A KIP-848 group. Raises CoreFailure(GROUP_NOT_FOUND)."""
+        group = self._groups.get(group_id)
+        if not isinstance(group, ConsumerGroup):
+            kind = "not found" if group is None else "is not a consumer group"
+            raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"Group {group_id} {kind}.")
+        return group.view(DEFAULT_ASSIGNOR)
+
+    def check_delete(self, group_id: str) -> list[Change]:
+        """The changes that delete the group itself. Raises CoreFailure(GROUP_NOT_FOUND | GROUP_NOT_EMPTY)."""
+        group = self._groups.get(group_id)
+        if group is None:
+            raise CoreFailure(CoreError.GROUP_NOT_FOUND)
+        if not group.is_empty or (isinstance(group, ClassicGroup) and group.state is not State.EMPTY):
+            raise CoreFailure(CoreError.GROUP_NOT_EMPTY)
+        return self._tombstones(group)
+
+    def _tombstones(self, group: Group) -> list[Change]:
+        if isinstance(group, ConsumerGroup):
+            return group.tombstones()
+        return [(classic_key(group.id), None)] if group.stored else []
+
+    def deleted(self, group_id: str) -> None:
+        """The deletion is durable; somebody may have come meanwhile."""
+        group = self._groups.get(group_id)
+        if group is not None and not _in_use(group):
+            del self._groups[group_id]
+            self._unsaved.discard(group_id)
+
+    def forget_idle(self, group_ids: Iterable[str]) -> None:
+        """Deletes empty groups that hold nothing any more."""
+        for group_id in group_ids:
+            group = self._groups.get(group_id)
+            if group is not None and not _in_use(group):
+                self._delete_idle(group_id, self._tombstones(group))
+
+    def _delete_idle(self, group_id: str, changes: list[Change]) -> None:
+        self._log.write(changes, lambda error: self.deleted(group_id) if error is None else None)
+
+    # -- for offsets
+
+    def check_commit(
+        self,
+        group_id: str,
+        member_id: str,
+        instance_id: str | None,
+        generation: int,
+        *,
+        transactional: bool,
+        knows_epochs: bool,
+        now_ms: int,
+    ) -> None:
+        """Raises CoreFailure unless offsets may be committed. A commit keeps a classic member's session alive."""
+        self._now_ms = now_ms
+        group = self._groups.get(group_id)
+        if group is None:
+            if generation >= 0:
+                known = knows_epochs and not transactional
+                raise CoreFailure(CoreError.GROUP_NOT_FOUND if known else CoreError.ILLEGAL_GENERATION)
+            self._check_room()
+        elif isinstance(group, ConsumerGroup):
+            try:
+                group.check_commit(
+                    member_id, instance_id, generation, transactional=transactional, knows_epochs=knows_epochs
+                )
+            except CoreFailure as failure:
+                if transactional and failure.error is CoreError.STALE_MEMBER_EPOCH:
+                    raise CoreFailure(CoreError.ILLEGAL_GENERATION) from None
+                raise
+        else:
+            group.check_commit(member_id, instance_id, generation, transactional=transactional)
+            if not transactional and group.state in (State.STABLE, State.PREPARING):
+                self._classic.heard(group, member_id, now_ms)
+
+    def check_fetch(self, group_id: str, member_id: str | None, epoch: int) -> None:
+        """Raises CoreFailure unless this member may fetch offsets."""
+        group = self._groups.get(group_id)
+        if isinstance(group, ConsumerGroup):
+            group.check_fetch(member_id, epoch)
+
+    def check_offset_delete(self, group_id: str) -> Group:
+        """Raises CoreFailure(GROUP_NOT_FOUND | GROUP_NOT_EMPTY)."""
+        group = self._groups.get(group_id)
+        if group is None:
+            raise CoreFailure(CoreError.GROUP_NOT_FOUND)
+        if isinstance(group, ClassicGroup) and group.state is not State.EMPTY and not group.uses_consumer_protocol:
+            raise CoreFailure(CoreError.GROUP_NOT_EMPTY)
+        return group
+
+    def ensure_simple(self, group_id: str) -> None:
+        """Makes a simple group for offsets that have none."""
+        if group_id not in self._groups:
+            self._groups[group_id] = ClassicGroup(group_id, state_wall_ms=self._wall_ms())
+
+    # -- time
+
+    def next_deadline_ms(self) -> float:
+        """When `sweep` is due at the latest."""
+        return min(self._deadlines[0][0] if self._deadlines else NEVER, self._save_again_ms)
+
+    def sweep(self, now_ms: int) -> None:
+        """Lets run out what has run out."""
+        self._now_ms = now_ms
+        while self._deadlines and self._deadlines[0][0] <= now_ms:
+            deadline_ms, group_id = heapq.heappop(self._deadlines)
+            group = self._groups.get(group_id)
+            if group is None or group.armed_ms != deadline_ms:
+                continue
+            group.armed_ms = NEVER
+            if isinstance(group, ConsumerGroup):
+                next_ms = self._consumer.sweep(group, now_ms)
+            else:
+                next_ms = self._classic.sweep(group, now_ms)
+            if self._groups.get(group_id) is group:
+                self.arm(group, next_ms)
+        if self._save_again_ms <= now_ms:
+            self._save_unsaved()
+
+    def _save_unsaved(self) -> None:
+        self._save_again_ms = NEVER
+        unsaved, self._unsaved = self._unsaved, set()
+        for group_id in unsaved:
+            group = self._groups.get(group_id)
+            if isinstance(group, ConsumerGroup):
+                self.write(group, lambda error: None)
+            elif group is not None and group.state in (State.STABLE, State.EMPTY):
+                self.save(group, {m.id: m.assignment for m in group.members.values()}, lambda error: None)
+
+    # -- start
+
+    def apply_classic(self, reader: Reader, value: bytes | None) -> None:
+        """Replays a record of kind classic."""
+        group_id = reader.text()
+        if value is not None:
+            self._groups[group_id] = decode_group(group_id, value)
+        elif isinstance(self._groups.get(group_id), ClassicGroup):
+            del self._groups[group_id]
+
+    def apply_consumer(self, reader: Reader, value: bytes | None) -> None:
+        """Replays a record of kind consumer."""
+        group_id = reader.text()
+        if value is not None:
+            decode_consumer_group(self._replayed(group_id), value)
+        elif isinstance(self._groups.get(group_id), ConsumerGroup):
+            del self._groups[group_id]
+
+    def apply_member(self, reader: Reader, value: bytes | None) -> None:
+        """Replays a record of kind member."""
+        group_id, member_id = reader.text(), reader.text()
+        if value is not None:
+            member, target = decode_member(member_id, value)
+            group = self._replayed(group_id)
+            group.remove(member_id)
+            group.put(member)
+            group.targets[member_id] = target
+        else:
+            known = self._groups.get(group_id)
+            if isinstance(known, ConsumerGroup):
+                known.remove(member_id)
+
+    def _replayed(self, group_id: str) -> ConsumerGroup:
+        group = self._groups.get(group_id)
+        if not isinstance(group, ConsumerGroup):
+            group = self._groups[group_id] = ConsumerGroup(group_id)
+        return group
+
+    def start(self, now_ms: int) -> None:
+        """All records are replayed: members' sessions begin anew."""
+        self._now_ms = now_ms
+        for group in self._groups.values():
+            if isinstance(group, ConsumerGroup):
+                group.dirty.clear()
+                group.dirty_group = False
+                self._consumer.expect_all(group, now_ms)
+            else:
+                self._classic.expect_all(group, now_ms)
+
+
+def _in_use(group: Group) -> bool:
+    """Whether anybody is in the group or about to be."""
+    if isinstance(group, ConsumerGroup):
+        return not group.is_empty
+    return group.state is not State.EMPTY or bool(group.pending_joins)

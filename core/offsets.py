@@ -1,0 +1,364 @@
+"""Committed offsets: who may commit, what is durable, what waits for a transaction, what is forgotten when.
+
+* A commit is answered when its record is durable, and only then seen by a fetch.
+* An offset sent in a transaction is *pending*: durable, under its producer's id, and seen by nobody. The end of the
+  transaction writes, in the
+  append that carries the markers, what becomes of it (`pending_changes`), and `complete_txn` then makes that so in
+  memory. If a plain commit
+  came after the pending one it stays: the last word counts, as in the log.
+* Offsets of a group expire when nobody needs them (KIP-211): an empty group's `offsets_retention_ms` after it became
+  empty, a live group's
+  for topics nobody in it subscribes, a group's that never had members that long after their commit. Pending offsets
+  hold them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from core.errors import CoreError, CoreFailure
+from core.group_classic import ClassicGroup, State
+from core.group_codec import VERSION, Reader, Writer, offset_key, pending_key
+from core.group_log import GroupLog
+from core.groups import Group, Groups
+from core.state import Change
+
+NO_EPOCH = -1
+Key = tuple[str, str, int]  # group id, topic, partition
+
+
+class Offset(NamedTuple):
+    """A committed offset. `expire_ms`: wall clock, -1 when the broker's retention rules; `sequence` orders commits
+    within this run.
+    """
+
+    offset: int
+    leader_epoch: int
+    metadata: str
+    commit_ms: int
+    expire_ms: int
+    sequence: int
+
+
+class OffsetToCommit(NamedTuple):
+    topic: str
+    partition: int
+    offset: int
+    leader_epoch: int = NO_EPOCH
+    metadata: str | None = None
+    commit_ms: int = -1  # wall clock; -1: now
+
+
+class CommitRequest(NamedTuple):
+    """`generation` is the member epoch of a KIP-848 member; -1 with an empty member id commits from outside the
+    group.
+    """
+
+    group_id: str
+    member_id: str
+    instance_id: str | None
+    generation: int
+    offsets: list[OffsetToCommit]
+    retention_ms: int = -1  # -1: the broker's
+    knows_epochs: bool = True  # the request can be told about member epochs and missing groups (OffsetCommit 9)
+
+
+CommitReply = Callable[[CoreError | None, list[CoreError | None]], None]  # of the whole request, or one for each offset
+
+
+class Offsets:
+    """The table of committed offsets."""
+
+    def __init__(self, groups: Groups, log: GroupLog) -> None:
+        self._groups = groups
+        self._limits = groups.limits
+        self._log = log
+        self._table: dict[str, dict[tuple[str, int], Offset]] = {}
+        self._accepted: dict[Key, int] = {}  # the last commit on its way to the log -> sequence
+        self._pending: dict[int, dict[Key, Offset]] = {}  # producer id -> what waits for its transaction
+        self._holders: dict[Key, set[int]] = {}  # who holds something pending
+        self._completing: dict[
+            int, tuple[dict[Key, Offset], set[Key]]
+        ] = {}  # what the end on its way to the log covers; what of it counts
+        self._sequence = 0
+
+    # -- commit
+
+    def commit(self, request: CommitRequest, reply: CommitReply, now_ms: int) -> None:
+        """Answers `reply(error, [])` or `reply(None, [error or None per offset])`."""
+        try:
+            self._groups.check_commit(
+                request.group_id,
+                request.member_id,
+                request.instance_id,
+                request.generation,
+                transactional=False,
+                knows_epochs=request.knows_epochs,
+                now_ms=now_ms,
+            )
+        except CoreFailure as failure:
+            reply(failure.error, [])
+            return
+        accepted, errors = self._accept(request)
+        changes = [(offset_key(*key), _encode(offset)) for key, offset in accepted]
+        self._accepted.update((key, offset.sequence) for key, offset in accepted)
+
+        def done(error: CoreError | None) -> None:
+            for key, offset in accepted:
+                if self._accepted.get(key) == offset.sequence:
+                    del self._accepted[key]
+                if error is None:
+                    self._put(key, offset)
+            reply(None, _merge(errors, error))
+
+        self._log.write(changes, done)
+
+    def commit_pending(self, producer_id: int, request: CommitRequest, reply: CommitReply, now_ms: int) -> None:
+        """TxnOffsetCommit: as `commit`, but the offsets wait for the end of the producer's transaction."""
+        try:
+            self._groups.check_commit(
+                request.group_id,
+                request.member_id,
+                request.instance_id,
+                request.generation,
+                transactional=True,
+                knows_epochs=request.knows_epochs,
+                now_ms=now_ms,
+            )
+        except CoreFailure as failure:
+            reply(failure.error, [])
+            return
+        accepted, errors = self._accept(request)
+        for key, offset in accepted:
+            self._hold(producer_id, key, offset)
+
+        def done(error: CoreError | None) -> None:
+            if error is not None:
+                for key, offset in accepted:
+                    if self._pending.get(producer_id, {}).get(key) == offset:
+                        self._release(producer_id, key)
+            reply(None, _merge(errors, error))
+
+        self._log.write([(pending_key(producer_id, *key), _encode(offset)) for key, offset in accepted], done)
+
+    def _accept(self, request: CommitRequest) -> tuple[list[tuple[Key, Offset]], list[CoreError | None]]:
+        wall_ms = self._groups.wall_ms()
+        expire_ms = -1 if request.retention_ms < 0 else wall_ms + request.retention_ms
+        accepted: list[tuple[Key, Offset]] = []
+        errors: list[CoreError | None] = []
+        for one in request.offsets:
+            metadata = one.metadata or ""
+            if len(metadata) > self._limits.offset_metadata_bytes_max:
+                errors.append(CoreError.OFFSET_METADATA_TOO_LARGE)
+                continue
+            self._sequence += 1
+            commit_ms = wall_ms if one.commit_ms < 0 else one.commit_ms
+            offset = Offset(one.offset, one.leader_epoch, metadata, commit_ms, expire_ms, self._sequence)
+            accepted.append(((request.group_id, one.topic, one.partition), offset))
+            errors.append(None)
+        return accepted, errors
+
+    # -- transactions
+
+    def pending_changes(self, producer_id: int, committed: bool) -> list[Change]:
+        """The changes that belong into the append that ends the producer's transaction. Follow it with `complete_txn`
+        when it is durable.
+        """
+        self._log.flush()  # what this covers must stand before it in the log
+        covered = dict(self._pending.get(producer_id, {}))
+        counts: set[Key] = set()
+        changes: list[Change] = []
+        for key, offset in covered.items():
+            changes.append((pending_key(producer_id, *key), None))
+            if committed and offset.sequence > self._last_sequence(key):
+                counts.add(key)
+                changes.append((offset_key(*key), _encode(offset)))
+        self._completing[producer_id] = (covered, counts)
+        return changes
+
+    def complete_txn(self, producer_id: int, committed: bool) -> None:
+        """The end of the transaction is durable: the offsets that `pending_changes` covered count, or are gone."""
+        covered, counts = self._completing.pop(producer_id, ({}, set()))
+        for key, offset in covered.items():
+            if committed and key in counts:
+                self._put(key, offset)
+            if self._pending.get(producer_id, {}).get(key) == offset:
+                self._release(producer_id, key)
+
+    def pending_producers(self) -> list[int]:
+        """Producers with pending offsets."""
+        return list(self._pending)
+
+    def _last_sequence(self, key: Key) -> int:
+        known = self._table.get(key[0], {}).get(key[1:])
+        return max(self._accepted.get(key, -1), -1 if known is None else known.sequence)
+
+    def _hold(self, producer_id: int, key: Key, offset: Offset) -> None:
+        self._pending.setdefault(producer_id, {})[key] = offset
+        self._holders.setdefault(key, set()).add(producer_id)
+
+    def _release(self, producer_id: int, key: Key) -> None:
+        held = self._pending.get(producer_id, {})
+        if held.pop(key, None) is None:
+            return
+        if not held:
+            del self._pending[producer_id]
+        self._holders[key].discard(producer_id)
+        if not self._holders[key]:
+            del self._holders[key]
+
+    # -- fetch
+
+    def fetch(self, group_id: str, member_id: str | None, member_epoch: int) -> dict[tuple[str, int], Offset]:
+        """All committed offsets of the group, by topic and partition (none when there is no such group).
+
+        Raises CoreFailure(UNKNOWN_MEMBER | STALE_MEMBER_EPOCH | ILLEGAL_GENERATION) for a member that is not what it
+        says.
+        """
+        self._groups.check_fetch(group_id, member_id, member_epoch)
+        return self._table.get(group_id, {})
+
+    def is_unstable(self, group_id: str, topic: str, partition: int) -> bool:
+        """Whether a transaction that is still open will change this offset (KIP-447)."""
+        return (group_id, topic, partition) in self._holders
+
+    # -- delete and expire
+
+    def delete(self, group_id: str, wanted: list[tuple[str, int]], reply: CommitReply) -> None:
+        """Deletes offsets of topics that the group does not subscribe. As Kafka, deleting what is not there is no
+        error.
+        """
+        try:
+            group = self._groups.check_offset_delete(group_id)
+        except CoreFailure as failure:
+            reply(failure.error, [])
+            return
+        errors: list[CoreError | None] = []
+        keys: list[Key] = []
+        for topic, partition in wanted:
+            subscribed = group.is_subscribed(topic)
+            errors.append(CoreError.GROUP_SUBSCRIBED if subscribed else None)
+            if not subscribed and (topic, partition) in self._table.get(group_id, {}):
+                keys.append((group_id, topic, partition))
+        self._forget(keys, lambda error: reply(None, _merge(errors, error)))
+
+    def _forget(self, keys: list[Key], then: Callable[[CoreError | None], None]) -> None:
+        def done(error: CoreError | None) -> None:
+            if error is None:
+                for key in keys:
+                    self._drop(key)
+            then(error)
+
+        self._log.write([(offset_key(*key), None) for key in keys], done)
+
+    def drop_topic(self, topic: str, partition_count: int = 0) -> None:
+        """Forgets the offsets of a topic's partitions from `partition_count` on (0: the topic is gone)."""
+        keys = [
+            (group_id, topic, partition)
+            for group_id, offsets in self._table.items()
+            for name, partition in offsets
+            if name == topic and partition >= partition_count
+        ]
+        self._forget(keys, lambda error: None)
+
+    def group_changes(self, group_id: str) -> list[Change]:
+        """The changes that forget everything about a group that is being deleted; `group_deleted` when they are
+        durable.
+        """
+        changes: list[Change] = [(offset_key(group_id, *key), None) for key in self._table.get(group_id, {})]
+        for key, producers in self._holders.items():
+            if key[0] == group_id:
+                changes += [(pending_key(producer_id, *key), None) for producer_id in producers]
+        return changes
+
+    def group_deleted(self, group_id: str) -> None:
+        self._table.pop(group_id, None)
+        for key in [key for key in self._holders if key[0] == group_id]:
+            for producer_id in list(self._holders[key]):
+                self._release(producer_id, key)
+
+    def expire(self, wall_ms: int) -> None:
+        """Forgets what has expired, and with their last offset groups that nobody uses."""
+        idle: list[str] = []
+        expired: list[Key] = []
+        held_groups = {key[0] for key in self._holders}
+        for group in self._groups.all():
+            offsets = self._table.get(group.id, {})
+            gone = [
+                key
+                for key in self._expired(group, offsets, wall_ms)
+                if (group.id, *key) not in self._holders and (group.id, *key) not in self._accepted
+            ]
+            expired += [(group.id, *key) for key in gone]
+            if group.is_empty and len(gone) == len(offsets) and group.id not in held_groups:
+                idle.append(group.id)
+        self._forget(expired, lambda error: None)
+        self._groups.forget_idle(idle)
+
+    def _expired(self, group: Group, offsets: dict[tuple[str, int], Offset], wall_ms: int) -> Iterable[tuple[str, int]]:
+        empty_since_ms = -1
+        if isinstance(group, ClassicGroup) and group.protocol_type is not None:
+            if group.state is State.EMPTY:
+                empty_since_ms = group.state_wall_ms
+            elif not (group.uses_consumer_protocol and group.subscribed is not None and group.state is State.STABLE):
+                return
+        for key, offset in offsets.items():
+            if not group.is_empty and group.is_subscribed(key[0]):
+                continue
+            since_ms = offset.commit_ms if empty_since_ms < 0 else empty_since_ms
+            expire_ms = offset.expire_ms if offset.expire_ms >= 0 else since_ms + self._limits.offsets_retention_ms
+            if wall_ms >= expire_ms:
+                yield key
+
+    # -- the table and its log
+
+    def _put(self, key: Key, offset: Offset) -> None:
+        self._groups.ensure_simple(key[0])
+        self._table.setdefault(key[0], {})[key[1:]] = offset
+
+    def _drop(self, key: Key) -> None:
+        offsets = self._table.get(key[0])
+        if offsets is not None:
+            offsets.pop(key[1:], None)
+            if not offsets:
+                del self._table[key[0]]
+
+    def start(self) -> None:
+        """All records are replayed."""
+        for group_id in self._table:
+            self._groups.ensure_simple(group_id)
+
+    def apply_offset(self, reader: Reader, value: bytes | None) -> None:
+        """Replays a record of kind offset."""
+        key = (reader.text(), reader.text(), reader.i32())
+        if value is None:
+            self._drop(key)
+        else:
+            self._sequence += 1
+            self._table.setdefault(key[0], {})[key[1:]] = _decode(value, self._sequence)
+
+    def apply_pending(self, reader: Reader, value: bytes | None) -> None:
+        """Replays a record of kind pending."""
+        producer_id = reader.i64()
+        key = (reader.text(), reader.text(), reader.i32())
+        if value is None:
+            self._release(producer_id, key)
+        else:
+            self._sequence += 1
+            self._hold(producer_id, key, _decode(value, self._sequence))
+
+
+def _merge(errors: list[CoreError | None], error: CoreError | None) -> list[CoreError | None]:
+    return errors if error is None else [one or error for one in errors]
+
+
+def _encode(offset: Offset) -> bytes:
+    writer = Writer(VERSION).i64(offset.offset).i32(offset.leader_epoch).text(offset.metadata)
+    return writer.i64(offset.commit_ms).i64(offset.expire_ms).finish()
+
+
+def _decode(value: bytes, sequence: int) -> Offset:
+    reader = Reader(value)
+    reader.version()
+    return Offset(reader.i64(), reader.i32(), reader.text(), reader.i64(), reader.i64(), sequence)
