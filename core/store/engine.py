@@ -178,6 +178,16 @@ class OffsetOutOfRange(Exception):
     """The offset is below the log start or above the high watermark."""
 
 
+class DataDamaged(Exception):
+    """The disk has lost what was stored here: `first_offset` up to, not with, `end_offset`. Reads go on behind it."""
+
+    def __init__(self, partition: int, first_offset: int, end_offset: int) -> None:
+        super().__init__(f"partition {partition}: offsets {first_offset} to {end_offset - 1} are damaged")
+        self.partition = partition
+        self.first_offset = first_offset
+        self.end_offset = end_offset
+
+
 class StoreFailed(Exception):
     """The disk failed: nothing can be made durable any more. The broker says so and exits (a failed fdatasync is
     never retried).
@@ -201,7 +211,7 @@ class Engine(Protocol):
         """Reads at most `bytes_max` bytes (at least one batch when `first_whole`), None when cold: then use `read`.
 
         An offset that compaction removed reads on from the next that is there. Raises UnknownPartition,
-        OffsetOutOfRange (an offset equal to the high watermark is an empty read).
+        OffsetOutOfRange (an offset equal to the high watermark is an empty read), DataDamaged.
         """
 
     async def read(
