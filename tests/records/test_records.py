@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.records.java_golden import JAVA
 from tests.records.oracles import AiokafkaBatch, KafkaPythonBatch, KafkaPythonBuilder
 from tests.records.strategies import T0, records
 from trivium.record_batch import (
@@ -83,6 +84,21 @@ def test_what_kafka_python_builds_is_read(made: list[Record], codec: Codec) -> N
     batch = bytes(builder.build())
     validate_produced(parse_header(batch), batch)
     assert decode(batch, LIMIT_BYTES) == made
+
+
+@pytest.mark.parametrize("codec", Codec)
+def test_what_kafkas_own_library_builds_is_read(codec: Codec) -> None:
+    batch = JAVA[2, codec]
+    validate_produced(parse_header(batch), batch)
+    expected = [
+        Record(0, T0, b"k", b"first", [("h", b"x"), ("h", None)]),
+        Record(1, T0 + 5, None, b" ".join([b"second"] * 6), []),
+        Record(2, T0 + 3, b"k", None, []),
+    ]
+    assert decode(batch, LIMIT_BYTES) == expected
+    assert parse_header(batch).codec == codec
+    if codec == Codec.NONE:
+        assert build(expected) == batch
 
 
 @settings(max_examples=100, deadline=None)

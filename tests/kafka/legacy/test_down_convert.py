@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.protocols.kafka.legacy import Converted, down_convert
+from tests.records.java_golden import JAVA
 from tests.records.oracles import AiokafkaRecords, KafkaPythonRecords
 from tests.records.strategies import T0, records
 from tests.records.test_records import batch_of, plain
@@ -63,6 +64,11 @@ def test_other_clients_read_what_was_stored(made: list[Record], magic: int, code
     assert seen(converted.data) == expected(stored, magic)
     if (magic, codec) != (0, Codec.LZ4):  # aiokafka does not know the broken checksum
         assert seen(converted.data, AiokafkaRecords) == expected(stored, magic)
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_uncompressed_bytes_are_those_of_kafkas_own_library(magic: int) -> None:
+    assert down(JAVA[2, Codec.NONE], magic).data == JAVA[magic, Codec.NONE]
 
 
 @pytest.mark.parametrize("magic", [0, 1])

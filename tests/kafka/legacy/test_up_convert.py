@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.protocols.kafka.legacy import up_convert
+from tests.records.java_golden import JAVA
 from tests.records.oracles import AiokafkaLegacyBuilder, KafkaPythonLegacyBuilder
 from tests.records.strategies import T0, nullable
 from trivium.compression import compress
@@ -67,6 +68,20 @@ def test_golden_message(golden: bytes, expected: Record) -> None:
     sealed = golden[:12] + struct.pack(">I", zlib.crc32(golden[16:])) + golden[16:]
     assert one(sealed) == (Codec.NONE, [expected])
     assert one(memoryview(sealed)) == (Codec.NONE, [expected])
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_kafkas_own_library_builds_becomes_one_batch(magic: int, codec: Codec) -> None:
+    times = (T0, T0 + 5, T0 + 3) if magic else (-1, -1, -1)
+    assert one(JAVA[magic, codec]) == (
+        codec,
+        [
+            Record(0, times[0], b"k", b"first", []),
+            Record(1, times[1], None, b" ".join([b"second"] * 6), []),
+            Record(2, times[2], b"k", None, []),
+        ],
+    )
 
 
 @settings(max_examples=150, deadline=None)
