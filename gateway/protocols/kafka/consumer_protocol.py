@@ -1,8 +1,8 @@
 """What consumers of classic groups exchange through the coordinator: subscriptions and assignments. Sans-IO.
 
 The coordinator passes them on as they are; it reads them only to tell which topics a group subscribes to
-(OffsetDelete), and to serve classic members of KIP-848 groups. Both begin with a version of 2 bytes. A version above ours
-is read as our newest, bytes behind what we know being later additions (KIP-429 and KIP-792 grew the format so).
+(OffsetDelete), and to serve classic members of KIP-848 groups. Both begin with a version of 2 bytes. A version above
+ours is read as our newest, bytes behind what we know being later additions (KIP-429 and KIP-792 grew the format so).
 """
 
 from __future__ import annotations
