@@ -188,7 +188,7 @@ def decode_request_header(frame: Buffer) -> tuple[RequestHeader, int]:
                 raw = bytes(frame[pos : pos + length])
                 if len(raw) < length:
                     raise Malformed(f"client id of {length} bytes, {len(raw)} left")
-                client_id = raw.decode()
+                client_id = raw.decode(errors="replace")  # as Kafka does; it only names the client
                 pos += length
             elif length != -1:
                 raise Malformed(f"client id of {length} bytes")
@@ -197,8 +197,6 @@ def decode_request_header(frame: Buffer) -> tuple[RequestHeader, int]:
             pos = skip_tags(frame, pos + 1, len(frame), count) if count else pos + 1
     except (struct.error, IndexError) as error:
         raise RemoteProtocolError(f"request header ends early, {len(frame)} bytes") from error
-    except UnicodeDecodeError as error:
-        raise RemoteProtocolError("request header: client id is not UTF-8") from error
     except Malformed as error:
         raise RemoteProtocolError(f"request header: {error}") from error
     return RequestHeader(api_key, version, correlation_id, client_id), pos

@@ -30,6 +30,8 @@ FIXED_FORMATS: Final = {
     "uuid": "16s",
 }
 FIXED_BYTES: Final = {"?": 1, "b": 1, "B": 1, "x": 1, "h": 2, "H": 2, "i": 4, "I": 4, "q": 8, "d": 8, "16s": 16}
+SHORT_ARRAY: Final = 9
+"""Arrays of integers with fewer elements (replicas of a partition) are read and packed by precompiled structs."""
 
 
 class Message:

@@ -18,7 +18,15 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.protocols.kafka import codec_runtime
-from gateway.protocols.kafka.codec_model import FIXED_BYTES, FIXED_FORMATS, Field, Message, Schema, struct_classes
+from gateway.protocols.kafka.codec_model import (
+    FIXED_BYTES,
+    FIXED_FORMATS,
+    SHORT_ARRAY,
+    Field,
+    Message,
+    Schema,
+    struct_classes,
+)
 
 Reader = Callable[[bytes | memoryview, int, int], tuple[Message, int]]
 
@@ -205,7 +213,10 @@ class _ReaderBuilder:
             self._emit(f"pos += {count} * 16")
         elif field.element in FIXED_FORMATS:
             format_ = FIXED_FORMATS[field.element]
-            self._emit(f'{target} = list(unpack_from(f">{{{count}}}{format_}", buf, pos)) if {count} else []')
+            short = f"unpack_array_{format_}"
+            self.namespace[short] = [struct.Struct(f">{n}{format_}").unpack_from for n in range(SHORT_ARRAY)]
+            self._emit(f"if {count} < {SHORT_ARRAY}: {target} = list({short}[{count}](buf, pos))")
+            self._emit(f'else: {target} = list(unpack_from(f">{{{count}}}{format_}", buf, pos))')
             self._emit(f"pos += {count} * {FIXED_BYTES[format_]}")
         else:
             elements, element = self._fresh("a"), self._fresh("x")

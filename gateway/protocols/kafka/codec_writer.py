@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.protocols.kafka import codec_runtime
-from gateway.protocols.kafka.codec_model import FIXED_FORMATS, Field, Message, Schema
+from gateway.protocols.kafka.codec_model import FIXED_FORMATS, SHORT_ARRAY, Field, Message, Schema
 
 Writer = Callable[[Message, list[bytes | memoryview]], None]
 
@@ -169,9 +169,15 @@ class _WriterBuilder:
         self._emit(f"{values} = {source}")
         if field.nullable:
             self._begin_nullable("array", values)
-        self._length("array", f"len({values})")
+        count = self._fresh("c")
+        self._emit(f"{count} = len({values})")
+        self._length("array", count)
         if field.element in FIXED_FORMATS and field.element != "uuid":
-            self._emit(f'{self._append}(pack(f">{{len({values})}}{FIXED_FORMATS[field.element]}", *{values}))')
+            format_ = FIXED_FORMATS[field.element]
+            short = f"pack_array_{format_}"
+            self.namespace[short] = [struct.Struct(f">{n}{format_}").pack for n in range(SHORT_ARRAY)]
+            self._emit(f"if {count} < {SHORT_ARRAY}: {self._append}({short}[{count}](*{values}))")
+            self._emit(f'else: {self._append}(pack(f">{{{count}}}{format_}", *{values}))')
         elif field.element == "uuid":
             self._emit(f"{self._out}.extend({values})")
         else:

@@ -179,7 +179,7 @@ def collect_structs(name: str, raw: dict[str, Any]) -> dict[str, list[dict[str, 
 def read_jar(path: Path) -> dict[tuple[int, str], Definition]:
     """All API messages and the data messages we need, by (API key, direction or name)."""
     found: dict[tuple[int, str], Definition] = {}
-    unstable: list[int] = []
+    unstable: set[int] = set()
     with zipfile.ZipFile(path) as jar:
         for entry in jar.namelist():
             if not re.fullmatch(r"common/message/\w+\.json", entry):
@@ -193,7 +193,7 @@ def read_jar(path: Path) -> dict[tuple[int, str], Definition]:
             key = (api_key, kind if api_key >= 0 else name)
             found[key] = Definition(name, api_key, kind, valid, flexible, collect_structs(name, raw))
             if raw.get("latestVersionUnstable", False):
-                unstable.append(api_key)
+                unstable.add(api_key)
     for api_key in unstable:
         for kind in ("request", "response"):
             found[api_key, kind].drop_latest_version()

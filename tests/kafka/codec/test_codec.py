@@ -134,7 +134,6 @@ def test_header_versions(api_key: int, version: int, request_header: int, respon
         ("0003 0001 00000001", "ends early"),
         ("0003 0001 00000001 0005 61", "client id of 5 bytes"),
         ("0003 0001 00000001 fffe", "client id of -2 bytes"),
-        ("0003 0001 00000001 0001 ff", "not UTF-8"),
         ("0003 0009 00000001 ffff", "ends early"),
         ("0003 0009 00000001 ffff 01 00 05", "announced"),
         ("7fff 0001 00000001 ffff", "unknown"),
@@ -148,6 +147,11 @@ def test_broken_request_headers_are_refused(golden: str, why: str) -> None:
 def test_tagged_fields_of_a_request_header_are_skipped() -> None:
     header, offset = codec.decode_request_header(bytes.fromhex("0003 0009 00000005 0001 63 01 09 02 aabb 01"))
     assert (header.client_id, header.correlation_id, offset) == ("c", 5, 16)
+
+
+def test_a_client_id_that_is_not_utf8_is_accepted_as_kafka_does() -> None:
+    header, offset = codec.decode_request_header(bytes.fromhex("0003 0001 00000001 0002 61ff"))
+    assert (header.client_id, offset) == ("a\ufffd", 12)
 
 
 def test_what_a_version_cannot_carry_is_our_error() -> None:
