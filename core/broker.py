@@ -7,8 +7,15 @@ from dataclasses import dataclass, field
 
 import trio
 
+from core.group_coordinator import GroupCoordinator
+from core.group_types import GroupLimits
+from core.groups import Groups
+from core.offsets import Offsets
+from core.state import StateLog
 from core.store.engine import Engine
 from core.topics import Topics
+
+GROUPS_TOPIC = "__groups"  # where groups and offsets are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +26,7 @@ class BrokerSettings:
     num_partitions: int = 1
     partitions_max: int = 100_000
     topic_defaults: Mapping[str, str] = field(default_factory=dict)  # broker-wide values of topic configs, name -> text
+    groups: GroupLimits = field(default_factory=GroupLimits)
 
 
 class Broker:
@@ -27,10 +35,24 @@ class Broker:
     def __init__(self, engine: Engine, settings: BrokerSettings) -> None:
         self.engine = engine
         self.settings = settings
+        self.coordinator: GroupCoordinator
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Folds the stored state into memory, then does what hangs on time until cancelled."""
         await self.topics.load()
+        topic = await self.topics.ensure(GROUPS_TOPIC, 1, {"cleanup.policy": "compact"})
+        state = StateLog(self.engine, topic.partitions[0])
+        self.coordinator = GroupCoordinator(self.engine, state, self.topics, self.settings.groups)
+        await self.coordinator.load()
+        self.topics.on_change(lambda changed: self.coordinator.topic_changed(changed.name))
         task_status.started()
-        await trio.sleep_forever()
+        await self.coordinator.run()
+
+    @property
+    def groups(self) -> Groups:
+        return self.coordinator.groups
+
+    @property
+    def offsets(self) -> Offsets:
+        return self.coordinator.offsets

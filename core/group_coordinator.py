@@ -20,6 +20,10 @@ from core.state import StateLog
 from core.store.engine import Engine
 
 
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -34,14 +38,17 @@ class GroupCoordinator:
         topics: TopicTable,
         limits: GroupLimits | None = None,
         wall_ms: Callable[[], int] = _wall_ms,
+        now_ms: Callable[[], int] = _now_ms,
     ) -> None:
+        """`now_ms` must be the clock that requests come with."""
         self._log = GroupLog(engine, state)
         self._topics = topics
         self._wall_ms = wall_ms
+        self._now_ms = now_ms
         self.groups = Groups(self._log, topics, limits or GroupLimits(), wall_ms)
         self.offsets = Offsets(self.groups, self._log)
 
-    async def load(self, now_ms: int) -> None:
+    async def load(self) -> None:
         """Replays the log; every member's session begins now. Raises ValueError for a log of a newer broker."""
         appliers = {
             KIND_CLASSIC: self.groups.apply_classic,
@@ -59,7 +66,7 @@ class GroupCoordinator:
 
         await self._log.state.load(apply)
         self.offsets.start()
-        self.groups.start(now_ms)
+        self.groups.start(self._now_ms())
 
     def topic_changed(self, name: str) -> None:
         """A topic was made, grown or deleted. The offsets of one that is gone go with it, as in Kafka."""
@@ -85,26 +92,17 @@ class GroupCoordinator:
 
     async def run(self) -> None:
         """Keeps time for groups and offsets until cancelled."""
-        limits = self.groups.limits
+        check_interval_ms = self.groups.limits.retention_check_interval_ms
         wake = trio.Event()
-
-        def on_deadline() -> None:
-            wake.set()
-
-        self.groups.on_deadline = on_deadline
-        expire_ms = monotonic_ms() + limits.retention_check_interval_ms
+        self.groups.on_deadline = lambda: wake.set()
+        expire_ms = self._now_ms() + check_interval_ms
         while True:
             due_ms = min(self.groups.next_deadline_ms(), expire_ms)
-            with trio.move_on_at(due_ms / 1000):
+            with trio.move_on_after(max(due_ms - self._now_ms(), 0) / 1000):
                 await wake.wait()
             wake = trio.Event()
-            now_ms = monotonic_ms()
+            now_ms = self._now_ms()
             self.groups.sweep(now_ms)
             if now_ms >= expire_ms:
                 self.offsets.expire(self._wall_ms())
-                expire_ms = now_ms + limits.retention_check_interval_ms
-
-
-def monotonic_ms() -> int:
-    """The clock of `now_ms`: trio's, so that tests may turn it."""
-    return int(trio.current_time() * 1000)
+                expire_ms = now_ms + check_interval_ms

@@ -1,6 +1,7 @@
 """What goes into and comes out of groups: requests, answers, limits. No protocol's own types: a front-end translates.
 
-Times are milliseconds; `now_ms` is a monotonic clock, wall-clock times say so. An epoch or generation of -1 means "not a member".
+Times are milliseconds; `now_ms` is a monotonic clock, wall-clock times say so. An epoch or generation of -1 means "not
+a member".
 """
 
 from __future__ import annotations

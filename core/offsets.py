@@ -350,7 +350,8 @@ class Offsets:
 
 
 def _merge(errors: list[CoreError | None], error: CoreError | None) -> list[CoreError | None]:
-    return errors if error is None else [one or error for one in errors]
+    """A commit that the store refused may be tried again: the same answer as from a coordinator that is not there."""
+    return errors if error is None else [one or CoreError.COORDINATOR_NOT_AVAILABLE for one in errors]
 
 
 def _encode(offset: Offset) -> bytes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from conf.schema import Config
 from core.broker import BrokerSettings
+from core.group_types import GroupLimits
 
 
 def broker_settings(config: Config) -> BrokerSettings:
     topics = config.topics
+    groups = config.groups
     return BrokerSettings(
         auto_create_topics=topics.auto_create,
         num_partitions=topics.num_partitions,
@@ -21,4 +23,14 @@ def broker_settings(config: Config) -> BrokerSettings:
             "message.timestamp.type": topics.timestamp_type,
             "delete.retention.ms": str(topics.delete_retention_ms),
         },
+        groups=GroupLimits(
+            session_timeout_ms_min=groups.session_timeout_ms_min,
+            session_timeout_ms_max=groups.session_timeout_ms_max,
+            initial_rebalance_delay_ms=groups.initial_rebalance_delay_ms,
+            members_max=groups.members_max,
+            consumer_session_timeout_ms=groups.consumer_session_timeout_ms,
+            consumer_heartbeat_interval_ms=groups.consumer_heartbeat_interval_ms,
+            offsets_retention_ms=groups.offsets_retention_ms,
+            offset_metadata_bytes_max=groups.offset_metadata_bytes_max,
+        ),
     )
