@@ -53,15 +53,16 @@ _ON_ACK = {
 
 
 class Connection(Outbound):
-    """One connection of a client. `now` is monotonic time in seconds. No method blocks, or raises for what a peer did."""
+    """One connection of a client. `now` is monotonic time in seconds. Nothing blocks, or raises for what a peer did."""
 
-    __slots__ = ("_last_packet_s", "connect", "keep_alive_s", "opened_s", "user")
+    __slots__ = ("_last_packet_s", "connect", "keep_alive_s", "opened_s", "transport", "user")
 
     def __init__(self, limits: Limits, outbox: Outbox, now: float) -> None:
         super().__init__(limits, outbox)
         self.opened_s = self._last_packet_s = now
         self.keep_alive_s = 0
         self.connect: Connect | None = None  # from CONNECT to its answer
+        self.transport: object = None  # the transport's own
         self.user: object = None  # the core's own
 
     # -- bytes and time in -------------------------------------------------------------------------------------------

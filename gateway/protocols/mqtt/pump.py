@@ -1,0 +1,413 @@
+"""The pump: one trio task that serves every MQTT connection of the broker through one epoll set.
+
+A task per connection costs two context switches a message and 5 KiB an idle device. Here a turn takes all sockets that
+are ready, reads each once, feeds its machine, hands all events to the handler in one call, and writes each connection
+with output once. Nothing is allocated for a socket that is silent, and there is no timer: deadlines stand in a wheel of
+one-second slots, in which a connection is looked at when its deadline, as known then, is due.
+
+The handler answers from inside `handle`, or later from other trio callbacks, after which it calls `flush`.
+
+Backpressure: a connection whose machine does not want to read, or all of them while `pause` holds, are not read. Output
+the socket does not take stays in the machine, which bounds it (see outbound.py). A closed connection sends what it
+still has, then lingers for `linger_s` at most, so that the reason for the close is not lost in a reset.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from gateway.protocols.mqtt import reasons
+from gateway.protocols.mqtt.connection import Connection
+from gateway.protocols.mqtt.events import Closed, Event, Outbox
+from gateway.protocols.mqtt.layers import LayerError
+from gateway.protocols.mqtt.peers import READING, Listener, Peer
+from gateway.protocols.mqtt.replies import State
+
+log = structlog.get_logger(__name__)
+
+READ_BYTES_MAX: Final = 131_072  # one read of one socket in one turn
+READY_MAX: Final = 1_024  # sockets in one turn
+ACCEPTS_MAX: Final = 128  # new connections of one listener in one turn
+ROUNDS_MAX: Final = 4  # times that output of one turn may lead to more output before other sockets get their turn
+WHEEL_S_MAX: Final = 60  # the longest a connection goes without a look at its deadline
+_OUT: Final = select.EPOLLOUT
+_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class Handler(Protocol):
+    def handle(self, events: list[Event]) -> None:
+        """All events of a turn, in order per connection. Must not block; may answer at once or later."""
+
+
+class Pump:
+    """Serves listeners until cancelled; see the module. `clock` is monotonic time in seconds."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        connections_max: int = 100_000,
+        linger_s: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.outbox = Outbox()
+        self._handler = handler
+        self._connections_max = connections_max
+        self._linger_s = linger_s
+        self._clock = clock
+        self._epoll = select.epoll()
+        self._peers: dict[int, Peer] = {}
+        self._listeners: dict[int, Listener] = {}
+        self._resting: list[Listener] = []  # listeners that found no file descriptor free
+        self._wheel: dict[int, array[int]] = {}
+        self._swept = int(clock())
+        self._buffer = memoryview(bytearray(READ_BYTES_MAX))
+        self._in_turn = False
+        self._draining = False
+        self._resumed: trio.Event | None = None
+        self._flushed: trio.Event | None = None
+        self._emptied: trio.Event | None = None
+        self.accepted = self.refused = self.bytes_in = self.bytes_out = 0
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self, listeners: Sequence[Listener]) -> None:
+        """Serve until cancelled. The listening sockets are closed at the end, like everything else."""
+        for listener in listeners:
+            listener.socket.setblocking(False)
+            self._listeners[listener.socket.fileno()] = listener
+            self._epoll.register(listener.socket.fileno(), select.EPOLLIN)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sweeper)
+                await self._turns()
+        finally:
+            for peer in list(self._peers.values()):
+                self._drop(peer)
+            for listener in listeners:
+                listener.socket.close()
+            self._epoll.close()
+
+    async def _turns(self) -> None:
+        busy = False
+        while True:
+            if self._resumed is not None:
+                await self._resumed.wait()
+            elif busy or self.outbox.events:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+            ready = self._epoll.poll(0, READY_MAX)
+            busy = bool(ready)
+            self._turn(ready)
+
+    async def _sweeper(self) -> None:
+        while True:
+            await trio.sleep(1.0)
+            self._sweep(self._clock())
+
+    def pause(self) -> None:
+        """Stop reading from everybody until `resume`; what is under way still goes out."""
+        if self._resumed is None:
+            self._resumed = trio.Event()
+
+    def resume(self) -> None:
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop taking connections and packets, let what was begun be answered, say goodbye (0x8B), close.
+
+        Returns when all are gone or the time is up; then `run` may be cancelled.
+        """
+        self._draining = True
+        for fd in list(self._listeners):
+            self._epoll.unregister(fd)
+        self._listeners.clear()
+        for peer in list(self._peers.values()):
+            self._watch(peer)
+        with trio.move_on_after(timeout_s / 2):
+            while any(peer.connection.unanswered for peer in self._peers.values()):
+                self._flushed = trio.Event()
+                await self._flushed.wait()
+        self._flushed = None
+        for peer in list(self._peers.values()):
+            if peer.connection.state is State.CONNECTING:
+                peer.connection.refuse(reasons.SERVER_UNAVAILABLE, "the server is shutting down")
+            peer.connection.disconnect(reasons.SERVER_SHUTTING_DOWN, "the server is shutting down")
+            self._write(peer)
+        self.flush()
+        if self._peers:
+            self._emptied = trio.Event()
+            with trio.move_on_after(timeout_s / 2):
+                await self._emptied.wait()
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "connections": len(self._peers),
+            "accepted": self.accepted,
+            "refused": self.refused,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+        }
+
+    # -- one turn ----------------------------------------------------------------------------------------------------
+
+    def _turn(self, ready: list[tuple[int, int]]) -> None:
+        now = self._clock()
+        self._in_turn = True
+        unready: list[Peer] = []
+        for fd, mask in ready:
+            peer = self._peers.get(fd)
+            if peer is None:
+                if fd in self._listeners:
+                    self._accept(self._listeners[fd], now)
+                continue
+            if mask & _OUT:
+                self._write(peer)
+            if mask & ~_OUT and peer.socket.fileno() >= 0:
+                self._read(peer, now)
+                if not peer.connection.reading:
+                    unready.append(peer)
+        self._in_turn = False
+        self.flush()
+        for peer in unready:
+            if peer.fd in self._peers:
+                self._watch(peer)
+
+    def flush(self) -> None:
+        """Hand out events and write output, until there is neither or others should have their turn.
+
+        To be called after answers were given from outside `handle`; inside a turn it does nothing, as the turn does it.
+        """
+        if self._in_turn:
+            return
+        self._in_turn = True
+        try:
+            for _ in range(ROUNDS_MAX):
+                events = self.outbox.take_events()
+                if events:
+                    self._handler.handle(events)
+                    for event in events:
+                        if type(event) is Closed:
+                            self._on_closed(event)
+                self._write_dirty()
+                if not self.outbox.events:
+                    break
+        finally:
+            self._in_turn = False
+        if self._flushed is not None:
+            self._flushed.set()
+
+    def _write_dirty(self) -> None:
+        dirty, self.outbox.dirty = self.outbox.dirty, []
+        for connection in dirty:
+            peer = connection.transport
+            if isinstance(peer, Peer):
+                self._write(peer)
+
+    def _on_closed(self, event: Closed) -> None:
+        peer = event.connection.transport
+        if not isinstance(peer, Peer):
+            return
+        say = log.info if event.code and not event.by_client else log.debug
+        say(
+            "MQTT connection closed",
+            client_id=event.connection.client_id,
+            peer=peer.address,
+            code=f"0x{event.code:02x}",
+            reason=event.reason,
+            by_client=event.by_client,
+        )
+        peer.told = True
+        if event.by_client or peer.socket.fileno() < 0:
+            self._drop(peer)
+        else:
+            self._write(peer)
+
+    # -- sockets -----------------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: Listener, now: float) -> None:
+        for _ in range(ACCEPTS_MAX):
+            try:
+                sock, address = listener.socket.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    log.warning("MQTT accept failed", error=str(error))
+                    return
+                # Level-triggered, the full table would wake us for ever: look again at the next sweep.
+                log.error("MQTT accept failed: out of resources", error=str(error))
+                self._epoll.unregister(listener.socket.fileno())
+                self._resting.append(listener)
+                return
+            if len(self._peers) >= self._connections_max:
+                self.refused += 1
+                sock.close()
+                continue
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(listener.limits, self.outbox, now)
+            peer = Peer(sock, f"{address[0]}:{address[1]}" if address else "local", connection, listener.layer())
+            connection.transport = peer
+            self._peers[peer.fd] = peer
+            self._epoll.register(peer.fd, READING)
+            self._schedule(peer, now)
+            self.accepted += 1
+
+    def _read(self, peer: Peer, now: float) -> None:
+        try:
+            count = peer.socket.recv_into(self._buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            count = 0
+        connection = peer.connection
+        if count == 0:
+            if connection.closed:
+                self._drop(peer)
+            else:
+                connection.eof()
+            return
+        if connection.closed:
+            return  # lingering: what comes now is read and thrown away
+        data = bytes(self._buffer[:count])
+        self.bytes_in += count
+        layer = peer.layer
+        try:
+            if layer is not None:
+                data = layer.received(data)
+                self._write(peer, force=True)
+            if data:
+                connection.receive(data, now)
+            if layer is not None and layer.ended:
+                connection.eof()
+        except LayerError as error:
+            log.info("MQTT transport refused", peer=peer.address, reason=str(error))
+            self._write(peer, force=True)
+            connection.eof()
+        except Exception:
+            # A fault of ours in one machine ends that connection alone.
+            log.exception("MQTT connection failed", peer=peer.address, client_id=connection.client_id)
+            connection.eof()
+
+    def _write(self, peer: Peer, *, force: bool = False) -> None:
+        """Send output until the socket is full; `force` also asks the layer when there is no output."""
+        connection = peer.connection
+        if peer.socket.fileno() < 0:
+            return
+        while True:
+            wire = peer.backlog
+            if wire is None:
+                data = connection.take_output() if connection.output_bytes else b""
+                if peer.layer is not None and (data or force or connection.closed):
+                    data = peer.layer.to_send(data)
+                    force = False
+                if not data:
+                    break
+                wire = memoryview(data)
+            try:
+                sent = peer.socket.send(wire)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                peer.backlog = None
+                connection.take_output()
+                self._drop(peer)
+                return
+            self.bytes_out += sent
+            if sent < len(wire):
+                peer.backlog = wire[sent:]
+                break
+            peer.backlog = None
+            if connection.unsent_bytes:
+                connection.sent(0)
+        if peer.backlog is not None:
+            connection.sent(len(peer.backlog))
+        if connection.closed and peer.backlog is None and not connection.output_bytes:
+            self._linger(peer)
+        else:
+            self._watch(peer)
+
+    def _linger(self, peer: Peer) -> None:
+        if peer.linger_until_s:
+            return
+        peer.linger_until_s = self._clock() + self._linger_s
+        try:
+            if peer.layer is not None and (wire := peer.layer.finish()):
+                peer.socket.send(wire)
+            peer.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(peer)
+            return
+        self._schedule(peer, self._clock())
+        self._watch(peer)
+
+    def _watch(self, peer: Peer) -> None:
+        """Make the epoll set ask for what this connection wants now."""
+        connection = peer.connection
+        mask = 0
+        if peer.linger_until_s or (connection.reading and not self._draining):
+            mask = READING
+        if peer.backlog is not None:
+            mask |= _OUT
+        if mask != peer.mask and peer.socket.fileno() >= 0:
+            peer.mask = mask
+            self._epoll.modify(peer.fd, mask)
+
+    def _drop(self, peer: Peer) -> None:
+        """Close the socket. A machine that does not know yet is told, so that its end is heard of."""
+        if peer.socket.fileno() >= 0:
+            if self._peers.pop(peer.fd, None) is not None:
+                self._epoll.unregister(peer.fd)
+            peer.socket.close()
+            peer.backlog = None
+            peer.layer = None
+            peer.connection.eof()
+            if self._emptied is not None and not self._peers:
+                self._emptied.set()
+        if peer.told:
+            peer.connection.transport = None  # no cycle is left for the collector
+
+    # -- time --------------------------------------------------------------------------------------------------------
+
+    def _schedule(self, peer: Peer, now: float) -> None:
+        deadline = peer.linger_until_s or peer.connection.deadline
+        slot = int(now) + WHEEL_S_MAX
+        if deadline is not None:
+            slot = min(slot, int(deadline) + 1)
+        peer.slot = max(slot, self._swept + 1)
+        self._wheel.setdefault(peer.slot, array("i")).append(peer.fd)
+
+    def _sweep(self, now: float) -> None:
+        """Look at the connections whose slots are due; those whose deadline moved on are put into a later slot."""
+        while self._swept < int(now):
+            self._swept += 1
+            for fd in self._wheel.pop(self._swept, ()):
+                peer = self._peers.get(fd)
+                if peer is None or peer.slot != self._swept:
+                    continue  # closed since, or put elsewhere
+                if peer.linger_until_s and now >= peer.linger_until_s:
+                    self._drop(peer)
+                    continue
+                peer.connection.check_time(now)
+                if peer.connection.closed and not peer.linger_until_s and peer.backlog is not None:
+                    # It was told to go and does not even read that.
+                    peer.linger_until_s = now + self._linger_s
+                self._schedule(peer, now)
+        for listener in self._resting:
+            self._epoll.register(listener.socket.fileno(), select.EPOLLIN)
+        self._resting.clear()
+        self.flush()
