@@ -33,20 +33,22 @@ def rebuild(
     kept_offsets = {record.offset - header.base_offset for record in kept_records}
     if header.has_delete_horizon:
         delete_horizon_ms = None
-    survivors = [raw for raw in raw_records(header, data) if raw.offset_delta in kept_offsets]
-    if not survivors:
+    shift_ms = 0 if delete_horizon_ms is None else header.base_timestamp - delete_horizon_ms
+    body = bytearray()
+    count, max_timestamp = 0, NO_TIMESTAMP
+    for raw in raw_records(header, data):
+        if raw.offset_delta not in kept_offsets:
+            continue
+        body += data[raw.start : raw.end] if delete_horizon_ms is None else _shifted(data, raw, shift_ms)
+        max_timestamp = max(max_timestamp, wrap_i64(header.base_timestamp + raw.timestamp_delta))
+        count += 1
+    if not count:
         return _empty(header)
-    if len(survivors) == header.count and delete_horizon_ms is None:
+    if count == header.count and delete_horizon_ms is None:
         return bytes(batch)
-    if delete_horizon_ms is None:
-        body = b"".join([data[raw.start : raw.end] for raw in survivors])
-    else:
-        shift = header.base_timestamp - delete_horizon_ms
-        body = b"".join([_shifted(data, raw, shift) for raw in survivors])
-    max_timestamp = header.max_timestamp
-    if not header.is_log_append_time:
-        max_timestamp = max(wrap_i64(header.base_timestamp + raw.timestamp_delta) for raw in survivors)
-    header = header._replace(count=len(survivors), max_timestamp=max_timestamp)
+    if header.is_log_append_time:
+        max_timestamp = header.max_timestamp
+    header = header._replace(count=count, max_timestamp=max_timestamp)
     if delete_horizon_ms is not None:
         header = header._replace(attributes=header.attributes | DELETE_HORIZON_BIT, base_timestamp=delete_horizon_ms)
     return with_records(header, compress(header.codec, body), header.codec)
@@ -58,7 +60,7 @@ def _empty(header: BatchHeader) -> bytes:
     return with_records(header, b"", Codec.NONE)
 
 
-def _shifted(data: bytes, raw: RawRecord, shift: int) -> bytes:
-    """The record with its timestamp delta moved by `shift`; all else verbatim."""
-    body = b"\0" + write_varint(wrap_i64(raw.timestamp_delta + shift)) + data[raw.tail : raw.end]
+def _shifted(data: bytes, raw: RawRecord, shift_ms: int) -> bytes:
+    """The record with its timestamp delta moved by `shift_ms`; all else verbatim."""
+    body = b"\0" + write_varint(wrap_i64(raw.timestamp_delta + shift_ms)) + data[raw.tail : raw.end]
     return write_varint(len(body)) + body

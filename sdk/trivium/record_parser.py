@@ -1,9 +1,11 @@
 """Record format v2 in plain Python: the reference for what the fast reader refuses, and for raw records.
 
 Record => length, attributes i8, timestamp delta, offset delta, key, value, headers; all numbers but the attributes are
-zig-zag varints, a length of -1 stands for null (KIP-82, KIP-98). Costs 3 to 5 us a record: not for hot paths.
+zig-zag varints, a length of -1 stands for null (KIP-82, KIP-98). Costs 5 us a record: not for hot paths.
 
-Unlike the fast reader it takes a header key that is not UTF-8, with replacement characters, as Java clients do.
+Unlike the fast reader it takes a header key that is not UTF-8, with replacement characters, as Java clients do, and it
+bounds memory: a record of 7 bytes or a header of 2 becomes objects of some hundred bytes, which would let a small
+compressed batch fill a machine. What objects cost is counted against `max_bytes`.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from trivium.record_batch import HEADER_BYTES, BatchHeader, CorruptBatch, Reason
-from trivium.varint import read_varint, wrap_i64, write_varint
+from trivium.varint import read_varint, wrap_i64
 
 RECORD_BYTES_MIN = 7
+RECORD_COST_BYTES = 256  # of memory beside its data
+HEADER_COST_BYTES = 128
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -60,34 +64,61 @@ def raw_records(header: BatchHeader, data: bytes) -> Iterator[RawRecord]:
         raise CorruptBatch(Reason.RECORDS, f"{len(data) - at} bytes after the last record")
 
 
-def parse_records(header: BatchHeader, data: bytes) -> Iterator[Record]:
-    """The records of opened `data` (header included). Raises CorruptBatch at the first that is malformed."""
+def parse_records(header: BatchHeader, data: bytes, max_bytes: int) -> Iterator[Record]:
+    """The records of opened `data` (header included), none of which may take more than `max_bytes` for its headers.
+
+    Raises CorruptBatch at the first that is malformed or too large.
+    """
     at = HEADER_BYTES
     for _ in range(header.count):
         body, end = frame(data, at)
-        yield _parse(header, data, body, end)
+        yield _parse(header, data, body, end, max_bytes)
         at = end
     if at != len(data):
         raise CorruptBatch(Reason.RECORDS, f"{len(data) - at} bytes after the last record")
 
 
-def salvage_records(header: BatchHeader, data: bytes) -> tuple[list[Record], int]:
-    """The records that can be read, and how many of the `count` cannot. Raises nothing."""
+def parse_all(header: BatchHeader, data: bytes, max_bytes: int) -> list[Record]:
+    """All records of opened `data`, whose objects take at most `max_bytes`. Raises CorruptBatch."""
     records: list[Record] = []
-    at = HEADER_BYTES
+    room = max_bytes
+    for record in parse_records(header, data, max_bytes):
+        room -= cost_bytes(record)
+        if room < 0:
+            raise CorruptBatch(Reason.TOO_LARGE, f"{header.count} records, limit {max_bytes} bytes of memory")
+        records.append(record)
+    return records
+
+
+def salvage_records(header: BatchHeader, data: bytes, max_bytes: int) -> tuple[list[Record], int]:
+    """The records that can be read, in at most `max_bytes` of objects, and how many of the `count` cannot.
+
+    Raises nothing.
+    """
+    records: list[Record] = []
+    at, room = HEADER_BYTES, max_bytes
     for _ in range(header.count):
         try:
             body, at = frame(data, at)
         except CorruptBatch:
             break  # without a length the next record cannot be found
         try:
-            records.append(_parse(header, data, body, at))
+            record = _parse(header, data, body, at, room)
         except CorruptBatch:
             continue
+        room -= cost_bytes(record)
+        if room < 0:
+            break
+        records.append(record)
     return records, header.count - len(records)
 
 
-def _parse(header: BatchHeader, data: bytes, at: int, end: int) -> Record:
+def cost_bytes(record: Record) -> int:
+    """Memory that the record's objects take beside the data in them, about."""
+    return RECORD_COST_BYTES + HEADER_COST_BYTES * len(record.headers)
+
+
+def _parse(header: BatchHeader, data: bytes, at: int, end: int, max_bytes: int) -> Record:
     timestamp_delta, at = read_varint(data, at + 1, end)
     offset_delta, at = read_varint(data, at, end)
     key, at = _nullable(data, at, end)
@@ -95,6 +126,8 @@ def _parse(header: BatchHeader, data: bytes, at: int, end: int) -> Record:
     count, at = read_varint(data, at, end)
     if not 0 <= count <= (end - at) // 2:
         raise CorruptBatch(Reason.RECORDS, f"{count} headers in {end - at} bytes")
+    if count * HEADER_COST_BYTES > max_bytes:
+        raise CorruptBatch(Reason.TOO_LARGE, f"{count} headers, limit {max_bytes} bytes of memory")
     headers: Headers = []
     for _ in range(count):
         name, at = _nullable(data, at, end)
@@ -115,23 +148,3 @@ def _nullable(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
     if length > end - at:
         raise CorruptBatch(Reason.RECORDS, f"{length} bytes claimed where {end - at} are left")
     return data[at : at + length], at + length
-
-
-def encode_record(offset_delta: int, timestamp_delta: int, record: Record) -> bytes:
-    """The record's bytes, its length first; key and value may be any bytes-like object."""
-    parts = [b"\0", write_varint(timestamp_delta), write_varint(offset_delta)]
-    _put(parts, record.key)
-    _put(parts, record.value)
-    parts.append(write_varint(len(record.headers)))
-    for name, content in record.headers:
-        _put(parts, name.encode())
-        _put(parts, content)
-    body = b"".join(parts)
-    return write_varint(len(body)) + body
-
-
-def _put(parts: list[bytes], content: bytes | None) -> None:
-    if content is None:
-        parts.append(b"\x01")  # -1
-    else:
-        parts += (write_varint(len(content)), content)

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.records.encoding import encode_record
 from tests.records.java_golden import JAVA
 from tests.records.oracles import AiokafkaBatch, KafkaPythonBatch, KafkaPythonBuilder
 from tests.records.strategies import T0, records
+from trivium.compression import compress
 from trivium.record_batch import (
     HEADER_BYTES,
     NO_TIMESTAMP,
@@ -24,8 +26,9 @@ from trivium.record_batch import (
     seal,
     validate_produced,
 )
-from trivium.record_parser import encode_record, parse_records
+from trivium.record_parser import HEADER_COST_BYTES, RECORD_COST_BYTES, parse_records
 from trivium.records import (
+    FAST_READER_BYTES_MAX,
     Record,
     Walked,
     build,
@@ -108,7 +111,7 @@ def test_plain_python_writes_the_same_bytes(made: list[Record]) -> None:
     body = b"".join(encode_record(r.offset, r.timestamp - base, r) for r in made)
     assert build(made)[HEADER_BYTES:] == body
     header, data = open_records(build(made), LIMIT_BYTES)
-    assert list(parse_records(header, data)) == made
+    assert list(parse_records(header, data, LIMIT_BYTES)) == made
 
 
 def test_producer_fields_and_flags() -> None:
@@ -328,6 +331,50 @@ def test_every_number_survives(value: int) -> None:
     for cut in range(1, len(written) + 1):
         with pytest.raises(CorruptBatch):
             read_varint(written, 0, len(written) - cut)
+
+
+def many(records_bytes: int, record: bytes, codec: Codec) -> bytes:
+    """A batch with the same record over and over, in at least `records_bytes` before compression."""
+    count = records_bytes // len(record) + 1
+    header = parse_header(build(plain(1)))._replace(count=count, last_offset_delta=count - 1)
+    return with_records(header, compress(codec, record * count), codec)
+
+
+EMPTY = encode_record(0, 0, Record(0, 0, None, None, []))
+HEADERS = encode_record(0, 0, Record(0, 0, None, None, [("", None)] * 1000))
+
+
+@pytest.mark.parametrize("record", [EMPTY, HEADERS], ids=["empty records", "empty headers"])
+def test_objects_of_a_large_batch_are_bounded(record: bytes) -> None:
+    batch = many(FAST_READER_BYTES_MAX, record, Codec.ZSTD)
+    assert len(batch) < 2000
+    limit_bytes = FAST_READER_BYTES_MAX * 2
+    with pytest.raises(CorruptBatch) as caught:
+        decode(batch, limit_bytes)
+    assert caught.value.reason is Reason.TOO_LARGE
+    found, unreadable = salvage(batch, limit_bytes)
+    cost = RECORD_COST_BYTES * len(found) + HEADER_COST_BYTES * sum(len(r.headers) for r in found)
+    assert limit_bytes // 2 < cost <= limit_bytes
+    assert len(found) + unreadable == parse_header(batch).count
+    assert next(iter_records(batch, limit_bytes)).offset == 0
+
+
+def test_one_record_of_many_headers_is_bounded_too() -> None:
+    record = encode_record(0, 0, Record(0, 0, None, None, [("", None)] * (FAST_READER_BYTES_MAX // 2)))
+    batch = many(1, record, Codec.ZSTD)
+    limit_bytes = FAST_READER_BYTES_MAX * 3
+    for read in (decode, lambda *args: list(iter_records(*args))):
+        with pytest.raises(CorruptBatch) as caught:
+            read(batch, limit_bytes)
+        assert caught.value.reason is Reason.TOO_LARGE
+
+
+def test_large_batch_is_read_as_any_other() -> None:
+    made = plain(3, value=b"v" * FAST_READER_BYTES_MAX, headers=[("h", None)])
+    batch = build(made, codec=Codec.LZ4)
+    assert decode(batch, 8 << 20) == made
+    assert list(iter_records(batch, 8 << 20)) == made
+    assert walk(batch, 8 << 20) == (T0 + 2, 2)
 
 
 @settings(max_examples=200, deadline=None)

@@ -29,6 +29,7 @@ from typing import NamedTuple
 from trivium.compression import compress, decompress
 from trivium.record_batch import (
     CODEC_MASK,
+    HEADER_BYTES,
     LOG_APPEND_TIME_BIT,
     NO_TIMESTAMP,
     BatchHeader,
@@ -38,8 +39,9 @@ from trivium.record_batch import (
     InvalidBatch,
     Reason,
     iter_batches,
+    parse_header,
 )
-from trivium.records import Record, build, decode, salvage
+from trivium.records import Record, build, decode, salvage, with_records
 
 _LOG_OVERHEAD_BYTES = 12
 _SIZE_MIN = (14, 22)  # of a message without key and value, by magic
@@ -83,20 +85,32 @@ def up_convert(message_set: Buffer, max_bytes: int) -> list[bytes]:
 
     Inner sets may take `max_bytes` in all. Raises CorruptBatch or InvalidBatch.
     """
-    records: list[Record] = []
-    codec: int = Codec.NONE
-    room = max_bytes
-    for message in _messages(memoryview(message_set)):
+    if not message_set:
+        return []
+    codecs: list[int] = []
+    batch = build(_records(memoryview(message_set), max_bytes, codecs))
+    if codecs:
+        body = memoryview(batch)[HEADER_BYTES:]
+        batch = with_records(parse_header(batch), compress(codecs[0], body), codecs[0])
+    return [batch]
+
+
+def _records(view: memoryview, room: int, codecs: list[int]) -> Iterator[Record]:
+    """The records of the set one by one, so that hostile millions of them never stand in memory together.
+
+    The codec of the first wrapper is noted in `codecs`.
+    """
+    for message in _messages(view):
         if message.attributes & LOG_APPEND_TIME_BIT and message.magic:
             raise InvalidBatch(Reason.LOG_APPEND_TIME)
         if message.codec == Codec.NONE:
-            records.append(_record(message))
+            yield _record(message)
             continue
-        codec = message.codec
+        if not codecs:
+            codecs.append(message.codec)
         inner = _open_wrapper(message, room)
         room -= len(inner)
-        records += _inner_records(message, inner)
-    return [build(records, codec=codec)] if records else []
+        yield from _inner_records(message, inner)
 
 
 def _open_wrapper(wrapper: _Message, max_bytes: int) -> bytes:
@@ -107,17 +121,15 @@ def _open_wrapper(wrapper: _Message, max_bytes: int) -> bytes:
     return decompress(wrapper.codec, wrapper.value, max_bytes, broken_lz4=wrapper.magic == 0)
 
 
-def _inner_records(wrapper: _Message, inner: bytes) -> list[Record]:
-    records: list[Record] = []
+def _inner_records(wrapper: _Message, inner: bytes) -> Iterator[Record]:
+    if not inner:
+        raise InvalidBatch(Reason.RECORDS, "compressed message with nothing inside")
     for message in _messages(memoryview(inner)):
         if message.codec != Codec.NONE:
             raise InvalidBatch(Reason.RECORDS, "compressed message inside a compressed message")
         if message.magic != wrapper.magic:
             raise InvalidBatch(Reason.MAGIC, f"magic {message.magic} inside {wrapper.magic}")
-        records.append(_record(message))
-    if not records:
-        raise InvalidBatch(Reason.RECORDS, "compressed message with nothing inside")
-    return records
+        yield _record(message)
 
 
 def _record(message: _Message) -> Record:

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.protocols.kafka.legacy import Converted, down_convert
+from tests.records.encoding import encode_record
 from tests.records.java_golden import JAVA
 from tests.records.oracles import AiokafkaRecords, KafkaPythonRecords
 from tests.records.strategies import T0, records
 from tests.records.test_records import batch_of, plain
 from trivium.rebuild import rebuild
 from trivium.record_batch import Codec, InvalidBatch, Reason, parse_header, patch, with_log_append_time
-from trivium.record_parser import encode_record
 from trivium.records import Record, build, build_control, decode
 
 LIMIT_BYTES = 1 << 20

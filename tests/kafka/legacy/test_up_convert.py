@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 
+import cramjam
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,8 +137,6 @@ def test_time_of_the_wrapper_is_not_the_records() -> None:
 
 
 def test_plain_snappy_is_read_too() -> None:
-    import cramjam
-
     raw = bytes(cramjam.snappy.compress_raw(message(1, b"x")))
     assert one(message(1, raw, attributes=Codec.SNAPPY))[1][0].value == b"x"
 
@@ -223,6 +222,11 @@ def test_limit_holds_for_all_wrappers_together() -> None:
     assert len(one(wrapper * 3)[1]) == 3
     assert refusal(wrapper * 3, 3000).reason is Reason.TOO_LARGE
     assert refusal(wrapper, 1000).reason is Reason.TOO_LARGE
+
+
+@pytest.mark.parametrize("times", [[-1, 5], [5, -1], [-1, -1], [0, 3], [-1, 0, -1]])
+def test_missing_timestamps_in_v1(times: list[int]) -> None:
+    assert [r.timestamp for r in one(b"".join(message(1, b"x", time=time) for time in times))[1]] == times
 
 
 @settings(max_examples=300, deadline=None)
