@@ -1,5 +1,5 @@
-"""FindCoordinator; classic groups: JoinGroup, SyncGroup, Heartbeat, LeaveGroup, and ListGroups, DescribeGroups, DeleteGroups for all
-types.
+"""FindCoordinator; classic groups: JoinGroup, SyncGroup, Heartbeat, LeaveGroup; for groups of all types ListGroups,
+DescribeGroups and DeleteGroups.
 """
 
 from __future__ import annotations
