@@ -76,10 +76,7 @@ def _one_of(*names: str) -> Check:
 def _list_of(*names: str) -> Check:
     def check(value: Value) -> str | None:
         assert isinstance(value, list)
-        if len(set(value)) != len(value):
-            return "Configuration values must not be duplicated."
-        wrong = [item for item in value if item not in names]
-        return f"String must be one of: {', '.join(names)}" if wrong else None
+        return None if set(value) <= set(names) else f"String must be one of: {', '.join(names)}"
 
     return check
 
@@ -88,11 +85,11 @@ def _replicas(value: Value) -> str | None:
     assert isinstance(value, list)
     if value in ([], ["*"]) or all(re.fullmatch(r"[0-9]+:[0-9]+", item) for item in value):
         return None
-    return "Must be the literal '*' or a list of replicas in the following format: [partitionId]:[brokerId],..."
+    return "must be the literal '*' or a list of replicas in the following format: [partitionId]:[brokerId],..."
 
 
 def _only_false(value: Value) -> str | None:
-    return "Tiered storage is not available in this broker" if value else None
+    return "Tiered storage is not available in this broker." if value else None
 
 
 _B, _S, _I, _L, _D, _LS = (

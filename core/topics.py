@@ -117,6 +117,16 @@ class Topics:
             raise CoreFailure(CoreError.TOPIC_EXISTS, f"Topic '{name}' already exists.")
         self._check_count(partitions, partitions)
 
+    def check_growth(self, topic: Topic, total: int) -> None:
+        """Raises CoreFailure when the topic cannot have `total` partitions."""
+        more = total - len(topic.partitions)
+        if more <= 0:
+            raise CoreFailure(
+                CoreError.INVALID_PARTITIONS,
+                f"Topic {topic.name} has {len(topic.partitions)} partitions; {total} would not be an increase.",
+            )
+        self._check_count(total, more)
+
     async def create(self, name: str, partitions: int, config: Mapping[str, str] | None = None) -> Topic:
         """Makes a topic; durable when this returns. Raises CoreFailure."""
         async with self._changing:
@@ -150,23 +160,17 @@ class Topics:
         """Grows a topic to `total` partitions. Raises CoreFailure."""
         async with self._changing:
             topic = self._known(name)
-            more = total - len(topic.partitions)
-            if more <= 0:
-                raise CoreFailure(
-                    CoreError.INVALID_PARTITIONS,
-                    f"Topic {name} currently has {len(topic.partitions)} partitions; {total} would not be an increase.",
-                )
-            self._check_count(total, more)
-            new = self._take(more)
+            self.check_growth(topic, total)
+            new = self._take(total - len(topic.partitions))
             topic = replace(topic, partitions=topic.partitions + new)
             await self._store(topic, [CreatePartition(number) for number in new])
             return topic
 
-    async def set_config(self, name: str, config: Mapping[str, str]) -> Topic:
-        """Replaces a topic's overrides (already checked by core.topic_config)."""
+    async def update_config(self, name: str, change: Callable[[Topic], Mapping[str, str]]) -> Topic:
+        """Gives a topic the overrides that `change` makes of it as it stands (checked by core.topic_config)."""
         async with self._changing:
             known = self._known(name)
-            topic = self._topic(name, known.id, known.partitions, dict(config))
+            topic = self._topic(name, known.id, known.partitions, dict(change(known)))
             await self._store(topic, [])
             return topic
 

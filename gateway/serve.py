@@ -22,6 +22,7 @@ from core.store.memory import MemoryEngine
 from gateway.core_settings import broker_settings
 from gateway.listeners import Server, address_of, bind
 from gateway.memory_budget import MemoryBudget
+from gateway.protocols.kafka.broker_configs import broker_configs
 from gateway.protocols.kafka.connection import Connection as KafkaConnection
 from gateway.protocols.kafka.connection import ConnectionLimits
 from gateway.protocols.kafka.context import Context
@@ -97,6 +98,7 @@ async def kafka_server(config: Config, broker: Broker) -> Server:
         port=advertised.port or address.port,
         fetch_sessions=FetchSessions(config.limits.fetch_sessions_max, FETCH_SESSION_IDLE_MS_MAX),
         fetch_bytes_max=config.limits.fetch_bytes_max,
+        broker_configs=broker_configs(config),
     )
     connect = partial(
         KafkaConnection,

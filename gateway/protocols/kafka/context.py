@@ -5,9 +5,11 @@ answers keep.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from core.broker import Broker
+from gateway.protocols.kafka.broker_configs import BrokerConfig
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.fetch_sessions import FetchSessions
 
@@ -24,6 +26,7 @@ class Context:
     port: int
     fetch_sessions: FetchSessions
     fetch_bytes_max: int
+    broker_configs: Mapping[str, BrokerConfig] = field(default_factory=dict)  # what DescribeConfigs says of the broker
 
     def now_ms(self) -> int:
         """Monotonic milliseconds, for time-outs."""

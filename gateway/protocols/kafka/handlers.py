@@ -4,9 +4,36 @@ from __future__ import annotations
 
 from gateway.protocols.kafka.api_versions import ApiKey
 from gateway.protocols.kafka.dispatch import Handler, PipelinedHandler
+from gateway.protocols.kafka.handlers_admin import create_partitions, create_topics, delete_records, delete_topics
+from gateway.protocols.kafka.handlers_cluster import (
+    describe_cluster,
+    describe_log_dirs,
+    describe_quorum,
+    describe_topic_partitions,
+    elect_leaders,
+    update_features,
+)
+from gateway.protocols.kafka.handlers_configs import (
+    alter_configs,
+    describe_configs,
+    incremental_alter_configs,
+    list_config_resources,
+)
+from gateway.protocols.kafka.handlers_consumer_groups import consumer_group_describe, consumer_group_heartbeat
 from gateway.protocols.kafka.handlers_fetch import fetch
+from gateway.protocols.kafka.handlers_groups import (
+    delete_groups,
+    describe_groups,
+    find_coordinator,
+    heartbeat,
+    join_group,
+    leave_group,
+    list_groups,
+    sync_group,
+)
 from gateway.protocols.kafka.handlers_list_offsets import list_offsets, offset_for_leader_epoch
 from gateway.protocols.kafka.handlers_metadata import metadata
+from gateway.protocols.kafka.handlers_offsets import offset_commit, offset_delete, offset_fetch
 from gateway.protocols.kafka.handlers_produce import produce
 
 PIPELINED: dict[ApiKey, PipelinedHandler] = {ApiKey.PRODUCE: produce}
@@ -15,5 +42,32 @@ HANDLERS: dict[ApiKey, Handler] = {
     ApiKey.FETCH: fetch,
     ApiKey.LIST_OFFSETS: list_offsets,
     ApiKey.METADATA: metadata,
+    ApiKey.OFFSET_COMMIT: offset_commit,
+    ApiKey.OFFSET_FETCH: offset_fetch,
+    ApiKey.FIND_COORDINATOR: find_coordinator,
+    ApiKey.JOIN_GROUP: join_group,
+    ApiKey.HEARTBEAT: heartbeat,
+    ApiKey.LEAVE_GROUP: leave_group,
+    ApiKey.SYNC_GROUP: sync_group,
+    ApiKey.DESCRIBE_GROUPS: describe_groups,
+    ApiKey.LIST_GROUPS: list_groups,
+    ApiKey.DELETE_GROUPS: delete_groups,
+    ApiKey.OFFSET_DELETE: offset_delete,
+    ApiKey.CONSUMER_GROUP_HEARTBEAT: consumer_group_heartbeat,
+    ApiKey.CONSUMER_GROUP_DESCRIBE: consumer_group_describe,
+    ApiKey.CREATE_TOPICS: create_topics,
+    ApiKey.DELETE_TOPICS: delete_topics,
+    ApiKey.DELETE_RECORDS: delete_records,
     ApiKey.OFFSET_FOR_LEADER_EPOCH: offset_for_leader_epoch,
+    ApiKey.DESCRIBE_CONFIGS: describe_configs,
+    ApiKey.ALTER_CONFIGS: alter_configs,
+    ApiKey.DESCRIBE_LOG_DIRS: describe_log_dirs,
+    ApiKey.CREATE_PARTITIONS: create_partitions,
+    ApiKey.ELECT_LEADERS: elect_leaders,
+    ApiKey.INCREMENTAL_ALTER_CONFIGS: incremental_alter_configs,
+    ApiKey.DESCRIBE_QUORUM: describe_quorum,
+    ApiKey.UPDATE_FEATURES: update_features,
+    ApiKey.DESCRIBE_CLUSTER: describe_cluster,
+    ApiKey.LIST_CONFIG_RESOURCES: list_config_resources,
+    ApiKey.DESCRIBE_TOPIC_PARTITIONS: describe_topic_partitions,
 }
