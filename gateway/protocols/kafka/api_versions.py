@@ -161,6 +161,8 @@ ADVERTISED: Final[dict[ApiKey, tuple[int, int]]] = {
 }
 """API -> lowest and highest version served, ordered by key."""
 
+_SERVED: Final[dict[int, tuple[int, int]]] = {int(key): versions for key, versions in ADVERTISED.items()}
+
 FEATURES: Final[dict[str, tuple[int, int, int]]] = {"group.version": (0, 1, 1), "transaction.version": (0, 2, 2)}
 """Feature -> lowest and highest level supported, and the finalized level."""
 
@@ -172,8 +174,8 @@ _CLIENT_SOFTWARE: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])
 
 def is_served(api_key: int, version: int) -> bool:
     """Whether requests of this API and version have a handler."""
-    low, high = ADVERTISED.get(api_key, (0, -1))  # type: ignore[call-overload]
-    return bool(low <= version <= high)
+    low, high = _SERVED.get(api_key, (0, -1))
+    return low <= version <= high
 
 
 def answer_api_versions(version: int, request: ApiVersionsRequest | None) -> tuple[int, ApiVersionsResponse]:

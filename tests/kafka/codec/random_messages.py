@@ -15,7 +15,12 @@ BOUNDS |= {"int32": (-(2**31), 2**31 - 1), "uint32": (0, 2**32 - 1), "int64": (-
 TEXTS = ("", "a", "topic-1", "grüße", "\U0001f600\0", "x" * 126, "y" * 127, "z" * 128, "w" * 300)
 TIME = re.compile(r"_ms(_|$)|timestamp|time")
 
-ALL_VERSIONS = [(name, version) for name, row in SCHEMAS.items() for version in range(row[2], row[3] + 1)]
+
+def versions_of(name: str) -> range:
+    return range(SCHEMAS[name][2], SCHEMAS[name][3] + 1)
+
+
+ALL_VERSIONS = [(name, version) for name in SCHEMAS for version in versions_of(name)]
 
 
 class RandomMessages:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.protocols.kafka.generate_schemas import Union, merge, read_jar, render_stubs, render_tables, snake_case
+from gateway.protocols.kafka.generate_schemas import render_stubs, render_tables
+from gateway.protocols.kafka.schema_union import Union, merge, read_jar, snake_case
 
 Definition = dict[str, Any]
 

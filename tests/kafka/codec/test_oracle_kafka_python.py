@@ -69,8 +69,13 @@ NEW = new_classes()
 OLD = old_classes()
 
 
-@pytest.mark.parametrize(("name", "version"), sorted(NEW))
-def test_kafka_python_reads_and_writes_the_same(name: str, version: int) -> None:
+@pytest.mark.parametrize("name", sorted({name for name, _ in NEW}))
+def test_kafka_python_reads_and_writes_the_same(name: str) -> None:
+    for version in (version for known, version in NEW if known == name):
+        check_new(name, version)
+
+
+def check_new(name: str, version: int) -> None:
     randoms = RandomMessages(f"kafka-python {name} {version}", calm=True)
     for _ in range(MESSAGES_PER_VERSION):
         ours = randoms.message(name, version)
@@ -107,8 +112,13 @@ def positions(schema: Schema, struct: str, version: int, message: Message) -> tu
     return tuple(values)
 
 
-@pytest.mark.parametrize(("name", "version"), sorted(OLD))
-def test_old_kafka_python_reads_and_writes_the_same(name: str, version: int) -> None:
+@pytest.mark.parametrize("name", sorted({name for name, _ in OLD}))
+def test_old_kafka_python_reads_and_writes_the_same(name: str) -> None:
+    for version in (version for known, version in OLD if known == name):
+        check_old(name, version)
+
+
+def check_old(name: str, version: int) -> None:
     randoms = RandomMessages(f"old kafka-python {name} {version}", calm=True)
     cls, schema = OLD[name, version], Schema(name)
     for _ in range(MESSAGES_PER_VERSION):
