@@ -20,13 +20,12 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
-
-from trivium.crc import crc32c
 
 from core.store.disk import File
 from core.store.segment import FILE_HEADER_BYTES, BadFile
+from trivium.crc import crc32c
 
 _TRAILER_MAGIC = b"TRIVFOOT"
 _TRAILER = struct.Struct("<8sQQIIQI")
@@ -227,12 +226,15 @@ class Extents:
         at = i * self._STRIDE
         self._rows[at:at] = array("q", (file_id, row.batches, row.place, *row[4:]))
 
-    def remove(self, file_id: int) -> None:
+    def file_ids(self) -> array[int]:
+        """In the order of the extents."""
+        return self._rows[:: self._STRIDE]
+
+    def remove(self, file_ids: Collection[int]) -> None:
         stride = self._STRIDE
-        for i in range(len(self.firsts) - 1, -1, -1):
-            if self._rows[i * stride] == file_id:
-                del self.firsts[i]
-                del self._rows[i * stride : (i + 1) * stride]
+        for i in reversed([i for i, file_id in enumerate(self.file_ids()) if file_id in file_ids]):
+            del self.firsts[i]
+            del self._rows[i * stride : (i + 1) * stride]
 
     def get(self, i: int) -> Extent:
         at = i * self._STRIDE
