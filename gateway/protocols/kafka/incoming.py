@@ -125,9 +125,9 @@ def refusal(error: BatchError) -> RefusedBatch:
     """The error code that Kafka's clients expect for a bad batch."""
     if error.reason is Reason.TOO_LARGE:
         code = ErrorCode.RECORD_LIST_TOO_LARGE
-    elif error.reason is Reason.CODEC:
+    elif error.reason in (Reason.CODEC, Reason.UNREADABLE_CODEC):
         code = ErrorCode.UNSUPPORTED_COMPRESSION_TYPE
-    elif error.reason is Reason.TIMESTAMP:
+    elif error.reason in (Reason.TIMESTAMP, Reason.LOG_APPEND_TIME):
         code = ErrorCode.INVALID_TIMESTAMP
     elif isinstance(error, CorruptBatch):
         code = ErrorCode.CORRUPT_MESSAGE

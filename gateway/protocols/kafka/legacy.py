@@ -16,7 +16,7 @@ uncompressed batch loses the records before the fetch offset; a compressed one i
 but not when compaction left none for it: it would ask for the same offset again, for ever.
 zstd cannot be read by these clients: it ends the answer, or is the answer's error when it comes first.
 
-Costs 2 us a record up and 2.5 down, beside compression: only clients that ask for it pay.
+Measured (2 cores, Python 3.11; 100 B values): 2.6 us a record up, 1.3 down: only clients that ask for it pay.
 """
 
 from __future__ import annotations
