@@ -6,6 +6,8 @@ and the directory synced. A start finds the old one or the new one, never a mixt
 * Settled files it does not name are left-overs of a settling that did not finish: they are unlinked.
 * Log segments are there without being named. Those it calls `dead` are part of the store no more (their data is in
   settled files, or gone): they are unlinked. A dead number is forgotten once its file is gone for sure.
+* `gone_aborted` names aborted transactions that a clean has left nothing of but the marker: readers must not be told of
+  them, though a checkpoint that was taken at or before a log segment still may.
 * `dropped` names partitions whose batches in a file are no longer the true ones (a clean wrote them anew elsewhere) or
   no longer wanted: they are not read.
 
@@ -15,16 +17,28 @@ Text, so that it can be read in need: one line of JSON, one line with the CRC-32
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from core.store.compaction import CleanState
 from core.store.disk import Disk
+from core.store.partition import Partition
 from trivium.crc import crc32c
 
 FORMAT_VERSION = 1
 NAME = "MANIFEST"
 _NEW_NAME = "MANIFEST.new"
 BYTES_MAX = 256 * 1024 * 1024
+
+
+class GoneAborted(NamedTuple):
+    """Kept until there is a checkpoint for a log segment above `log_number`."""
+
+    partition: int
+    producer_id: int
+    last_offset: int
+    log_number: int
 
 
 class BadManifest(Exception):
@@ -41,12 +55,19 @@ class Manifest:
     dead_logs: set[int] = field(default_factory=set)
     dropped: dict[str, set[int]] = field(default_factory=dict)
     clean: dict[int, CleanState] = field(default_factory=dict)
+    gone_aborted: list[GoneAborted] = field(default_factory=list)
 
     def copy(self) -> Manifest:
         """A deep copy, to change and then `write`."""
         dropped = {name: set(partitions) for name, partitions in self.dropped.items()}
         return Manifest(
-            self.number, self.next_settled, set(self.settled), set(self.dead_logs), dropped, dict(self.clean)
+            self.number,
+            self.next_settled,
+            set(self.settled),
+            set(self.dead_logs),
+            dropped,
+            dict(self.clean),
+            list(self.gone_aborted),
         )
 
 
@@ -59,6 +80,7 @@ def encode(manifest: Manifest) -> bytes:
         "dead_logs": sorted(manifest.dead_logs),
         "dropped": {name: sorted(partitions) for name, partitions in sorted(manifest.dropped.items())},
         "clean": {str(partition): list(state) for partition, state in sorted(manifest.clean.items())},
+        "gone_aborted": [list(gone) for gone in manifest.gone_aborted],
     }
     line = json.dumps(content, separators=(",", ":")).encode()
     return b"%b\n%08x\n" % (line, crc32c(line))
@@ -79,6 +101,7 @@ def decode(data: bytes) -> Manifest:
         set(content["dead_logs"]),
         {name: set(partitions) for name, partitions in content["dropped"].items()},
         {int(partition): CleanState(*state) for partition, state in content["clean"].items()},
+        [GoneAborted(*gone) for gone in content["gone_aborted"]],
     )
 
 
@@ -109,6 +132,14 @@ def write(disk: Disk, manifest: Manifest) -> None:
     file.fdatasync()
     disk.rename(_NEW_NAME, NAME)
     disk.sync_directory()
+
+
+def forget_aborted(partitions: Mapping[int, Partition], manifest: Manifest) -> None:
+    """Takes transactions that are gone out of the partitions' tables, as a checkpoint may have put them there."""
+    for gone in manifest.gone_aborted:
+        partition = partitions.get(gone.partition)
+        if partition is not None and partition.producers is not None:
+            partition.producers.drop_aborted(gone.producer_id, gone.last_offset)
 
 
 def settled_name(number: int) -> str:

@@ -33,7 +33,7 @@ from core.store.disk import Disk
 from core.store.engine import AbortedTxn, Appended, DeleteBefore, Entry, Outcome
 from core.store.index import Block, Extent, Extents, Row
 from core.store.log_files import SealedFiles, log_number
-from core.store.manifest import Manifest, settled_name, settled_number
+from core.store.manifest import GoneAborted, Manifest, forget_aborted, settled_name, settled_number
 from core.store.merge import Damaged, Merged, merge
 from core.store.partition import Partition
 from core.store.retention import Retention
@@ -73,8 +73,9 @@ class Host(Protocol):
     def room_pressed(self) -> bool:
         """Whether the disk is nearly full."""
 
-    async def save_checkpoint(self) -> None:
-        """Writes a checkpoint of what is durable now."""
+    @property
+    def open_log_number(self) -> int:
+        """The log segment that is being written: a checkpoint above it holds all that is known now."""
 
 
 @dataclass
@@ -149,6 +150,7 @@ class Settler:
                 await self._wake.wait()
             self._wake = trio.Event()
             await self.run_once()
+            await trio.sleep(min(1.0, self._interval_s))  # what comes in bursts is done together
 
     async def run_once(self) -> None:
         """Does everything that pays now."""
@@ -281,19 +283,7 @@ class Settler:
             done |= cleaned.states.keys()
             self.statistics.cleans += len(cleaned.states)
             replaced = {w.partition: [(i, name) for i, name, _ in w.rows] for w in works if w.partition in done}
-            await self._swap(cleaned.merged, [], cleaned.states, replaced)
-            await self._forget_aborted(cleaned.gone_aborted)
-
-    async def _forget_aborted(self, gone: Iterable[tuple[int, AbortedTxn]]) -> None:
-        """Readers are told no more of transactions whose batches are gone: their markers may go next."""
-        forgotten = False
-        for number, txn in gone:
-            partition = self._host.living_partitions().get(number)
-            if partition is not None and partition.producers is not None:
-                partition.producers.drop_aborted(txn.producer_id, txn.last_offset)
-                forgotten = True
-        if forgotten:
-            await self._host.save_checkpoint()
+            await self._swap(cleaned.merged, [], cleaned.states, replaced, cleaned.gone_aborted)
 
     # Swapping
 
@@ -303,6 +293,7 @@ class Settler:
         dead: Collection[FileState],
         states: Mapping[int, CleanState],
         replaced: Mapping[int, Sequence[tuple[int, str]]] | None = None,
+        gone_aborted: Sequence[tuple[int, AbortedTxn]] = (),
     ) -> None:
         """Puts the outputs in the place of dead files, and of the replaced (partition -> files) rows."""
         self.statistics.bytes_read += merged.bytes_read
@@ -321,9 +312,15 @@ class Settler:
             for _, name in files:
                 new.dropped.setdefault(name, set()).add(partition_number)
         living = self._host.living_partitions()
+        new.gone_aborted = [g for g in new.gone_aborted if g.log_number >= self._host.checkpoint_log_number]
+        new.gone_aborted += [
+            GoneAborted(number, txn.producer_id, txn.last_offset, self._host.open_log_number)
+            for number, txn in gone_aborted
+        ]
         new.clean = {number: state for number, state in {**new.clean, **states}.items() if number in living}
         await self._in_thread(manifests.write, self._disk, new)
         self.manifest = new
+        forget_aborted(living, new)
         await self._install(merged, {state.file_id for state in dead}, replaced or {})
         if dead:
             await self._in_thread(self._unlink, [state.name for state in dead])
