@@ -130,6 +130,7 @@ class Settler:
         self._rate = bytes_per_s_max
         self._retention = Retention(host.load_block)
         self._wake = trio.Event()
+        self._turn = trio.Lock()
         self._threads = trio.CapacityLimiter(1)
         self._damaged: set[str] = set()
         self.scattered_reads: dict[str, int] = {}
@@ -153,13 +154,14 @@ class Settler:
             await trio.sleep(min(1.0, self._interval_s))  # what comes in bursts is done together
 
     async def run_once(self) -> None:
-        """Does everything that pays now."""
+        """Does everything that pays now; waits for its turn if it is being done."""
         try:
-            await self._retain()
-            await self._drop_dead()
-            await self._clean_due()
-            while await self._rewrite():
-                pass
+            async with self._turn:
+                await self._retain()
+                await self._drop_dead()
+                await self._clean_due()
+                while await self._rewrite():
+                    pass
         except OSError as e:
             if e.errno not in NO_ROOM:
                 raise

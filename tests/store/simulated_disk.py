@@ -197,6 +197,14 @@ class _State:
             self.durable_names = dict(self.names)
             self.journal.clear()
 
+    def copy(self) -> _State:
+        """Of a state in which everything is durable."""
+        copied = _State(self.block_bytes, names=dict(self.names), durable_names=dict(self.durable_names))
+        for number, inode in self.inodes.items():
+            other = copied.inodes[number] = _Inode(self.block_bytes)
+            other.now, other.durable = bytearray(inode.now), bytearray(inode.durable)
+        return copied
+
     def cut(self, rng: random.Random) -> _State:
         after = _State(self.block_bytes)
         names = dict(self.durable_names)
@@ -233,6 +241,7 @@ class SimulatedDisk:
         self._coldness = coldness
         self._rng = random.Random(seed)
         self._state = _State(block_bytes)
+        self._first = _State(block_bytes)  # what the trace starts from
         self._next_number = 0
         self._lock = threading.RLock()
         self._off = False
@@ -255,14 +264,14 @@ class SimulatedDisk:
             if at is None:
                 state = self._state
             else:
-                state = _State(self._block_bytes)
+                state = self._first.copy()
                 for op in self.trace[:at]:
                     state.apply(op)
             return self._from(state.cut(random.Random(seed)), seed)
 
     def cuts(self, points: Sequence[int], seed: int) -> Iterator[tuple[int, SimulatedDisk]]:
         """(point, disk after a cut there) for each of the ascending points, replaying the trace only once."""
-        state = _State(self._block_bytes)
+        state = self._first.copy()
         done = 0
         for point in points:
             for op in self.trace[done:point]:
@@ -276,6 +285,7 @@ class SimulatedDisk:
     def _from(self, state: _State, seed: int) -> SimulatedDisk:
         disk = SimulatedDisk(seed=seed, block_bytes=self._block_bytes, coldness=self._coldness)
         disk._state = state
+        disk._first = state.copy()
         disk._next_number = max(state.inodes, default=-1) + 1
         return disk
 
