@@ -5,7 +5,7 @@ Rules:
   but looks a few bytes beyond its end, so it only ever gets `bytes`, which a NUL ends. What it refuses (a header key
   that is not UTF-8, say) the reader in `record_parser` decides: it is the reference.
 - Memory is bounded by `max_bytes`, twice: for the decompressed records, and for the objects that they become. The fast
-  reader cannot count these, so it gets at most 2 MiB of records (which may take 120 MB of memory if they are empty
+  reader cannot count these, so it gets at most 2 MiB of records (which took 70 MB of memory when they were empty
   headers throughout); what is larger goes to `record_parser`. Clients' batches rarely are: librdkafka fills up to 1 MB.
 - aiokafka is imported on first use (0.1 s); `preload` does it ahead of time, for a server that must not wait later.
 
