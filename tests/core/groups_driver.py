@@ -105,6 +105,7 @@ class World:
         self.topics = topics or Topics(t=4)
         self.now_ms = 1_000_000
         self.wall = 1_700_000_000_000
+        self._ending: set[int] = set()
         self._limits = limits
         self.limits = GroupLimits(
             initial_rebalance_delay_ms=limits.pop("initial_rebalance_delay_ms", DELAY_MS), **limits
@@ -131,6 +132,7 @@ class World:
         log = Log()
         log.records = dict(self.log.records)
         world = World(log, self.topics)
+        world.wall = self.wall
         world.limits = world.groups._limits = world.offsets._limits = self.limits
         return world
 
@@ -314,8 +316,16 @@ class World:
         return None if found is None else found.offset
 
     def end_txn(self, producer: int, committed: bool) -> None:
-        self.log.put(self.offsets.pending_changes(producer, committed))
-        self.offsets.complete_txn(producer, committed)
+        """Ends a producer's transaction; while one end is on its way to the log there is no other."""
+        if producer in self._ending:
+            return
+        self._ending.add(producer)
+
+        def done(error: CoreError | None) -> None:
+            self._ending.discard(producer)
+            self.offsets.complete_txn(producer, committed)
+
+        self.log.write(self.offsets.pending_changes(producer, committed), done)
 
 
 def subscription(*topics: str, version: int = 0, owned: dict[str, list[int]] | None = None) -> bytes:

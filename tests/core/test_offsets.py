@@ -183,9 +183,9 @@ def test_an_empty_groups_offsets_expire_after_it_became_empty() -> None:
     assert world.committed() == 1
     world.leave(member)
     world = world.restart()
-    world.offsets.expire(world.groups.wall_ms() + RETENTION_MS - 1)
-    world.wall += 4 * RETENTION_MS
-    world.offsets.expire(world.wall)
+    world.offsets.expire(world.wall + RETENTION_MS - 1)
+    assert world.committed() == 1
+    world.offsets.expire(world.wall + RETENTION_MS)
     assert world.committed() is None
     assert list(world.groups.all()) == []
 
