@@ -6,6 +6,7 @@ where they ended; producers, transactions and positions agree with the batches. 
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -263,3 +264,18 @@ async def test_a_second_power_cut_during_recovery_loses_nothing() -> None:
         await recover_and_check(cut, disk, point)
         for again in sorted(rng.sample(range(len(cut.trace) + 1), min(4, len(cut.trace)))):
             await recover_and_check(cut.cut(again, seed=again), disk, point)
+
+
+async def test_without_syncs_the_same_checks_do_find_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they would prove nothing: `flush = async` acknowledges what a power cut may take."""
+    lazy = dataclasses.replace(CONFIG, flush="async", flush_interval_ms=3_600_000)
+    with monkeypatch.context() as patched:
+        patched.setattr("tests.store.test_power_cut.CONFIG", lazy)
+        disk = await traced_run(1, 160)
+    losses = 0
+    for point, cut in disk.cuts(range(50, len(disk.trace), len(disk.trace) // 20), 1):
+        try:
+            await recover_and_check(cut, disk, point)
+        except* (AssertionError, ValueError, KeyError, IndexError):
+            losses += 1
+    assert losses > 3
