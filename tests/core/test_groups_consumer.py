@@ -4,6 +4,8 @@ restarts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from core.consumer_group import ConsumerGroup
@@ -18,22 +20,19 @@ SESSION_MS = 45_000
 class Member:
     """A well-behaved member: gives up what it must, reports what it owns, knows its epoch."""
 
-    def __init__(self, world: World, name: str, instance: str | None = None, **options: object) -> None:
+    def __init__(self, world: World, name: str, instance: str | None = None, **options: Any) -> None:
         self.world, self.name, self.instance = world, name, instance
         self.epoch = 0
         self.owned: dict[bytes, set[int]] = {}
         self.join(**options)
 
-    def join(self, **options: object) -> HeartbeatResult:
+    def join(self, **options: Any) -> HeartbeatResult:
         self.owned = {}
-        return self._take(
-            self.world.consumer_beat(self.name, 0, instance=self.instance, **options)  # type: ignore[arg-type]
-        )
+        return self._take(self.world.consumer_beat(self.name, 0, instance=self.instance, **options))
 
-    def beat(self, **options: object) -> HeartbeatResult:
+    def beat(self, **options: Any) -> HeartbeatResult:
         owned = self.owned
         return self._take(
-            # type: ignore[arg-type]
             self.world.consumer_beat(self.name, self.epoch, instance=self.instance, owned=owned, **options)
         )
 
@@ -165,8 +164,8 @@ def test_epochs_that_are_not_the_members_are_fenced_but_a_lost_answer_is_forgive
 def test_requests_that_make_no_sense_are_refused(change: dict[str, object], error: CoreError) -> None:
     world = World()
     Member(world, "a", group="known")
-    arguments: dict[str, object] = {"member_id": "m", "epoch": 0, **change}
-    result = world.consumer_beat(**arguments)  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {"member_id": "m", "epoch": 0, **change}
+    result = world.consumer_beat(**arguments)
     assert result.error is error
     assert result.message
 
