@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,8 +15,13 @@ from core.offsets import Offsets
 from core.state import StateLog
 from core.store.engine import Engine
 from core.topics import Topics
+from core.transaction_types import TransactionLimits
+from core.transactions import Transactions
 
 GROUPS_TOPIC = "__groups"  # where groups and offsets are kept
+TRANSACTIONS_TOPIC = "__transactions"  # where transactional ids are kept
+TRANSACTION_SWEEP_S = 1
+TRANSACTION_EXPIRY_SWEEPS = 60  # transactional ids are looked through at every so many sweeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,7 @@ class BrokerSettings:
     partitions_max: int = 100_000
     topic_defaults: Mapping[str, str] = field(default_factory=dict)  # broker-wide values of topic configs, name -> text
     groups: GroupLimits = field(default_factory=GroupLimits)
+    transactions: TransactionLimits = field(default_factory=TransactionLimits)
 
 
 class Broker:
@@ -36,6 +43,7 @@ class Broker:
         self.engine = engine
         self.settings = settings
         self.coordinator: GroupCoordinator
+        self.transactions: Transactions
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -46,8 +54,26 @@ class Broker:
         self.coordinator = GroupCoordinator(self.engine, state, self.topics, self.settings.groups)
         await self.coordinator.load()
         self.topics.on_change(lambda changed: self.coordinator.topic_changed(changed.name))
-        task_status.started()
-        await self.coordinator.run()
+        topic = await self.topics.ensure(TRANSACTIONS_TOPIC, 1, {"cleanup.policy": "compact"})
+        transactions_state = StateLog(self.engine, topic.partitions[0])
+        self.transactions = Transactions(
+            self.engine, transactions_state, self.offsets, state, self.settings.transactions
+        )
+        await self.transactions.load(_now_ms())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.coordinator.run)
+            nursery.start_soon(self._keep_transactions)
+            task_status.started()
+
+    async def _keep_transactions(self) -> None:
+        """Aborts transactions that are past their time-out, forgets transactional ids that nobody uses."""
+        sweeps = 0
+        while True:
+            await trio.sleep(TRANSACTION_SWEEP_S)
+            self.transactions.sweep(_now_ms())
+            sweeps += 1
+            if sweeps % TRANSACTION_EXPIRY_SWEEPS == 0:
+                self.transactions.expire()
 
     @property
     def groups(self) -> Groups:
@@ -56,3 +82,7 @@ class Broker:
     @property
     def offsets(self) -> Offsets:
         return self.coordinator.offsets
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000

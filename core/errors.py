@@ -38,6 +38,13 @@ class CoreError(enum.Enum):
     OFFSET_METADATA_TOO_LARGE = "offset metadata too large"
     UNSTABLE_OFFSET = "offset awaits the end of a transaction"
     GROUP_SUBSCRIBED = "group is subscribed to the topic"
+    # transactions
+    UNKNOWN_TRANSACTIONAL_ID = "transactional id and producer id do not belong together"
+    PRODUCER_FENCED = "a newer producer has taken over"
+    CONCURRENT_TRANSACTIONS = "another change of this transaction is on its way"
+    INVALID_TXN_STATE = "not possible in the transaction's state"
+    INVALID_TXN_TIMEOUT = "transaction time-out out of range"
+    NOT_IN_TRANSACTION = "not added to the transaction"
     # store
     STORE_FULL = "store full"
     STORE_FAILED = "store failed"

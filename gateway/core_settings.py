@@ -5,6 +5,7 @@ from __future__ import annotations
 from conf.schema import Config
 from core.broker import BrokerSettings
 from core.group_types import GroupLimits
+from core.transaction_types import TransactionLimits
 
 
 def broker_settings(config: Config) -> BrokerSettings:
@@ -32,5 +33,10 @@ def broker_settings(config: Config) -> BrokerSettings:
             consumer_heartbeat_interval_ms=groups.consumer_heartbeat_interval_ms,
             offsets_retention_ms=groups.offsets_retention_ms,
             offset_metadata_bytes_max=groups.offset_metadata_bytes_max,
+        ),
+        transactions=TransactionLimits(
+            timeout_ms_max=config.transactions.timeout_ms_max,
+            id_expiry_ms=config.transactions.id_expiry_ms,
+            ids_max=config.transactions.ids_max,
         ),
     )

@@ -32,6 +32,10 @@ class Context:
         """Monotonic milliseconds, for time-outs."""
         return time.monotonic_ns() // 1_000_000
 
+    def wall_ms(self) -> int:
+        """Milliseconds since the epoch, for what is stored and shown."""
+        return time.time_ns() // 1_000_000
+
     def check_leader_epoch(self, epoch: int) -> ErrorCode:
         """Whether a client's idea of the leader epoch is ours (KIP-320); -1 is no idea."""
         if epoch < 0 or epoch == self.broker.engine.epoch:

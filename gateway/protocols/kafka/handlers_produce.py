@@ -17,6 +17,7 @@ import trio
 from core.store.engine import Append, Appended, Outcome
 from core.topics import Topic
 from gateway.protocols.kafka.errors import ErrorCode
+from gateway.protocols.kafka.handlers_transactions import check_transactional_produce
 from gateway.protocols.kafka.incoming import IncomingBatch, RefusedBatch, needs_records, prepare, prepare_records
 from gateway.protocols.kafka.messages import ProduceRequest, ProduceResponse
 from trivium.record_batch import BatchHeader
@@ -175,9 +176,7 @@ def _append(
     partition = topic.partitions[index]
     header: BatchHeader = batches[0].header
     if header.is_transactional:
-        error = context.check_transactional_produce(
-            body.transactional_id, header, topic.name, index, pending.request.version
-        )
+        error = check_transactional_produce(context, body.transactional_id, header, partition, pending.request.version)
         if error:
             answer.error_code = error
             return
