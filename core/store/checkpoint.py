@@ -45,7 +45,9 @@ class Checkpoint(NamedTuple):
     retired: list[Range]  # numbers of deleted partitions
 
 
-EMPTY = Checkpoint(0, 1, 0, 0, {}, [])
+def empty() -> Checkpoint:
+    """What a new store starts from."""
+    return Checkpoint(0, 1, 0, 0, {}, [])
 
 
 def encode(

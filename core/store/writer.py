@@ -111,13 +111,18 @@ class Supply:
         self._thread.start()
         self._wake.release()
 
-    def stop(self) -> None:
-        """Ends the thread; an unused segment is removed. After the writer's end."""
+    @property
+    def next_number(self) -> int:
+        """The number of the next segment to be made; after `stop`, the first that was never used."""
+        return self._number
+
+    def stop(self, tidy: bool = True) -> None:
+        """Ends the thread; when `tidy` a segment that was not used is removed. After the writer's end."""
         self._stopping = True
         self._wake.release()
         if self._thread.ident is not None:
             self._thread.join()
-        if self._ready is not None:
+        if tidy and self._ready is not None:
             self._ready.file.close()
             self._disk.unlink(self._ready.file.name)
             self._ready = None

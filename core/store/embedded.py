@@ -1,0 +1,620 @@
+"""The embedded engine: the log on the local disk, in this process. What an append goes through:
+
+    append (loop)     conditions and producers are checked, offsets and positions given, base offset and leader epoch
+                      patched into a copy of the batch; the item goes to the writer's queue
+    writer (thread)   everything waiting becomes one group: one write, one sync (`writer`)
+    written (loop)    watermarks, index, ring of recent batches; then tail listeners, `done`, watchers
+
+Rules:
+* State belongs to the trio thread. Other threads get what they need as arguments and hand back results.
+* What is assigned but not durable can be taken back as a whole: appends that found no room are, and what came after.
+* At each roll to a new segment the durable state is exactly that at the end of the old one: it is taken then, and
+  written as checkpoint once the old segment is sealed.
+
+How to run it: `engine = EmbeddedEngine(directory, EngineConfig())`, `await nursery.start(engine.run)`. `run` serves
+until it is cancelled, then writes what is waiting, seals, and leaves a checkpoint: the next start replays nothing. It
+raises StoreLocked, StoreFormatError, BadFile, BadManifest or OSError when the store cannot be opened, StoreFailed when
+it cannot go on.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+import trio
+
+from core.store import checkpoint
+from core.store.disk import Disk, Lock, RealDisk
+from core.store.engine import (
+    Append,
+    Appended,
+    CreatePartition,
+    DeleteBefore,
+    DeletePartition,
+    Done,
+    DurableBatch,
+    Entry,
+    Outcome,
+    PartitionInfo,
+    PartitionPolicy,
+    ProducerState,
+    Read,
+    StoreFailed,
+)
+from core.store.index import Block, Footer
+from core.store.log_files import Segment, seal
+from core.store.partition import HotRing, OpenBlock, Partition, Range
+from core.store.producers import ProducerTable
+from core.store.reader import Reader
+from core.store.recovery import Recovered, add_file, recover, retire
+from core.store.searches import Searches
+from core.store.segment import GROUP_BYTES_MAX, GROUP_ENTRIES_MAX, EntryKind, pack_entry
+from core.store.settler import Settler
+from core.store.settling import EngineHost
+from core.store.writer import Group, Item, Room, Signal, Supply, Writer, WriterState
+
+LOCK_NAME = "lock"
+_SWITCH_INTERVAL_S = 0.0005  # loop and writer thread do not wait longer than this for each other
+_ROOM_INTERVAL_S = 1.0
+_EXPIRE_INTERVAL_S = 60.0
+_PATCH = struct.Struct(">qii")  # base offset, length, leader epoch: the batch's first 16 bytes
+_epoch_number = itemgetter(0)
+_epoch_start = itemgetter(1)
+
+_pack_patch = _PATCH.pack
+_new = tuple.__new__
+_BATCH = int(EntryKind.BATCH)
+_ACCEPTED = (Outcome.APPENDED, Outcome.DUPLICATE)
+
+_log = structlog.get_logger("store")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """`sync` acknowledges what is on the disk, `async` what is written, and syncs every `flush_interval_ms`."""
+
+    flush: Literal["sync", "async"] = "sync"
+    flush_interval_ms: int = 1_000
+    segment_bytes: int = 256 * 1024 * 1024
+    reserve_bytes: int = 256 * 1024 * 1024  # of the disk: with less free, writes are refused
+    hot_bytes_max: int = 32 * 1024 * 1024
+    hot_batches_max: int = 32_768
+    producer_expiry_ms: int = 86_400_000
+    settle_interval_ms: int = 30_000  # retention, compaction, giving room back
+    settle_bytes_per_s_max: int = 32 * 1024 * 1024  # read and written together; 0: no limit
+
+
+class StoreLocked(Exception):
+    """Another process serves this directory."""
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class EmbeddedEngine(Searches):
+    """An `Engine` over one directory. `disk` replaces the directory in tests."""
+
+    def __init__(
+        self,
+        directory: Path | str,
+        config: EngineConfig | None = None,
+        *,
+        disk: Disk | None = None,
+        now_ms: Callable[[], int] = _now_ms,
+    ) -> None:
+        self.config = config or EngineConfig()
+        self._directory = Path(directory)
+        self._disk = disk
+        self._now_ms = now_ms
+        self._partitions: dict[int, Partition] = {}  # durable
+        self._assigned: dict[int, Partition] = {}  # with creations and deletions on their way
+        self._creating: set[int] = set()
+        self._retired: list[Range] = []
+        self._epoch = self._position = self._next_position = self._sequence = 0
+        self._in_flight: deque[Item] = deque()
+        self._hot = HotRing(self.config.hot_bytes_max, self.config.hot_batches_max)
+        self._segment: Segment | None = None
+        self._to_seal: deque[tuple[Segment, bytes]] = deque()
+        self._work = trio.Event()
+        self._listeners: list[Callable[[list[DurableBatch]], None]] = []
+        self._failure: Exception | None = StoreFailed("the store is not open")
+        self._failed = trio.Event()
+        self._appended_batches = self._appended_bytes = 0
+
+    # Life
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Opens the store, serves until cancelled, closes it. Raises as the module says."""
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        self._soon = trio.lowlevel.current_trio_token().run_sync_soon
+        lock = await trio.to_thread.run_sync(self._open_disk)
+        try:
+            recovered = await trio.to_thread.run_sync(recover, self.disk, self._now_ms())
+            self._take_over(recovered)
+            self._writer.start()
+            self._supply.start()
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._keep_house)
+                    nursery.start_soon(self._keep_settled)
+                    if self.config.flush == "async":
+                        nursery.start_soon(self._keep_flushing)
+                    task_status.started()
+                    await self._failed.wait()
+                    raise StoreFailed("the disk failed") from self._failure
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._close()
+        finally:
+            lock.release()
+
+    def _open_disk(self) -> Lock:
+        if self._disk is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._disk = RealDisk(self._directory)
+        self.disk = self._disk
+        try:
+            return self.disk.lock(LOCK_NAME)
+        except BlockingIOError:
+            raise StoreLocked(f"{self._directory} is in use by another process") from None
+
+    def _take_over(self, recovered: Recovered) -> None:
+        """Becomes what was found on the disk."""
+        self.recovered = recovered
+        self._epoch = recovered.epoch
+        self._position = self._next_position = recovered.position
+        self._sequence = recovered.sequence
+        self._partitions = recovered.partitions
+        self._assigned = dict(recovered.partitions)
+        self._retired = recovered.retired
+        self.files = recovered.files
+        self._reader = Reader(self.files)
+        self._room = Room(self.disk, self.config.reserve_bytes)
+        self._room.look()
+        sync = self.config.flush == "sync"
+        self._supply = Supply(self.disk, self._room, recovered.log_number, self.config.segment_bytes, zeros=sync)
+        self._writer = Writer(
+            self._supply,
+            self._room,
+            WriterState(self._epoch, recovered.sequence, recovered.position),
+            sync,
+            self._soon,
+            self._written,
+            self._no_room,
+            self._fail,
+        )
+        self._put = self._writer.queue.put
+        self._checkpoint_log_number = recovered.log_number
+        self.settler = Settler(
+            EngineHost(self),
+            self.disk,
+            recovered.manifest,
+            now_ms=self._now_ms,
+            interval_ms=self.config.settle_interval_ms,
+            bytes_per_s_max=self.config.settle_bytes_per_s_max,
+        )
+        self._failure = None
+        for finding in recovered.findings:
+            _log.error("damage found in the store", finding=finding)
+        _log.info(
+            "store open",
+            epoch=self._epoch,
+            partitions=len(self._partitions),
+            files=len(self.files),
+            replayed_groups=recovered.replayed_groups,
+            cut_bytes=recovered.cut_bytes,
+        )
+
+    async def _close(self) -> None:
+        """Writes what is waiting, then seals and leaves a checkpoint, unless the disk has failed."""
+        await trio.to_thread.run_sync(self._writer.stop)
+        stopped = trio.Event()
+        self._soon(stopped.set)
+        await stopped.wait()  # what the writer had told the loop has been heard
+        failed = self._failure is not None
+        self._failure = self._failure or StoreFailed("the store is closed")
+        self._answer_all(Outcome.FAILED)
+        await trio.to_thread.run_sync(self._supply.stop, not failed)
+        if failed:
+            return
+        if self._segment is not None:
+            self._roll(self._segment)
+        await self._seal_all()
+        data = self._checkpoint(self._supply.next_number)
+        await trio.to_thread.run_sync(checkpoint.write, self.disk, data)
+
+    async def _keep_house(self) -> None:
+        """Seals segments, looks for room on the disk, forgets idle producers."""
+        expire_at = trio.current_time() + _EXPIRE_INTERVAL_S
+        while True:
+            with trio.move_on_after(_ROOM_INTERVAL_S):
+                await self._work.wait()
+            self._work = trio.Event()
+            try:
+                await trio.to_thread.run_sync(self._room.look)
+                await self._seal_all()
+            except OSError as e:
+                self._fail(e)
+            if trio.current_time() >= expire_at:
+                expire_at = trio.current_time() + _EXPIRE_INTERVAL_S
+                for p in self._partitions.values():
+                    if p.producers is not None:
+                        p.producers.expire(self._now_ms(), self.config.producer_expiry_ms)
+
+    async def _keep_settled(self) -> None:
+        try:
+            await self.settler.run()
+        except OSError as e:
+            self._fail(e)
+
+    async def _keep_flushing(self) -> None:
+        while True:
+            await trio.sleep(self.config.flush_interval_ms / 1000)
+            try:
+                await trio.to_thread.run_sync(self._writer.flush)
+            except OSError as e:
+                self._fail(e)
+
+    # Appending
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def append(self, entries: Sequence[Entry], done: Done) -> None:
+        if self._failure is not None:
+            self._soon(done, [Appended(Outcome.FAILED)] * len(entries))
+            return
+        if len(entries) > GROUP_ENTRIES_MAX:
+            raise ValueError(f"{len(entries)} entries in one append")
+        answers: list[Appended] = []
+        headers: list[bytes] = []
+        batches: list[bytes] = []
+        changes: list[tuple[Partition, Any]] = []
+        before: list[tuple[Entry, Partition, int]] = []  # to take back, should a later entry be refused
+        position = self._next_position
+        full = self._room.full and not any(isinstance(e, DeletePartition | DeleteBefore) for e in entries)
+        refused = False
+        for entry in entries:
+            p = self._assigned.get(entry.partition)
+            if entry.__class__ is Append:
+                answer = self._refusal(p, entry, full)
+                if answer is None:
+                    before.append((entry, p, p.next_offset))  # type: ignore[union-attr,arg-type]
+                    answer = self._assign(p, entry, position, headers, batches, changes)  # type: ignore[arg-type]
+                    position += 1
+                elif answer.outcome is not Outcome.DUPLICATE:
+                    refused = True
+            else:
+                answer = self._change(p, entry, position, full, headers, changes, before)
+                if answer.outcome is Outcome.APPENDED:
+                    position += 1
+                else:
+                    refused = True
+            answers.append(answer)
+        if refused:
+            self._take_back(before)
+            answers = [a if a.outcome not in _ACCEPTED else Appended(Outcome.NOT_APPENDED) for a in answers]
+            item = Item(done, answers, b"", [], [], 0, 0)
+        else:
+            self._next_position = position
+            size = len(batches[0]) if len(batches) == 1 else sum(map(len, batches))
+            packed = headers[0] if len(headers) == 1 else b"".join(headers)
+            item = _new(Item, (done, answers, packed, batches, changes, size, len(headers)))
+        self._in_flight.append(item)
+        self._put(item)
+
+    def _refusal(self, p: Partition | None, entry: Append, full: bool) -> Appended | None:
+        """Why a batch cannot be appended now (or where its duplicate is), None when it can."""
+        if p is None:
+            return Appended(Outcome.UNKNOWN_PARTITION)
+        _, header, batch, if_next_offset, keep_offsets = entry
+        if len(batch) != header.batch_length + 12 or len(batch) > GROUP_BYTES_MAX // 2:
+            raise ValueError(f"a batch of {len(batch)} bytes whose header says {header.size_bytes}")
+        offset = header.base_offset if keep_offsets else p.next_offset
+        if offset < p.next_offset or (if_next_offset is not None and if_next_offset != offset):
+            return Appended(Outcome.OFFSET_MISMATCH, log_start=p.start_next)
+        if full:
+            return Appended(Outcome.FULL, log_start=p.start_next)
+        if header.producer_id >= 0:
+            if p.producers is None:
+                p.producers = ProducerTable()
+            if not keep_offsets:
+                outcome, known = p.producers.check(header, batch)
+                if outcome is not Outcome.APPENDED:
+                    return Appended(outcome, known, -1, p.start_next)
+        return None
+
+    def _assign(
+        self,
+        p: Partition,
+        entry: Append,
+        position: int,
+        headers: list[bytes],
+        batches: list[bytes],
+        changes: list[tuple[Partition, Any]],
+    ) -> Appended:
+        """Gives a batch its offset and position."""
+        number, header, data, _, keep_offsets = entry
+        base_offset = header.base_offset if keep_offsets else p.next_offset
+        batch = b"".join((_pack_patch(base_offset, header.batch_length, self._epoch), memoryview(data)[16:]))
+        p.next_offset = base_offset + header.last_offset_delta + 1
+        if header.producer_id >= 0:
+            p.producers.begin(header, base_offset, self._now_ms(), batch)  # type: ignore[union-attr]
+        headers.append(pack_entry(_BATCH, number, base_offset, position, len(batch), header.crc))
+        batches.append(batch)
+        changes.append((p, _new(DurableBatch, (number, base_offset, position, header, batch))))
+        return _new(Appended, (Outcome.APPENDED, base_offset, position, p.start_next))
+
+    def _change(
+        self,
+        p: Partition | None,
+        entry: Entry,
+        position: int,
+        full: bool,
+        headers: list[bytes],
+        changes: list[tuple[Partition, Any]],
+        before: list[tuple[Entry, Partition, int]],
+    ) -> Appended:
+        """Checks and assigns what is not a batch."""
+        number = entry.partition
+        if isinstance(entry, CreatePartition):
+            if self._was_used(number):
+                return Appended(Outcome.UNKNOWN_PARTITION)
+            if full:
+                return Appended(Outcome.FULL)
+            p = self._assigned[number] = Partition(number)
+            self._creating.add(number)
+            kind, value, log_start = EntryKind.CREATE, 0, 0
+        elif p is None:
+            return Appended(Outcome.UNKNOWN_PARTITION)
+        elif isinstance(entry, DeletePartition):
+            del self._assigned[number]
+            kind, value, log_start = EntryKind.DELETE, 0, -1
+        else:
+            assert isinstance(entry, DeleteBefore)
+            if entry.offset > p.high_watermark:
+                return Appended(Outcome.OFFSET_MISMATCH, log_start=p.start_next)
+            before.append((entry, p, p.start_next))
+            p.start_next = value = log_start = max(p.start_next, entry.offset)
+            kind = EntryKind.DELETE_BEFORE
+        if kind is not EntryKind.DELETE_BEFORE:
+            before.append((entry, p, 0))
+        headers.append(pack_entry(kind, number, value, position, 0, 0))
+        changes.append((p, (kind, value)))
+        return Appended(Outcome.APPENDED, -1, position, log_start)
+
+    def _was_used(self, number: int) -> bool:
+        if number in self._assigned or number in self._partitions or number in self._creating:
+            return True
+        i = bisect_right(self._retired, number, key=_epoch_number) - 1
+        return i >= 0 and number < self._retired[i].end
+
+    def _take_back(self, before: list[tuple[Entry, Partition, int]]) -> None:
+        """Undoes the entries of one append that was refused."""
+        for entry, p, value in reversed(before):
+            if isinstance(entry, Append):
+                p.next_offset = value
+                if p.producers is not None:
+                    p.producers.roll_back(value)
+            elif isinstance(entry, CreatePartition):
+                del self._assigned[p.number]
+                self._creating.discard(p.number)
+            elif isinstance(entry, DeletePartition):
+                self._assigned[p.number] = p
+            else:
+                p.start_next = value
+
+    # Written
+
+    def _written(self, group: Group) -> None:
+        """A group is durable (or written, when `flush = async`). On the loop, in the order of the groups."""
+        if self._failure is not None:
+            return  # the disk failed elsewhere: every append has been answered
+        durable: list[DurableBatch] = []
+        moved: dict[Partition, None] = {}
+        segment = group.segment
+        if group.end_place:
+            if segment is not self._segment:
+                if self._segment is not None:
+                    self._roll(self._segment)
+                self._segment = segment
+            place = group.batches_place
+            for item in group.items:
+                for p, change in item.changes:
+                    if change.__class__ is DurableBatch:
+                        self._index(p, segment, place, change)
+                        place += len(change.batch)
+                        durable.append(change)
+                    else:
+                        self._apply(p, *change)
+                    if p.watchers:
+                        moved[p] = None
+            segment.groups_end = group.end_place
+            self._position = group.end_position
+            self._sequence += 1
+            self._appended_batches += len(durable)
+            self._appended_bytes += place - group.batches_place
+            if durable:
+                for listener in self._listeners:
+                    listener(durable)
+        pop = self._in_flight.popleft
+        for item in group.items:
+            pop()
+            item.done(item.answers)
+        for p in moved:
+            for callback in tuple(p.watchers):
+                callback(p.number)
+
+    def _index(self, p: Partition, segment: Segment, place: int, stored: DurableBatch) -> None:
+        """Makes a batch readable."""
+        _, base_offset, position, header, batch = stored
+        delta = header.last_offset_delta
+        opened = p.open
+        if opened and opened[-1].segment is segment:
+            block = opened[-1].block
+        else:
+            block = segment.blocks[p.number] = Block()
+            opened.append(OpenBlock(segment, block))
+        block.append(base_offset, position, header.max_timestamp, place, len(batch), delta)
+        end = p.high_watermark = base_offset + delta + 1
+        if p.producers is not None:
+            p.producers.durable(end)
+        if not p.epochs or p.epochs[-1][0] != self._epoch:
+            p.add_epoch(self._epoch, base_offset)
+        self._hot.add(p, base_offset, end - 1, batch)  # type: ignore[arg-type]
+
+    def _apply(self, p: Partition, kind: EntryKind, value: int) -> None:
+        if kind is EntryKind.CREATE:
+            self._partitions[p.number] = p
+            self._creating.discard(p.number)
+        elif kind is EntryKind.DELETE:
+            self._partitions.pop(p.number, None)
+            self.settler.wake()
+            retire(self._retired, p.number)
+        else:
+            p.raise_log_start(value)
+
+    def _no_room(self, error: OSError) -> None:
+        """The writer met a full disk: everything on its way is taken back."""
+        _log.warning("no room on the disk", error=str(error))
+        self._room.full = True
+        self._assigned = dict(self._partitions)
+        self._creating.clear()
+        for p in self._partitions.values():
+            p.take_back()
+        self._next_position = self._position
+        self._answer_all(Outcome.FULL)
+        self._put(Signal.RESUME)
+
+    def _fail(self, error: OSError) -> None:
+        """The disk failed: nothing more is acknowledged, ever."""
+        if self._failure is None:
+            _log.critical("the disk failed", error=str(error))
+            self._failure = error
+            self._answer_all(Outcome.FAILED)
+        self._failed.set()
+
+    def _answer_all(self, outcome: Outcome) -> None:
+        waiting = list(self._in_flight)
+        self._in_flight.clear()
+        for item in waiting:
+            accepted = all(a.outcome in _ACCEPTED for a in item.answers)
+            item.done([Appended(outcome, log_start=a.log_start) for a in item.answers] if accepted else item.answers)
+
+    # Segments
+
+    def _checkpoint(self, log_number: int) -> bytes:
+        return checkpoint.encode(
+            self._epoch, log_number, self._sequence, self._position, self._partitions.values(), self._retired
+        )
+
+    def _roll(self, segment: Segment) -> None:
+        """A segment is full and all of it is indexed."""
+        self._to_seal.append((segment, self._checkpoint(segment.number + 1)))
+        self._segment = None
+        self._work.set()
+
+    async def _seal_all(self) -> None:
+        while self._to_seal:
+            segment, data = self._to_seal[0]
+            footer = await trio.to_thread.run_sync(seal, segment)
+            self._sealed(segment, footer)
+            await trio.to_thread.run_sync(checkpoint.write, self.disk, data)
+            self._checkpoint_log_number = segment.number + 1
+            self._to_seal.popleft()
+
+    def _sealed(self, segment: Segment, footer: Footer) -> None:
+        """From now on the footer says where the segment's batches are."""
+        file_id = add_file(self.recovered, segment.file.name, segment.file, footer)
+        for row in footer.rows:
+            p = self._partitions.get(row.partition)
+            if p is not None:
+                p.open = [o for o in p.open if o.segment is not segment]
+                assert p.extents is not None
+                i = p.extents.find(row.first_offset)
+                extent = p.extents.get(i)
+                if extent.file_id == file_id:
+                    self.files.keep(extent, segment.blocks[row.partition])
+        segment.blocks = {}
+
+    # Reading
+
+    def read_nowait(
+        self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
+    ) -> Read | None:
+        return self._reader.read_nowait(self._get(partition), offset, bytes_max, committed, first_whole)
+
+    async def read(
+        self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
+    ) -> Read:
+        return await self._reader.read(self._get(partition), offset, bytes_max, committed, first_whole)
+
+    def watch(self, partition: int, callback: Callable[[int], None]) -> None:
+        self._get(partition).watchers.append(callback)
+
+    def unwatch(self, partition: int, callback: Callable[[int], None]) -> None:
+        p = self._partitions.get(partition)
+        if p is not None and callback in p.watchers:
+            p.watchers.remove(callback)
+
+    def add_tail_listener(self, listener: Callable[[list[DurableBatch]], None]) -> None:
+        self._listeners.append(listener)
+
+    def info(self, partition: int) -> PartitionInfo:
+        p = self._get(partition)
+        return PartitionInfo(
+            p.log_start, p.high_watermark, p.last_stable, p.next_offset, p.size_bytes, p.max_timestamp_ms
+        )
+
+    def partitions(self) -> list[int]:
+        return sorted(self._partitions)
+
+    def set_policy(self, partition: int, policy: PartitionPolicy) -> None:
+        self._get(partition).policy = policy
+
+    def epoch_end(self, partition: int, epoch: int) -> tuple[int, int]:
+        p = self._get(partition)
+        i = bisect_right(p.epochs, epoch, key=_epoch_number)
+        if i == 0:
+            return -1, -1
+        return p.epochs[i - 1][0], p.epochs[i][1] if i < len(p.epochs) else p.high_watermark
+
+    def epoch_of(self, partition: int, offset: int) -> int:
+        p = self._get(partition)
+        i = bisect_right(p.epochs, offset, key=_epoch_start)
+        return p.epochs[i - 1][0] if i and offset < p.high_watermark else -1
+
+    def producers(self, partition: int) -> list[ProducerState]:
+        p = self._get(partition)
+        return [] if p.producers is None else p.producers.states()
+
+    def statistics(self) -> dict[str, int]:
+        """Counters since the start, and sizes now."""
+        return {
+            "appended_batches": self._appended_batches,
+            "appended_bytes": self._appended_bytes,
+            "groups": self._writer.groups,
+            "in_flight_appends": len(self._in_flight),
+            "hot_batches": len(self._hot),
+            "hot_bytes": self._hot.size_bytes,
+            "cold_reads": self._reader.cold_reads,
+            "partitions": len(self._partitions),
+            "sealed_files": len(self.files),
+            "full": int(self._room.full),
+        }

@@ -1,0 +1,132 @@
+"""Finding places in a partition of the embedded engine: by position, by time, by key."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from functools import partial
+
+import trio
+
+from core.store.engine import DataDamaged, TimedOffset, UnknownPartition
+from core.store.index import Block, Extent
+from core.store.log_files import SealedFiles
+from core.store.lookup import first_record_from, offsets_of_key
+from core.store.partition import Partition
+from core.store.reader import Reader
+from trivium.record_batch import BatchHeader, iter_batches
+
+_SCAN_BYTES = 1024 * 1024
+
+
+class Searches:
+    """The part of the engine that looks things up; all on the trio thread, decoding in threads."""
+
+    files: SealedFiles
+    _reader: Reader
+    _position: int
+    _partitions: dict[int, Partition]
+
+    def _get(self, partition: int) -> Partition:
+        p = self._partitions.get(partition)
+        if p is None:
+            raise UnknownPartition(partition)
+        return p
+
+    # By position
+
+    def _blocks(self, p: Partition) -> Iterator[Extent | Block]:
+        """The partition's blocks in offset order; those in files as extents."""
+        yield from p.extents or ()
+        for opened in p.open:
+            yield opened.block
+
+    def _loaded(self, block: Extent | Block) -> Block:
+        return block if isinstance(block, Block) else self.files.load(block)
+
+    def offset_at(self, partition: int, position: int) -> int:
+        """As in `Engine`; may read an index from the disk."""
+        p = self._get(partition)
+        for found in self._blocks(p):
+            last = found.positions[-1] if isinstance(found, Block) else found.last_position
+            if last >= position:
+                block = self._loaded(found)
+                return max(block.bases[block.find_position(position)], p.log_start)
+        return p.high_watermark
+
+    def position_at(self, partition: int, offset: int) -> int:
+        """As in `Engine`; may read an index from the disk."""
+        p = self._get(partition)
+        for found in self._blocks(p):
+            if offset < found.end_offset:
+                block = self._loaded(found)
+                return block.positions[block.find(offset)]
+        return self._position
+
+    # By time
+
+    async def offset_for_time(self, partition: int, timestamp_ms: int) -> TimedOffset | None:
+        p = self._get(partition)
+        await trio.lowlevel.checkpoint()
+        for found in list(self._blocks(p)):
+            largest = found.stamps[-1] if isinstance(found, Block) else found.max_timestamp
+            if largest < timestamp_ms or found.end_offset <= p.log_start:
+                continue
+            block = found if isinstance(found, Block) else await self._reader.load(found)
+            i = max(block.find_time(timestamp_ms), block.find(p.log_start))
+            if i == len(block):
+                continue
+            # the largest of the batches up to i may lie below the log start: then it is not i, but one behind it
+            async with aclosing(self._scan(p, block.bases[i], block.end_offset)) as batches:
+                async for header, batch in batches:
+                    if header.max_timestamp >= timestamp_ms:
+                        answer = await trio.to_thread.run_sync(first_record_from, batch, timestamp_ms, p.log_start)
+                        if answer is not None:
+                            return answer
+        return None
+
+    async def max_timestamp(self, partition: int) -> TimedOffset | None:
+        p = self._get(partition)
+        await trio.lowlevel.checkpoint()
+        largest: int | None = None
+        for found in list(self._blocks(p)):
+            if found.end_offset <= p.log_start:
+                continue
+            first = found.bases[0] if isinstance(found, Block) else found.first_offset
+            if first >= p.log_start:
+                stamp = found.stamps[-1] if isinstance(found, Block) else found.max_timestamp
+                largest = stamp if largest is None else max(largest, stamp)
+                continue
+            async with aclosing(self._scan(p, p.log_start, found.end_offset)) as batches:
+                async for header, _ in batches:
+                    largest = header.max_timestamp if largest is None else max(largest, header.max_timestamp)
+        return None if largest is None else await self.offset_for_time(partition, largest)
+
+    async def _scan(self, p: Partition, offset: int, end: int) -> AsyncGenerator[tuple[BatchHeader, memoryview], None]:
+        """The batches from `offset` to `end`, leaving out what is damaged or deleted meanwhile."""
+        while (offset := max(offset, p.log_start)) < end:
+            try:
+                read = await self._reader.read(p, offset, _SCAN_BYTES, False, True)
+            except DataDamaged as e:
+                offset = e.end_offset
+                continue
+            if not read.buffers:
+                return
+            for buffer in read.buffers:
+                for header, batch in iter_batches(buffer):
+                    offset = header.next_offset
+                    if header.base_offset < end:
+                        yield header, batch
+
+    # By key
+
+    async def offsets_for_key(self, partition: int, key: bytes, *, from_offset: int, count_max: int) -> list[int]:
+        p = self._get(partition)
+        found: list[int] = []
+        async with aclosing(self._scan(p, from_offset, p.high_watermark)) as batches:
+            async for header, batch in batches:
+                if not header.is_control:
+                    found += await trio.to_thread.run_sync(partial(offsets_of_key, batch, key, from_offset))
+                    if len(found) >= count_max:
+                        break
+        return found[:count_max]
