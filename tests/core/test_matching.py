@@ -67,7 +67,7 @@ TestIndex = _Index.TestCase
 @pytest.mark.parametrize("filter_", ["a", "a/+", "#"])
 def test_many_subscribers_of_one_filter(filter_: str) -> None:
     index = SubscriptionIndex()
-    numbers = list(range(0, 1000, 7)) + [SUBSCRIBERS_MAX - 1]
+    numbers = [*range(0, 1000, 7), SUBSCRIBERS_MAX - 1]
     for number in numbers:
         assert index.add(filter_, number, 3)
         assert not index.add(filter_, number, number & 1)

@@ -129,8 +129,8 @@ class FakeBroker:
                 session = self.by_number[entry >> OPTIONS_BITS]
                 connection = self.online.get(session.client_id)
                 if connection is not None:
+                    subscription = (session.subscriptions or {}).get(topic)
                     identifiers = b""
-                    if connection.version == V5 and (subscription := (session.subscriptions or {}).get(topic)):
-                        if subscription.identifier:
-                            identifiers = encode_property(props.SUBSCRIPTION_ID, subscription.identifier)
+                    if connection.version == V5 and subscription is not None and subscription.identifier:
+                        identifiers = encode_property(props.SUBSCRIPTION_ID, subscription.identifier)
                     connection.deliver(run, 0, entry & 3, now, identifiers=identifiers)
