@@ -5,6 +5,7 @@ from __future__ import annotations
 from conf.schema import Config
 from core.broker import BrokerSettings
 from core.group_types import GroupLimits
+from core.store.embedded import EngineConfig
 from core.transaction_types import TransactionLimits
 
 
@@ -39,4 +40,15 @@ def broker_settings(config: Config) -> BrokerSettings:
             id_expiry_ms=config.transactions.id_expiry_ms,
             ids_max=config.transactions.ids_max,
         ),
+    )
+
+
+def engine_config(config: Config) -> EngineConfig:
+    store = config.store
+    return EngineConfig(
+        flush=store.flush,
+        flush_interval_ms=store.flush_interval_ms,
+        segment_bytes=store.segment_bytes,
+        reserve_bytes=store.disk_free_bytes_min,
+        producer_expiry_ms=config.transactions.producer_id_expiry_ms,
     )

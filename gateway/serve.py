@@ -17,9 +17,9 @@ import trio
 
 from conf.schema import Address, Config, LimitsConfig
 from core.broker import Broker
+from core.store.embedded import EmbeddedEngine, StoreLocked
 from core.store.engine import StoreFailed
-from core.store.memory import MemoryEngine
-from gateway.core_settings import broker_settings
+from gateway.core_settings import broker_settings, engine_config
 from gateway.listeners import Server, address_of, bind
 from gateway.memory_budget import MemoryBudget
 from gateway.protocols.kafka.broker_configs import broker_configs
@@ -42,7 +42,7 @@ def run(config: Config) -> int:
     try:
         trio.run(_serve, config)
     except BaseExceptionGroup as group:
-        expected, others = group.split((StoreFailed, OSError))
+        expected, others = group.split((StoreFailed, StoreLocked, OSError))
         if expected is None or others is not None:
             raise
         for error in _leaves(expected):
@@ -59,7 +59,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 
 async def _serve(config: Config) -> None:
-    engine = MemoryEngine()
+    engine = EmbeddedEngine(config.store.data_dir, engine_config(config))
     async with trio.open_nursery() as store_nursery:
         await store_nursery.start(engine.run)
         broker = Broker(engine, broker_settings(config))
