@@ -1,0 +1,299 @@
+"""Opening a store: a clean stop, a crash, a torn end, damage in the middle, left-over bytes, other formats."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import trio
+import trio.testing
+
+from core.store.embedded import EmbeddedEngine, EngineConfig, StoreLocked
+from core.store.engine import (
+    Appended,
+    CreatePartition,
+    DataDamaged,
+    DeleteBefore,
+    DeletePartition,
+    Outcome,
+    UnknownPartition,
+    append,
+)
+from core.store.log_files import log_name
+from core.store.partition import Range
+from core.store.recovery import StoreFormatError, retire
+from core.store.segment import FILE_HEADER_BYTES, BadFile, Window, decode_file_header, scan_groups
+from tests.store.batches import batch, batches_in, entry, read_all
+from tests.store.simulated_disk import SimulatedDisk
+from trivium.record_batch import parse_header
+from trivium.records import build_control
+
+CONFIG = EngineConfig(segment_bytes=64 * 1024, reserve_bytes=0, hot_batches_max=4)
+
+
+@asynccontextmanager
+async def running(disk: SimulatedDisk, config: EngineConfig = CONFIG) -> AsyncIterator[EmbeddedEngine]:
+    """An engine on `disk`, stopped cleanly at the end."""
+    async with trio.open_nursery() as nursery:
+        engine = EmbeddedEngine("", config, disk=disk)
+        await nursery.start(engine.run)
+        yield engine
+        nursery.cancel_scope.cancel()
+
+
+async def crashed(disk: SimulatedDisk, engine: EmbeddedEngine) -> SimulatedDisk:
+    """What a kill -9 leaves: everything that was written, nothing that would be written at a stop."""
+    return disk.copy()
+
+
+async def put(engine: EmbeddedEngine, partition: int, *values: bytes) -> Appended:
+    [answer] = await append(engine, [entry(partition, batch(*values))])
+    assert answer.outcome is Outcome.APPENDED
+    return answer
+
+
+@contextmanager
+def one_of(error: type[Exception]) -> Iterator[None]:
+    """What leaves a nursery is a group around the one error."""
+    with pytest.RaisesGroup(pytest.RaisesExc(error), flatten_subgroups=True):
+        yield
+
+
+def groups_in(disk: SimulatedDisk, number: int) -> list[tuple[int, int]]:
+    """(place, end) of each group in a log segment."""
+    file = disk.open(log_name(number))
+    salt = decode_file_header(file.pread(FILE_HEADER_BYTES, 0)).salt
+    return [(g.place, g.end) for g in scan_groups(Window(file), salt)]
+
+
+async def five(disk: SimulatedDisk, flush: Literal["sync", "async"] = "sync") -> SimulatedDisk:
+    """A store that crashed with five groups in partition 1, after the group that created 1 and 2."""
+    config = EngineConfig(flush=flush, segment_bytes=64 * 1024, reserve_bytes=0)
+    async with running(disk, config) as engine:
+        await append(engine, [CreatePartition(1), CreatePartition(2)])
+        for i in range(5):
+            await put(engine, 1, b"%d" % i, b"x" * 100)
+        return await crashed(disk, engine)
+
+
+class TestStops:
+    @pytest.mark.parametrize("clean", [True, False])
+    async def test_everything_is_as_it_was(self, clean: bool) -> None:
+        disk = SimulatedDisk()
+        async with running(disk) as engine:
+            await append(engine, [CreatePartition(p) for p in (1, 2, 3)])
+            await append(engine, [entry(1, batch(b"a", producer=(7, 1), sequence=0, transactional=True))])
+            for i in range(60):
+                await put(engine, 1 + i % 2, b"%d" % i, b"y" * 3000)
+            await append(engine, [entry(1, build_control(7, 1, False, 0, 1_000))])
+            await append(engine, [entry(2, batch(b"b", producer=(8, 0), sequence=4, transactional=True))])
+            await append(engine, [DeleteBefore(1, 9), DeletePartition(3)])
+            before = {p: (engine.info(p), await read_all(engine, p), engine.producers(p)) for p in (1, 2)}
+            aborted = (await engine.read(1, 9, 1 << 30, committed=True)).aborted
+            position, epoch = engine.position, engine.epoch
+            left = disk if clean else await crashed(disk, engine)
+        for n in (1, 2):
+            async with running(left) as engine:
+                assert engine.partitions() == [1, 2]
+                assert {p: (engine.info(p), await read_all(engine, p), engine.producers(p)) for p in (1, 2)} == before
+                assert (await engine.read(1, 9, 1 << 30, committed=True)).aborted == aborted == [(7, 0, 61)]
+                assert (engine.position, engine.epoch) == (position, epoch + n)
+                assert engine.recovered.replayed_groups == 0 or (n == 1 and not clean)
+                [duplicate] = await append(
+                    engine, [entry(2, batch(b"b", producer=(8, 0), sequence=4, transactional=True))]
+                )
+                assert duplicate.outcome is Outcome.DUPLICATE
+                assert duplicate.base_offset == before[2][0].high_watermark - 1
+                [gone] = await append(engine, [CreatePartition(3)])
+                assert gone.outcome is Outcome.UNKNOWN_PARTITION
+
+    async def test_epochs_are_kept_per_partition(self) -> None:
+        disk = SimulatedDisk()
+        for i in range(3):
+            async with running(disk) as engine:
+                await append(engine, [CreatePartition(1)])
+                if i != 1:
+                    await put(engine, 1, b"a", b"b")
+        async with running(disk) as engine:
+            assert engine.epoch == 4
+            assert engine.epoch_end(1, 4) == (3, 4)
+            assert engine.epoch_end(1, 2) == (1, 2)
+            assert [engine.epoch_of(1, o) for o in range(5)] == [1, 1, 3, 3, -1]
+            assert [parse_header(b).leader_epoch for b in await read_all(engine, 1)] == [1, 3]
+
+    async def test_appends_under_way_at_a_stop_are_answered(self) -> None:
+        answers: list[Appended] = []
+        disk = SimulatedDisk()
+        async with running(disk) as engine:
+            await append(engine, [CreatePartition(1)])
+            for _ in range(50):
+                engine.append([entry(1, batch())], answers.extend)
+        assert [a.base_offset for a in answers] == list(range(50))
+        engine.append([entry(1, batch())], answers.extend)
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers[-1].outcome is Outcome.FAILED
+
+    async def test_many_segments_are_read_in_order(self) -> None:
+        disk = SimulatedDisk()
+        async with running(disk) as engine:
+            await append(engine, [CreatePartition(1)])
+            for i in range(200):
+                await put(engine, 1, b"%d" % i, b"z" * 2000)
+            while engine._to_seal:
+                await trio.lowlevel.checkpoint()
+            assert engine.statistics()["sealed_files"] > 3
+            found = await read_all(engine, 1)
+            assert [parse_header(b).base_offset for b in found] == list(range(0, 400, 2))
+            small = [parse_header(b).base_offset for b in await read_all(engine, 1, bytes_max=5000)]
+            assert small == list(range(0, 400, 2))
+            for offset in (0, 77, 200, 399):
+                assert engine.offset_at(1, engine.position_at(1, offset)) == offset // 2 * 2
+
+
+class TestTornEnds:
+    @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])
+    async def test_a_torn_last_group_is_cut(self, keep: float) -> None:
+        left = await five(SimulatedDisk())
+        place, end = groups_in(left, 1)[-1]
+        for offset in range(place + int(keep * (end - place)), end):
+            left.corrupt(log_name(1), offset, lambda byte: 0)
+        async with running(left) as engine:
+            assert engine.recovered.findings == []
+            assert engine.info(1).high_watermark == 8
+            assert (await put(engine, 1, b"new")).base_offset == 8
+            assert len(await read_all(engine, 1)) == 5
+        async with running(left) as engine:
+            assert engine.info(1).high_watermark == 9
+
+    async def test_groups_of_an_earlier_life_are_not_taken_for_new_ones(self) -> None:
+        left = await five(SimulatedDisk())
+        groups = groups_in(left, 1)
+        file = left.open(log_name(1), write=True)
+        tail = file.pread(groups[-1][1] - groups[-2][0], groups[-2][0])
+        file.pwritev([tail], groups[-1][1])  # the last two groups once more, whole, behind the end
+        async with running(left) as engine:
+            assert engine.info(1).high_watermark == 10
+            assert engine.recovered.findings == []
+
+    async def test_with_async_what_was_not_synced_may_go_and_is_cut(self) -> None:
+        left = await five(SimulatedDisk(), "async")
+        place, _ = groups_in(left, 1)[3]
+        left.corrupt(log_name(1), place + 20)
+        async with running(left) as engine:
+            assert engine.recovered.findings == []
+            assert engine.info(1).high_watermark == 4
+            assert len(await read_all(engine, 1)) == 2
+
+    async def test_a_segment_made_ahead_is_not_kept(self) -> None:
+        left = await five(SimulatedDisk())
+        extra = left.open(log_name(7), create=True)
+        extra.zero(0, 4096)
+        async with running(left) as engine:
+            assert engine.info(1).high_watermark == 10
+            assert log_name(7) not in left.list()
+            assert (await put(engine, 1, b"x")).base_offset == 10
+
+
+class TestDamage:
+    async def test_a_durable_batch_that_rotted_is_reported_and_the_rest_served(self) -> None:
+        left = await five(SimulatedDisk())
+        _, end = groups_in(left, 1)[2]  # the group of offsets 2 and 3
+        left.corrupt(log_name(1), end - 5)
+        for _ in range(2):  # the second start knows it from the checkpoint
+            async with running(left) as engine:
+                assert engine.info(1).high_watermark == 10
+                assert engine._partitions[1].damage == [(2, 4)]
+                for offset in (2, 3):
+                    with pytest.raises(DataDamaged) as caught:
+                        await engine.read(1, offset, 1 << 20)
+                    assert (caught.value.first_offset, caught.value.end_offset) == (2, 4)
+                read = await engine.read(1, 0, 1 << 20)
+                assert [parse_header(b).base_offset for b in batches_in(read)] == [0]
+                read = await engine.read(1, 4, 1 << 20)
+                assert [parse_header(b).base_offset for b in batches_in(read)] == [4, 6, 8]
+                assert await engine.offset_for_time(1, 1_001) is not None
+
+    async def test_a_durable_group_whose_header_rotted_is_a_damaged_range(self) -> None:
+        left = await five(SimulatedDisk())
+        place, _ = groups_in(left, 1)[2]
+        left.corrupt(log_name(1), place + 17)
+        async with running(left) as engine:
+            assert len(engine.recovered.findings) == 1
+            assert engine.info(1).high_watermark == 10
+            with pytest.raises(DataDamaged):
+                await engine.read(1, 3, 1 << 20)
+            assert (await put(engine, 1, b"on")).base_offset == 10
+            await append(engine, [DeleteBefore(1, 4)])
+            assert len(await read_all(engine, 1)) == 4
+
+    async def test_a_damaged_footer_is_made_anew(self) -> None:
+        disk = SimulatedDisk()
+        async with running(disk) as engine:
+            await append(engine, [CreatePartition(1)])
+            for i in range(5):
+                await put(engine, 1, b"%d" % i)
+            before = await read_all(engine, 1)
+        disk.corrupt(log_name(1), len(disk.content(log_name(1))) - 10)
+        async with running(disk) as engine:
+            assert len(engine.recovered.findings) == 1
+            assert await read_all(engine, 1) == before
+        async with running(disk) as engine:
+            assert engine.recovered.findings == []
+
+    async def test_a_damaged_checkpoint_is_said_and_nothing_is_touched(self) -> None:
+        left = await five(SimulatedDisk())
+        left.corrupt("checkpoint", 20)
+        content = left.content(log_name(1))
+        with one_of(BadFile):
+            async with running(left):
+                raise AssertionError("opened")
+        assert left.content(log_name(1)) == content
+
+
+class TestDirectory:
+    async def test_a_second_engine_gets_a_clear_error(self, tmp_path: Path) -> None:
+        async with trio.open_nursery() as nursery:
+            first = EmbeddedEngine(tmp_path, CONFIG)
+            await nursery.start(first.run)
+            with pytest.raises(StoreLocked, match="in use by another process"):
+                await EmbeddedEngine(tmp_path, CONFIG).run()
+            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(EmbeddedEngine(tmp_path, CONFIG).run)
+            nursery.cancel_scope.cancel()
+
+    @pytest.mark.parametrize("text", [b"trivium-store 2\n", b"something else\n"])
+    async def test_a_newer_or_foreign_format_is_refused(self, text: bytes) -> None:
+        left = await five(SimulatedDisk())
+        file = left.open("format", write=True)
+        file.pwritev([text], 0)
+        with pytest.raises(StoreFormatError):
+            await EmbeddedEngine("", CONFIG, disk=left).run()
+
+    async def test_log_segments_without_a_format_file_are_not_taken_over(self) -> None:
+        left = await five(SimulatedDisk())
+        left.unlink("format")
+        with pytest.raises(StoreFormatError):
+            await EmbeddedEngine("", CONFIG, disk=left).run()
+
+    async def test_deleted_partitions_stay_unknown(self) -> None:
+        disk = SimulatedDisk()
+        async with running(disk) as engine:
+            await append(engine, [CreatePartition(n) for n in range(10)])
+            await append(engine, [DeletePartition(n) for n in (3, 5, 4, 0)])
+            left = await crashed(disk, engine)
+        async with running(left) as engine:
+            assert engine.partitions() == [1, 2, 6, 7, 8, 9]
+            with pytest.raises(UnknownPartition):
+                engine.info(4)
+            assert engine._retired == [(0, 1), (3, 6)]
+
+
+def test_retired_numbers_are_kept_as_ranges() -> None:
+    retired: list[Range] = []
+    for number in (5, 9, 7, 6, 1, 8, 2, 20):
+        retire(retired, number)
+    assert retired == [(1, 3), (5, 10), (20, 21)]
