@@ -24,12 +24,11 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
+from core.store.engine import AbortedTxn, PartitionPolicy
+from core.store.producers import LastBatch
 from trivium.rebuild import rebuild
 from trivium.record_batch import BatchError, BatchHeader, Buffer
 from trivium.records import Record, decode, parse_control
-
-from core.store.engine import AbortedTxn, PartitionPolicy
-from core.store.producers import LastBatch
 
 OFFSET_MAP_BYTES_MAX = 128 * 1024 * 1024  # 3.9 million keys a pass
 DECODED_BYTES_MAX = 256 * 1024 * 1024

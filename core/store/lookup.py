@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from core.store.engine import TimedOffset
 from trivium.record_batch import BatchError, Buffer, parse_header
 from trivium.records import decode
-
-from core.store.engine import TimedOffset
 
 _DECODED_BYTES_MAX = 256 * 1024 * 1024
 

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import trio
-from trivium.record_batch import patch
 
 from core.store.engine import (
     Append,
@@ -37,6 +36,7 @@ from core.store.engine import (
 )
 from core.store.lookup import first_record_from, offsets_of_key
 from core.store.producers import ProducerTable
+from trivium.record_batch import patch
 
 
 class _Log:

@@ -34,10 +34,9 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from core.store.engine import AbortedTxn, Outcome, ProducerState
 from trivium.record_batch import CONTROL_BIT, TRANSACTIONAL_BIT, BatchError, BatchHeader, Buffer
 from trivium.records import ControlMarker, parse_control
-
-from core.store.engine import AbortedTxn, Outcome, ProducerState
 
 PRODUCERS_MAX = 10_000  # per partition; the one seen longest ago goes first
 BATCHES_REMEMBERED = 5  # as many as an idempotent producer may have in flight

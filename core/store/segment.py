@@ -33,10 +33,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from google_crc32c import extend as _extend
-from trivium.crc import crc32c
-from trivium.record_batch import BatchError, BatchHeader, check_crc, parse_header
 
 from core.store.disk import File
+from trivium.crc import crc32c
+from trivium.record_batch import BatchError, BatchHeader, check_crc, parse_header
 
 FORMAT_VERSION = 1
 FILE_HEADER_BYTES = 64

@@ -103,7 +103,7 @@ async def test_zstd_is_not_given_to_clients_that_cannot_read_it() -> None:
 
 async def test_committed_reads_stop_before_an_open_transaction_and_name_what_was_aborted() -> None:
     async with kafka_listener(topics={"t": 1}) as listener:
-        numbered = {"producer_id": 5, "producer_epoch": 0, "transactional": True}
+        numbered: dict[str, Any] = {"producer_id": 5, "producer_epoch": 0, "transactional": True}
         await store(listener, batch_of(b"a"), batch_of(b"b", base_sequence=0, **numbered), batch_of(b"c"))
         client = listener.connect()
         for isolation, expected in ((0, [b"a", b"b", b"c"]), (1, [b"a"])):

@@ -59,7 +59,7 @@ async def test_every_version_with_batches_stores_what_came(version: int) -> None
         client = listener.connect()
         batch = batch_of(b"a", b"b")
         for base_offset in (0, 2):
-            answer = await produced(client, request(batch, index=1, **named), version)  # type: ignore[arg-type]
+            answer = await produced(client, request(batch, index=1, **named), version)
             assert (answer.error_code, answer.base_offset) == (0, base_offset)
         read = await listener.broker.engine.read(topic.partitions[1], 0, 10_000)
         assert bytes(read.buffers[0])[16:] == batch[16:]

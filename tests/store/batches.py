@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from core.store.engine import Append, Engine, Read
 from trivium.record_batch import parse_header
 from trivium.records import Record, build
-
-from core.store.engine import Append, Engine, Read
 
 
 def batch(

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trivium.record_batch import parse_header
-from trivium.records import build_control
 
 from core.store.engine import (
     Append,
@@ -24,6 +22,8 @@ from core.store.engine import (
     append,
 )
 from tests.store.batches import batch, batches_in, entry, read_all
+from trivium.record_batch import parse_header
+from trivium.records import build_control
 
 
 async def created(engine: Engine, *partitions: int) -> None:

@@ -6,8 +6,6 @@ import random
 from collections.abc import Iterable
 
 import pytest
-from trivium.record_batch import check_crc, parse_header, patch
-from trivium.records import Record, build, build_control, decode
 
 from core.store.compaction import (
     NEVER_MS,
@@ -20,6 +18,8 @@ from core.store.compaction import (
 )
 from core.store.engine import PartitionPolicy
 from core.store.producers import ProducerTable
+from trivium.record_batch import check_crc, parse_header, patch
+from trivium.records import Record, build, build_control, decode
 
 BYTES_MAX = 1 << 20
 DAY_MS = 86_400_000

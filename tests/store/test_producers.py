@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from trivium.record_batch import BatchHeader, parse_header
-from trivium.records import Record, build, build_control
 
 from core.store.engine import AbortedTxn, Outcome
 from core.store.producers import ProducerTable
+from trivium.record_batch import BatchHeader, parse_header
+from trivium.records import Record, build, build_control
 
 APPENDED = (Outcome.APPENDED, -1)
 OUT_OF_ORDER = (Outcome.OUT_OF_ORDER_SEQUENCE, -1)
