@@ -80,7 +80,7 @@ async def test_every_version_with_batches_stores_what_came(version: int) -> None
         (request(with_bad_crc(batch_of(b"a"))), ErrorCode.CORRUPT_MESSAGE),
         (request(with_count(batch_of(b"a"), 2)), ErrorCode.INVALID_RECORD),
         (request(with_attributes(batch_of(b"a"), 0x20)), ErrorCode.INVALID_RECORD),
-        (request(with_attributes(batch_of(b"a"), 0x08)), ErrorCode.INVALID_RECORD),
+        (request(with_attributes(batch_of(b"a"), 0x08)), ErrorCode.INVALID_TIMESTAMP),
         (request(with_attributes(batch_of(b"a"), 0x05)), ErrorCode.UNSUPPORTED_COMPRESSION_TYPE),
         (request(batch_of(b"a", timestamp_ms=2**62)), ErrorCode.INVALID_TIMESTAMP),
     ],
