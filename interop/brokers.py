@@ -89,15 +89,19 @@ class Broker:
     def _command(self) -> list[str]:
         raise NotImplementedError
 
-    def start(self) -> Self:
-        """Starts the process and waits until it answers. Raises BrokerError."""
+    def start_unready(self) -> None:
+        """Starts the process and waits for nothing."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._prepare()
         self._log = self.log_file.open("ab")
-        began = time.monotonic()
         self._process = subprocess.Popen(
             self._command(), stdout=self._log, stderr=self._log, cwd=self.directory, preexec_fn=_die_with_parent
         )
+
+    def start(self) -> Self:
+        """Starts the process and waits until it answers. Raises BrokerError."""
+        began = time.monotonic()
+        self.start_unready()
         while not answers("127.0.0.1", self.port):
             self.check()
             if time.monotonic() - began > READY_TIMEOUT_S:

@@ -1,0 +1,288 @@
+"""The load of the crash runner: real clients in threads that live through the broker's deaths and tell the ledger.
+
+Every worker runs between `resume` and `ask_pause`; then it finishes what it has begun, whatever the broker's state, so
+that the ledger knows each outcome that a client can know before the log is checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError as PythonKafkaError
+
+from interop.crash.ledger import Found, Ledger
+
+PARTITIONS = 4
+PAUSE_TIMEOUT_S = 60.0
+TRANSACTION_RECORDS = 5
+GROUP = "crash-readers"
+OFFSETS_GROUP = "crash-transactions"
+# A consumer complains about every death of its broker; those are the point here.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+CLIENT = {
+    "reconnect.backoff.ms": 20,
+    "reconnect.backoff.max.ms": 100,
+    "retry.backoff.ms": 20,
+    "socket.keepalive.enable": True,
+    "broker.address.family": "v4",
+    "log_level": 0,
+    "logger": logging.getLogger("librdkafka"),
+}
+logging.getLogger("librdkafka").setLevel(logging.CRITICAL)
+
+
+class WorkerError(Exception):
+    """A worker cannot go on, or did not pause in time; the run has failed."""
+
+
+class Worker(threading.Thread):
+    """A thread that repeats `work` while running, and `settle`s before it is paused."""
+
+    def __init__(self, name: str, bootstrap: str, ledger: Ledger) -> None:
+        super().__init__(name=name, daemon=True)
+        self.bootstrap = bootstrap
+        self.ledger = ledger
+        self.topic = ""
+        self.failure: BaseException | None = None
+        self._running = threading.Event()
+        self._paused = threading.Event()
+        self._paused.set()
+        self.ending = False
+
+    def resume(self, topic: str) -> None:
+        self.topic = topic
+        self._paused.clear()
+        self._running.set()
+
+    def ask_pause(self) -> None:
+        self._running.clear()
+
+    def wait_paused(self) -> None:
+        """Raises WorkerError if the worker has failed or does not come to rest."""
+        deadline = time.monotonic() + PAUSE_TIMEOUT_S
+        while not self._paused.wait(0.1):
+            if not self.is_alive() or time.monotonic() > deadline:
+                break
+        if self.failure is not None:
+            raise WorkerError(f"{self.name}: {type(self.failure).__name__}: {self.failure}") from self.failure
+        if not self._paused.is_set():
+            raise WorkerError(f"{self.name} did not come to rest in {PAUSE_TIMEOUT_S:.0f} s")
+
+    def run(self) -> None:
+        try:
+            while not self.ending:
+                if self._running.wait(0.05):
+                    self.work()
+                    if not self._running.is_set():
+                        self.settle()
+                        self._paused.set()
+        except BaseException as error:
+            self.failure = error
+
+    def work(self) -> None:
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Brings everything begun to its end."""
+
+
+class IdempotentProducer(Worker):
+    """librdkafka, idempotent, five requests in flight, one producer id for the whole run."""
+
+    def __init__(self, name: str, bootstrap: str, ledger: Ledger) -> None:
+        super().__init__(name, bootstrap, ledger)
+        self._number = 0
+        settings = {"enable.idempotence": True, "linger.ms": 1, "batch.num.messages": 20, "message.timeout.ms": 300_000}
+        self._client = Producer({**CLIENT, **settings, "bootstrap.servers": bootstrap})
+
+    def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self.ledger.violate(f"{self.name} lost {message.value()!r}: {error}")
+        else:
+            place = (message.topic(), message.partition(), message.offset())
+            self.ledger.acknowledge(place, message.value().decode())
+
+    def work(self) -> None:
+        for _ in range(20):
+            key = f"{self.name}-{self._number % 7}"
+            value = f"{self.name}:{self._number}"
+            self._client.produce(self.topic, value, key, self._number % 7 % PARTITIONS, on_delivery=self._delivered)
+            self._number += 1
+        self._client.poll(0.005)
+        # Bounded: a dead broker must not let the queue grow without end.
+        while len(self._client) > 2000:
+            self._client.poll(0.05)
+
+    def settle(self) -> None:
+        if self._client.flush(PAUSE_TIMEOUT_S - 5):
+            raise WorkerError(
+                f"{len(self._client)} records not delivered {PAUSE_TIMEOUT_S - 5:.0f} s after the restart"
+            )
+
+
+class TransactionalProducer(Worker):
+    """librdkafka, transactions over all partitions together with a group offset; every fifth is aborted."""
+
+    def __init__(self, name: str, bootstrap: str, ledger: Ledger) -> None:
+        super().__init__(name, bootstrap, ledger)
+        self.number = 0
+        self.unknown: set[int] = set()
+        self._settings = {**CLIENT, "bootstrap.servers": bootstrap, "transactional.id": name, "linger.ms": 0}
+        self._client: Producer | None = None
+        reader = Consumer({**CLIENT, "bootstrap.servers": bootstrap, "group.id": OFFSETS_GROUP})
+        self._group = reader.consumer_group_metadata()
+        reader.close()
+
+    def _until_answered(self, call: Any) -> None:
+        """Repeats a call of the transaction API while the error says so. Raises KafkaException for all else."""
+        while True:
+            try:
+                call()
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+
+    def _begin(self) -> Producer:
+        if self._client is None:
+            client = Producer(self._settings)
+            self._until_answered(lambda: client.init_transactions(5))
+            self._client = client
+        self._client.begin_transaction()
+        return self._client
+
+    def _acknowledged(self, error: KafkaError | None, message: Any) -> None:
+        if error is None:
+            self.ledger.acknowledge((message.topic(), message.partition(), message.offset()), message.value().decode())
+
+    def work(self) -> None:
+        number, self.number = self.number, self.number + 1
+        self.ledger.transaction(self.name, number, None)
+        committed: bool | None = None
+        try:
+            client = self._begin()
+            try:
+                committed = self._transaction(client, number)
+            except KafkaException as error:
+                if not error.args[0].txn_requires_abort():
+                    raise
+                self._until_answered(lambda: client.abort_transaction(5))
+                committed = False
+        except KafkaException:
+            # Fenced or otherwise fatal: a new instance takes over and finds out by init_transactions.
+            self._client = None
+            self.unknown.add(number)
+        self.ledger.transaction(self.name, number, committed)
+
+    def _transaction(self, client: Producer, number: int) -> bool:
+        for index in range(TRANSACTION_RECORDS):
+            value = f"{self.name}:{number}:{index}:{TRANSACTION_RECORDS}"
+            client.produce(self.topic, value, self.name, index % PARTITIONS, on_delivery=self._acknowledged)
+        place = TopicPartition(self.topic, int(self.name[-1]), number + 1)
+        self._until_answered(lambda: client.send_offsets_to_transaction([place], self._group, 5))
+        if number % 5 == 4:
+            client.flush(1)
+            self._until_answered(lambda: client.abort_transaction(5))
+            return False
+        self._until_answered(lambda: client.commit_transaction(5))
+        return True
+
+    def settle(self) -> None:
+        if self._client is None:
+            client = Producer(self._settings)
+            self._until_answered(lambda: client.init_transactions(5))
+            self._client = client
+
+
+class GroupReader(Worker):
+    """kafka-python as a group member: what it saw and what it committed goes to the ledger."""
+
+    def __init__(self, name: str, bootstrap: str, ledger: Ledger) -> None:
+        super().__init__(name, bootstrap, ledger)
+        self._client: Any = None
+        self._reading = ""
+
+    def _open(self) -> Any:
+        client = KafkaConsumer(
+            bootstrap_servers=self.bootstrap,
+            group_id=f"{GROUP}-{self.topic}",
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            session_timeout_ms=6_000,
+            heartbeat_interval_ms=500,
+            reconnect_backoff_ms=20,
+            reconnect_backoff_max_ms=100,
+            retry_backoff_ms=20,
+            request_timeout_ms=5_000,
+        )
+        client.subscribe([self.topic])
+        self._reading = self.topic
+        return client
+
+    def work(self) -> None:
+        try:
+            if self._client is None or self._reading != self.topic:
+                self.close()
+                self._client = self._open()
+            batches = self._client.poll(timeout_ms=100)
+            for place, records in batches.items():
+                for record in records:
+                    self.ledger.see((record.topic, record.partition, record.offset), record.value.decode())
+                self.ledger.commit_tried(place.topic, place.partition, records[-1].offset + 1)
+            if batches:
+                self._client.commit(timeout_ms=2_000)
+                for place, records in batches.items():
+                    self.ledger.commit_done(place.topic, place.partition, records[-1].offset + 1)
+        except (PythonKafkaError, OSError):
+            self.close()
+
+    def close(self) -> None:
+        """Drops the client; a dead broker's member is left to its session's time-out."""
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(Exception):
+                client.close(autocommit=False, timeout_ms=500)
+
+    def settle(self) -> None:
+        """Nothing is open between two polls."""
+
+
+def read_all(bootstrap: str, topic: str, isolation: str, timeout_s: float = 60.0) -> list[Found]:
+    """Everything from the start of each partition up to its end (last stable offset) as it is now, by partition."""
+    settings = {"group.id": "crash-check", "enable.auto.commit": False, "auto.offset.reset": "error"}
+    client = Consumer(
+        {
+            **CLIENT,
+            **settings,
+            "bootstrap.servers": bootstrap,
+            "isolation.level": isolation,
+            "enable.partition.eof": True,
+        }
+    )
+    found: list[Found] = []
+    try:
+        client.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+        ended: set[int] = set()
+        deadline = time.monotonic() + timeout_s
+        while len(ended) < PARTITIONS:
+            if time.monotonic() > deadline:
+                raise WorkerError(f"{topic} could not be read in {timeout_s:.0f} s: {len(found)} records")
+            for message in client.consume(1000, 0.1):
+                error = message.error()
+                if error is None:
+                    key, value = (message.key() or b"").decode(), message.value().decode()
+                    found.append(Found(topic, message.partition(), message.offset(), key, value))
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    ended.add(message.partition())
+                elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+                    raise WorkerError(f"reading {topic}: {error}")
+    finally:
+        client.close()
+    return sorted(found, key=lambda record: (record.partition, record.offset))
