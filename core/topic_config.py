@@ -2,8 +2,9 @@
 
 Names, types, defaults and valid values are Kafka's, so that tools which ask for them, set them and read them back find
 what they expect. A row that is not `honoured` is stored and reported, and changes nothing here: there are no replicas,
-no segments of one partition and no tiers. Values are kept as the text that was given; the broker's own defaults
-(`defaults` below, name -> text) take the place of the table's. Errors carry the words Kafka uses: tools show them.
+no segments of one partition, no tiers, and codecs run at their own level. Values are kept as the text that was given;
+the broker's own defaults (`defaults` below, name -> text) take the place of the table's. Errors carry the words Kafka
+uses, because tools show them.
 """
 
 from __future__ import annotations
@@ -104,10 +105,10 @@ _CODECS = ("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer")
 
 _ROWS = (
     ConfigKey("cleanup.policy", _LS, "delete", True, _list_of("compact", "delete")),
-    ConfigKey("compression.gzip.level", _I, "-1", True, _gzip_level),
-    ConfigKey("compression.lz4.level", _I, "9", True, _between(1, 17)),
+    ConfigKey("compression.gzip.level", _I, "-1", False, _gzip_level),
+    ConfigKey("compression.lz4.level", _I, "9", False, _between(1, 17)),
     ConfigKey("compression.type", _S, "producer", True, _one_of(*_CODECS)),
-    ConfigKey("compression.zstd.level", _I, "3", True, _between(-131072, 22)),
+    ConfigKey("compression.zstd.level", _I, "3", False, _between(-131072, 22)),
     ConfigKey("delete.retention.ms", _L, "86400000", True, _between(0)),
     ConfigKey("file.delete.delay.ms", _L, "60000", False, _between(0)),
     ConfigKey("flush.messages", _L, str(LONG_MAX), False, _between(1)),
@@ -211,7 +212,6 @@ class TopicSettings:
     policy: PartitionPolicy
     message_bytes_max: int
     compression_type: str  # "producer": as it came
-    compression_level: int | None  # of compression_type; None leaves it to the codec
     log_append_time: bool
     timestamp_before_ms_max: int
     timestamp_after_ms_max: int
@@ -235,9 +235,6 @@ def topic_settings(config: Mapping[str, str], defaults: Mapping[str, str] = NO_D
 
     cleanup = {item.strip() for item in text("cleanup.policy").split(",")}
     compact = "compact" in cleanup
-    codec = text("compression.type")
-    level_key = f"compression.{codec}.level"
-    level = integer(level_key) if level_key in TOPIC_CONFIGS else None
     policy = PartitionPolicy(
         delete="delete" in cleanup,
         compact=compact,
@@ -252,8 +249,7 @@ def topic_settings(config: Mapping[str, str], defaults: Mapping[str, str] = NO_D
     return TopicSettings(
         policy=policy,
         message_bytes_max=integer("max.message.bytes"),
-        compression_type=codec,
-        compression_level=None if codec == "gzip" and level == -1 else level,
+        compression_type=text("compression.type"),
         log_append_time=text("message.timestamp.type") == "LogAppendTime",
         timestamp_before_ms_max=integer("message.timestamp.before.max.ms"),
         timestamp_after_ms_max=integer("message.timestamp.after.max.ms"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 EXIT_CONFIG = 2
+EXIT_IN_USE = 3
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -61,3 +64,74 @@ def serve(
     from gateway.serve import run
 
     raise SystemExit(run(config))
+
+
+@main.group()
+def store() -> None:
+    """Look into a data directory while no broker uses it."""
+
+
+@store.command("verify")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def verify_store(directory: Path) -> None:
+    """Read everything in DIRECTORY and name what is not as it was written; exit code 1 if there is any.
+
+    Progress goes to standard error.
+    """
+    from core.store.disk import RealDisk
+    from core.store.verify import verify
+
+    with _locked(directory):
+        last = -1
+
+        def show(done: int, total: int) -> None:
+            nonlocal last
+            percent = 100 if total == 0 else done * 100 // total
+            if percent != last:
+                last = percent
+                click.echo(f"\rverified {percent}% of {total} bytes", err=True, nl=percent == 100)
+
+        report = verify(RealDisk(directory), show)
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    for damage in report.damage:
+        click.echo(f"damage: {damage}")
+    click.echo(
+        f"{report.files} files, {report.bytes} bytes, {report.groups} groups, {report.batches} batches, "
+        f"{len(report.damage)} damaged"
+    )
+    raise SystemExit(1 if report.damage else 0)
+
+
+@store.command("dump")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--partition", type=int, help="Only this partition, by its number in the store.")
+@click.option("--records", is_flag=True, help="Print records too, keys and values cut short.")
+def dump_store(directory: Path, partition: int | None, records: bool) -> None:
+    """Print what DIRECTORY holds, a line for each group and batch."""
+    from core.store.disk import RealDisk
+    from core.store.verify import dump
+
+    with _locked(directory):
+        for line in dump(RealDisk(directory), partition, records=records):
+            click.echo(line)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Holds the store's lock, where there is one: a running broker changes what is being read."""
+    from core.store.disk import RealDisk
+    from core.store.embedded import LOCK_NAME
+
+    if not (directory / LOCK_NAME).exists():
+        yield
+        return
+    try:
+        lock = RealDisk(directory).lock(LOCK_NAME)
+    except BlockingIOError:
+        click.echo(f"trivium: {directory} is in use by a running broker", err=True)
+        raise SystemExit(EXIT_IN_USE) from None
+    try:
+        yield
+    finally:
+        lock.release()
