@@ -12,7 +12,8 @@ Rules:
 * Writing into blocks written before costs no metadata: fdatasync after 16 KiB takes 160 us on zeros written ahead,
   270 on a growing file, 370 on a file only allocated (with 256 KiB: 250, 800 and 590). So `sync` fills the next segment
   with zeros while the current one is in use, at a pace that has it ready in time and never in bursts. Should the
-  writer come first, the rest stays merely allocated.
+  writer come first, the rest stays merely allocated; and while groups are large it is left so, since then writing all
+  twice costs more than the syncs gain.
 * Segments start small and double up to their full size, so that a store at rest takes little room and starts at once.
 """
 
@@ -44,6 +45,7 @@ GROUP_TARGET_BYTES = 4 * 1024 * 1024  # a group takes no further append beyond t
 SEGMENT_BATCHES_MAX = 262_144  # so that replaying one takes a second or two
 FIRST_SEGMENT_BYTES = 8 * 1024 * 1024
 _ZERO_BYTES = 1024 * 1024
+_BULK_BYTES = 256 * 1024  # groups larger than this, on average, need no zeros
 _JOIN_BYTES_MAX = 4096  # batches smaller than this, on average, are joined before they are written
 _FREE_CHECK_BYTES = 16 * 1024 * 1024
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -102,7 +104,8 @@ class Supply:
         self._wake = threading.Semaphore(0)
         self._ready: Segment | None = None
         self._zeroed = 0
-        self._share = 1.0  # of the ready segment that should be zeros by now
+        self._share = 1.0  # of the current segment that is in use: the ready one should have a bit more of zeros
+        self._bulk = False
         self._stopping = False
         self._error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="store-supply", daemon=True)
@@ -127,9 +130,9 @@ class Supply:
             self._disk.unlink(self._ready.file.name)
             self._ready = None
 
-    def progress(self, share: float) -> None:
-        """The writer has used this share of its segment."""
-        self._share = share
+    def progress(self, share: float, bulk: bool) -> None:
+        """The writer has used this share of its segment; `bulk`: with groups so large that they need no zeros."""
+        self._share, self._bulk = share, bulk
         self._wake.release()
 
     def take(self) -> Segment:
@@ -162,7 +165,11 @@ class Supply:
                     self._ready = self._make()
                     self._zeroed = 0
                 segment = self._ready
-                if not self._zeros or self._zeroed >= min(1.0, 1.5 * self._share + 0.1) * segment.capacity:
+                if (
+                    not self._zeros
+                    or self._bulk
+                    or self._zeroed >= min(1.0, 1.5 * self._share + 0.1) * segment.capacity
+                ):
                     return
                 size = min(_ZERO_BYTES, segment.capacity - self._zeroed)
                 segment.file.zero(self._zeroed, size)
@@ -237,6 +244,7 @@ class Writer:
         self._unsynced: list[Segment] = []
         self._report_at = 0
         self._unchecked_bytes = 0
+        self._group_bytes = 0  # of late, on average
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     def start(self) -> None:
@@ -361,9 +369,10 @@ class Writer:
         return segment
 
     def _after(self, segment: Segment, length: int) -> None:
+        self._group_bytes += (length - self._group_bytes) // 16
         if segment.place >= self._report_at:
             used = max(segment.place / segment.capacity, segment.batches / SEGMENT_BATCHES_MAX)
-            self._supply.progress(used)
+            self._supply.progress(used, self._group_bytes > _BULK_BYTES)
             self._report_at = segment.place + _ZERO_BYTES // 2
         self._unchecked_bytes += length
         if self._unchecked_bytes > _FREE_CHECK_BYTES:
