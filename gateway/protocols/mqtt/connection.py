@@ -287,7 +287,7 @@ class Connection(Outbound):
         """The client broke the protocol ([MQTT-4.13.1-1]); before CONNACK it is told in one, if its version has it."""
         if self.state is State.AWAIT_CONNECT:
             if isinstance(error, UnsupportedVersion):
-                self.version = V5 if error.level > V5 else V311
+                self.version = V5 if error.level & 0x7F > V5 else V311  # bit 7 marks bridges
                 self._refuse(error.code, error.reason)
                 return
             if self._reader.version == V5:

@@ -1,0 +1,330 @@
+"""The pump over real sockets: turns, slow readers, time, TLS, WebSocket, drain; and paho as a client."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+import trio
+import trustme
+from paho.mqtt.enums import CallbackAPIVersion
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection, Request, TextMessage
+
+from gateway.protocols.mqtt import reasons
+from gateway.protocols.mqtt.codec import Reader, encode
+from gateway.protocols.mqtt.codec.packets import (
+    Ack,
+    ConnAck,
+    Connect,
+    Disconnect,
+    Packet,
+    PingReq,
+    PingResp,
+    Publish,
+    SubAck,
+    Subscribe,
+    SubscriptionRequest,
+)
+from gateway.protocols.mqtt.limits import Limits
+from gateway.protocols.mqtt.peers import Listener
+from gateway.protocols.mqtt.pump import Pump
+from tests.mqtt.fake_broker import FakeBroker
+
+clause = pytest.mark.clause
+CA = trustme.CA()
+
+
+def _bound() -> socket.socket:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(128)
+    return sock
+
+
+def _server_tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CA.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+def _client_tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    CA.configure_trust(context)
+    return context
+
+
+class Served:
+    """A pump with all four kinds of listeners."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] | None = None) -> None:
+        self.broker = FakeBroker()
+        self.pump = Pump(self.broker, linger_s=1.0, **({"clock": clock} if clock else {}))
+        tls = _server_tls()
+        self.listeners = [
+            Listener(_bound(), limits),
+            Listener(_bound(), limits, tls),
+            Listener(_bound(), limits, None, "/mqtt"),
+            Listener(_bound(), limits, tls, "/mqtt"),
+        ]
+        self.tcp, self.tls, self.ws, self.wss = [one.socket.getsockname()[1] for one in self.listeners]
+
+
+@contextlib.asynccontextmanager
+async def serving(limits: Limits | None = None, clock: Callable[[], float] | None = None) -> AsyncIterator[Served]:
+    served = Served(limits or Limits(), clock)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.pump.run, served.listeners)
+        with trio.fail_after(10):
+            yield served
+        nursery.cancel_scope.cancel()
+
+
+class Client:
+    """A client on a stream, packet by packet."""
+
+    def __init__(self, stream: trio.abc.Stream, version: int = 5) -> None:
+        self.stream = stream
+        self.version = version
+        self._reader = Reader(1 << 24, version)
+        self._packets: list[Packet] = []
+
+    @classmethod
+    async def open(cls, port: int, client_id: str = "c", version: int = 5, tls: bool = False, **fields: Any) -> Client:
+        stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", port)
+        if tls:
+            stream = trio.SSLStream(stream, _client_tls(), server_hostname="localhost", https_compatible=True)
+        client = cls(stream, version)
+        await client.send(Connect(version, client_id, True, 0, **fields))
+        assert isinstance(await client.next(), ConnAck)
+        return client
+
+    async def send(self, *packets: Packet) -> None:
+        await self.stream.send_all(b"".join([encode(packet, self.version) for packet in packets]))
+
+    async def next(self) -> Any:
+        while not self._packets:
+            data = await self.stream.receive_some(65_536)
+            if not data:
+                return None
+            self._reader.feed(data, self._packets)
+        return self._packets.pop(0)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@clause("MQTT-4.2.0-1", v=5)
+@clause("MQTT-4.2.0-1", v=4)
+async def test_mqtt_4_2_0_1_messages_travel_between_clients(tls: bool) -> None:
+    async with serving() as served:
+        port = served.tls if tls else served.tcp
+        subscriber = await Client.open(port, "s", tls=tls)
+        await subscriber.send(Subscribe(1, [SubscriptionRequest("a/+", 2)]))
+        assert await subscriber.next() == SubAck(1, [2])
+        publisher = await Client.open(port, "p", 4, tls=tls)
+        big = b"x" * 300_000
+        await publisher.send(
+            Publish("a/b", b"0", 0, False, False, 0, None),
+            Publish("a/b", big, 1, False, False, 1, None),
+            Publish("a/b", b"2", 2, False, False, 2, None),
+        )
+        assert [await publisher.next(), await publisher.next()] == [Ack(4, 1, 0, None), Ack(5, 2, 0, None)]
+        got = [await subscriber.next() for _ in range(3)]
+        assert [(one.qos, one.payload) for one in got] == [(0, b"0"), (1, big), (2, b"2")]
+
+
+async def test_a_reader_that_stops_costs_nobody_else_and_loses_qos_0_only() -> None:
+    async with serving(Limits(output_bytes_max=50_000)) as served:
+        stuck = await Client.open(served.tcp, "stuck")
+        await stuck.send(Subscribe(1, [SubscriptionRequest("t", 0)]))
+        await stuck.next()
+        live = await Client.open(served.tcp, "live")
+        await live.send(Subscribe(1, [SubscriptionRequest("t", 1)]))
+        await live.next()
+        connection = served.broker.online["stuck"]
+        sent = 0
+        while not connection.dropped:
+            sent += 1
+            await live.send(Publish("t", b"x" * 40_000, 1, False, False, 1, None))
+            assert {type(await live.next()), type(await live.next())} == {Publish, Ack}
+            await live.send(Ack(4, sent, 0, None))
+        assert connection.output_bytes <= 100_000
+        await stuck.send(PingReq())
+        while not isinstance(await stuck.next(), PingResp):
+            pass
+
+
+async def test_time_closes_silent_connections_of_both_kinds() -> None:
+    now = [100.0]
+    async with serving(Limits(connect_timeout_s=5), clock=lambda: now[0]) as served:
+        half_open = await trio.open_tcp_stream("127.0.0.1", served.tcp)
+        await half_open.send_all(b"\x10")
+        client = await Client.open(served.tcp)
+        idle = Client(await trio.open_tcp_stream("127.0.0.1", served.tcp))
+        await idle.send(Connect(5, "idle", True, 4))
+        assert isinstance(await idle.next(), ConnAck)
+        while served.pump.statistics()["connections"] < 3:
+            await trio.lowlevel.checkpoint()
+        now[0] = 107.5
+        served.pump._sweep(now[0])
+        assert await half_open.receive_some() == b""
+        farewell = await idle.next()
+        assert isinstance(farewell, Disconnect)
+        assert farewell.code == reasons.KEEP_ALIVE_TIMEOUT
+        await client.send(PingReq())
+        assert await client.next() == PingResp()
+
+
+async def test_take_over_and_drain_say_why() -> None:
+    async with serving() as served:
+        old = await Client.open(served.tcp, "same")
+        new = await Client.open(served.tcp, "same")
+        gone = await old.next()
+        assert gone.code == reasons.SESSION_TAKEN_OVER
+        assert await old.next() is None
+        await old.stream.aclose()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served.pump.drain, 5.0)
+            gone = await new.next()
+            assert gone.code == reasons.SERVER_SHUTTING_DOWN
+            assert await new.next() is None
+            await new.stream.aclose()
+        assert served.pump.statistics()["connections"] == 0
+        with pytest.raises(OSError, match="."):
+            await Client.open(served.tcp)
+
+
+async def test_a_fault_in_one_machine_ends_that_connection_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as served:
+        one, other = await Client.open(served.tcp, "one"), await Client.open(served.tcp, "other")
+        connection = served.broker.online["one"]
+        monkeypatch.setattr(type(connection), "_on_subscribe", lambda self, packet: 1 / 0)
+        await one.send(Subscribe(1, [SubscriptionRequest("t", 0)]))
+        assert await one.next() is None
+        await other.send(PingReq())
+        assert await other.next() == PingResp()
+
+
+async def test_too_many_connections_are_closed_at_once() -> None:
+    async with serving() as served:
+        served.pump._connections_max = 1
+        first = await Client.open(served.tcp)
+        second = await trio.open_tcp_stream("127.0.0.1", served.tcp)
+        assert await second.receive_some() == b""
+        await first.send(PingReq())
+        assert await first.next() == PingResp()
+
+
+async def test_closed_connections_leave_nothing_behind() -> None:
+    async with serving() as served:
+        for _ in range(5):
+            client = await Client.open(served.tcp)
+            await client.send(Disconnect())
+            assert await client.next() is None
+            await client.stream.aclose()
+        while len(served.broker.closed) < 5:
+            await trio.lowlevel.checkpoint()
+        assert all(event.connection.transport is None for event in served.broker.closed)
+        assert served.pump.statistics()["connections"] == 0
+
+
+async def _websocket(
+    port: int, path: str = "/mqtt", subprotocols: tuple[str, ...] = ("mqtt",)
+) -> tuple[trio.SocketStream, WSConnection, list[Any]]:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    ws = WSConnection(ConnectionType.CLIENT)
+    await stream.send_all(ws.send(Request(host="localhost", target=path, subprotocols=list(subprotocols))))
+    return stream, ws, []
+
+
+async def _ws_next(stream: trio.SocketStream, ws: WSConnection, seen: list[Any]) -> Any:
+    while not seen:
+        data = await stream.receive_some(65_536)
+        ws.receive_data(data or None)
+        seen.extend(ws.events())
+    return seen.pop(0)
+
+
+@clause("MQTT-6.0.0-2", "MQTT-6.0.0-3", "MQTT-6.0.0-4", v=5)
+@clause("MQTT-6.0.0-2", "MQTT-6.0.0-3", "MQTT-6.0.0-4", v=4)
+async def test_mqtt_6_0_0_2_packets_and_frames_need_not_agree() -> None:
+    async with serving() as served:
+        stream, ws, seen = await _websocket(served.ws, subprotocols=("other", "mqtt"))
+        accepted = await _ws_next(stream, ws, seen)
+        assert isinstance(accepted, AcceptConnection)
+        assert accepted.subprotocol == "mqtt"
+        data = encode(Connect(4, "w", True, 0), 4) + encode(PingReq(), 4)
+        for piece in (data[:3], data[3:9], data[9:]):
+            await stream.send_all(ws.send(BytesMessage(data=piece)))
+        got = b""
+        while len(got) < 6:
+            got += (await _ws_next(stream, ws, seen)).data
+        assert got == b"\x20\x02\0\0\xd0\0"
+
+
+@clause("MQTT-6.0.0-1", v=5)
+@clause("MQTT-6.0.0-1", v=4)
+async def test_mqtt_6_0_0_1_text_frames_close() -> None:
+    async with serving() as served:
+        stream, ws, seen = await _websocket(served.ws)
+        assert isinstance(await _ws_next(stream, ws, seen), AcceptConnection)
+        await stream.send_all(ws.send(TextMessage(data="hello")))
+        closed = await _ws_next(stream, ws, seen)
+        assert isinstance(closed, CloseConnection)
+        assert closed.code == 1003
+
+
+@pytest.mark.parametrize(("path", "subprotocols", "status"), [("/other", ("mqtt",), 404), ("/mqtt", ("x",), 400)])
+async def test_other_paths_and_subprotocols_are_rejected(path: str, subprotocols: tuple[str, ...], status: int) -> None:
+    async with serving() as served:
+        stream, ws, seen = await _websocket(served.ws, path, subprotocols)
+        rejected = await _ws_next(stream, ws, seen)
+        assert isinstance(rejected, RejectConnection)
+        assert rejected.status_code == status
+
+
+@pytest.mark.parametrize("road", ["tcp", "tls", "ws", "wss"])
+@pytest.mark.parametrize("version", [paho.MQTTv31, paho.MQTTv311, paho.MQTTv5])
+async def test_paho_speaks_to_us_on_every_road(road: str, version: int) -> None:
+    async with serving() as served:
+        port = getattr(served, road)
+        await trio.to_thread.run_sync(_paho_round, road, port, version)
+
+
+def _paho_round(road: str, port: int, version: int) -> None:
+    transport: Any = "websockets" if road.startswith("ws") else "tcp"
+    client = paho.Client(CallbackAPIVersion.VERSION2, f"paho-{road}", protocol=version, transport=transport)  # type: ignore[arg-type]
+    if road in ("tls", "wss"):
+        client.tls_set_context(_client_tls())
+    got: list[tuple[str, bytes, int]] = []
+    subscribed: list[int] = []
+    client.on_message = lambda _client, _data, one: got.append((one.topic, one.payload, one.qos))
+    client.on_subscribe = lambda _client, _data, mid, codes, properties: subscribed.append(mid)
+    client.connect("localhost", port)
+    client.loop_start()
+    try:
+        client.subscribe("road/#", 2)
+        _until(lambda: bool(subscribed))
+        for qos in (0, 1, 2):
+            client.publish("road/x", b"%d" % qos, qos).wait_for_publish(5)
+        _until(lambda: len(got) == 3)
+        assert sorted(got) == [("road/x", b"%d" % qos, qos) for qos in (0, 1, 2)]
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def _until(done: Callable[[], bool]) -> None:
+    """Wait for paho's own thread."""
+    import threading
+
+    pause = threading.Event()
+    for _ in range(500):
+        if done():
+            return
+        pause.wait(0.01)
+    raise AssertionError("not in time")
