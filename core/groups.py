@@ -228,7 +228,7 @@ class Groups:
         if not group_id:
             reply(LeaveResult(CoreError.INVALID_GROUP_ID))
         elif group is None:
-            reply(LeaveResult(CoreError.UNKNOWN_MEMBER))
+            reply(LeaveResult(None, [(one, CoreError.UNKNOWN_MEMBER) for one in leaving]))
         elif isinstance(group, ConsumerGroup):
             self._migration.leave(group, leaving, reply, now_ms)
         else:
