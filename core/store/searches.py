@@ -8,8 +8,10 @@ from functools import partial
 
 import trio
 
+from core.store.disk import Disk
 from core.store.engine import DataDamaged, TimedOffset, UnknownPartition
 from core.store.index import Block, Extent
+from core.store.key_index import candidates
 from core.store.log_files import SealedFiles
 from core.store.lookup import first_record_from, offsets_of_key
 from core.store.partition import Partition
@@ -23,6 +25,7 @@ class Searches:
     """The part of the engine that looks things up; all on the trio thread, decoding in threads."""
 
     files: SealedFiles
+    disk: Disk
     _reader: Reader
     _position: int
     _partitions: dict[int, Partition]
@@ -122,11 +125,37 @@ class Searches:
 
     async def offsets_for_key(self, partition: int, key: bytes, *, from_offset: int, count_max: int) -> list[int]:
         p = self._get(partition)
+        await trio.lowlevel.checkpoint()
         found: list[int] = []
-        async with aclosing(self._scan(p, from_offset, p.high_watermark)) as batches:
+        at = from_offset
+        while (at := max(at, p.log_start)) < p.high_watermark and len(found) < count_max:
+            extents = p.extents
+            i = len(extents) if extents is not None and p.policy.key_index else 0
+            if extents is None or i == 0 or (i := extents.find(at)) == len(extents):
+                await self._scan_for_key(p, key, at, p.high_watermark, count_max, found)
+                break
+            extent = extents.get(i)
+            name = self.files.name(extent.file_id)
+            batches = await trio.to_thread.run_sync(candidates, self.disk, name, partition, key)
+            if batches is None:
+                await self._scan_for_key(p, key, at, extent.end_offset, count_max, found)
+            elif batches:
+                block = self.files.block(extent) or await self._reader.load(extent)
+                for j in batches:
+                    if block.bases[j] + block.rows[3 * j + 2] >= at:
+                        # by offset, not by place: the file may have been replaced meanwhile
+                        end = block.bases[j] + block.rows[3 * j + 2] + 1
+                        await self._scan_for_key(p, key, max(at, block.bases[j]), end, count_max, found)
+            at = extent.end_offset
+        return found[:count_max]
+
+    async def _scan_for_key(
+        self, p: Partition, key: bytes, from_offset: int, end: int, count_max: int, found: list[int]
+    ) -> None:
+        """Adds the offsets with this key in [from_offset, end) to `found`."""
+        async with aclosing(self._scan(p, from_offset, end)) as batches:
             async for header, batch in batches:
                 if not header.is_control:
                     found += await trio.to_thread.run_sync(partial(offsets_of_key, batch, key, from_offset))
                     if len(found) >= count_max:
-                        break
-        return found[:count_max]
+                        return

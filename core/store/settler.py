@@ -26,6 +26,7 @@ from typing import Protocol, TypeVar
 import structlog
 import trio
 
+from core.store import key_index
 from core.store import manifest as manifests
 from core.store.cleaning import clean, plan_cleaning
 from core.store.compaction import CleanState
@@ -49,6 +50,7 @@ BYTES_PER_S_MAX = 32 * 1024 * 1024  # read and written together: what leaves the
 INTERVAL_MS = 30_000
 _PAUSE_S_MAX = 0.1
 _PARTITIONS_PER_TURN = 256
+_KEY_INDEX_COST = 4  # a byte indexed takes as much of the processor as so many merged
 
 
 class Host(Protocol):
@@ -89,6 +91,7 @@ class SettlerStatistics:
     bytes_read: int = 0
     bytes_written: int = 0
     damaged_files: int = 0
+    key_indexes: int = 0
 
 
 class _Pace:
@@ -133,6 +136,7 @@ class Settler:
         self._turn = trio.Lock()
         self._threads = trio.CapacityLimiter(1)
         self._damaged: set[str] = set()
+        self._indexed: dict[str, set[int]] | None = None  # file name -> partitions in its key index
         self.scattered_reads: dict[str, int] = {}
         self.statistics = SettlerStatistics()
 
@@ -162,6 +166,7 @@ class Settler:
                 await self._clean_due()
                 while await self._rewrite():
                     pass
+                await self._index_keys()
         except OSError as e:
             if e.errno not in NO_ROOM:
                 raise
@@ -287,6 +292,29 @@ class Settler:
             replaced = {w.partition: [(i, name) for i, name, _ in w.rows] for w in works if w.partition in done}
             await self._swap(cleaned.merged, [], cleaned.states, replaced, cleaned.gone_aborted)
 
+    # Key indexes
+
+    async def _index_keys(self) -> None:
+        """Makes what is missing: key indexes of sealed files for the partitions that want one."""
+        if self._indexed is None:
+            self._indexed = await self._in_thread(key_index.tidy, self._disk)
+        wanted: dict[int, set[int]] = {}
+        for number, partition in self._host.living_partitions().items():
+            if partition.policy.key_index and partition.extents is not None:
+                for file_id in partition.extents.file_ids():
+                    wanted.setdefault(file_id, set()).add(number)
+        for file_id, name in self._candidates():
+            numbers = wanted.get(file_id, set())
+            if not numbers <= self._indexed.get(name, set()):
+                try:
+                    await self._in_thread(
+                        key_index.build_for, self._disk, name, numbers, _Pace(self._rate // _KEY_INDEX_COST)
+                    )
+                    self._indexed[name] = numbers
+                    self.statistics.key_indexes += 1
+                except (Damaged, BadFile) as e:
+                    self._found_damage(e, [name])
+
     # Swapping
 
     async def _swap(
@@ -328,6 +356,8 @@ class Settler:
             await self._in_thread(self._unlink, [state.name for state in dead])
             for state in dead:
                 self.scattered_reads.pop(state.name, None)
+                if self._indexed is not None:
+                    self._indexed.pop(state.name, None)
                 if (number := log_number(state.name)) is not None:
                     self.manifest.dead_logs.discard(number)
             self.statistics.files_unlinked += len(dead)
@@ -355,6 +385,7 @@ class Settler:
     def _unlink(self, names: Sequence[str]) -> None:
         for name in names:
             self._disk.unlink(name)
+            key_index.remove(self._disk, name)
         self._disk.sync_directory()
 
     async def _in_thread(self, work: Callable[..., T], *args: object) -> T:
