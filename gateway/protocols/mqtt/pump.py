@@ -131,9 +131,12 @@ class Pump:
         Returns when all are gone or the time is up; then `run` may be cancelled.
         """
         self._draining = True
-        for fd in list(self._listeners):
-            self._epoll.unregister(fd)
+        for fd, listener in self._listeners.items():
+            if listener not in self._resting:
+                self._epoll.unregister(fd)
+            listener.socket.close()
         self._listeners.clear()
+        self._resting.clear()
         for peer in list(self._peers.values()):
             self._watch(peer)
         with trio.move_on_after(timeout_s / 2):
