@@ -46,6 +46,8 @@ def test_shared_filter_in_parts() -> None:
     assert parse_filter("$shared/a") == (None, "$shared/a", None)
 
 
+@pytest.mark.clause("MQTT-4.7.2-1", "MQTT-4.7.3-4", v=5)
+@pytest.mark.clause("MQTT-4.7.2-1", "MQTT-4.7.3-4", v=4)
 @pytest.mark.parametrize(
     ("filter_", "topic", "expected"),
     [
@@ -60,6 +62,8 @@ def test_shared_filter_in_parts() -> None:
         ("+/x", "$SYS/x", False),
         ("$SYS/#", "$SYS/x", True),
         ("A", "a", False),
+        ("ä", "a\u0308", False),
+        ("a//b", "a/b", False),
     ],
 )
 def test_examples_of_the_specification(filter_: str, topic: str, expected: bool) -> None:

@@ -62,7 +62,8 @@ def marks(source: str) -> Iterator[tuple[tuple[int, str], str]]:
 def table() -> dict[tuple[int, str], list[str]]:
     """Statement -> tests that hold it."""
     found: dict[tuple[int, str], list[str]] = {clause: [] for clause in CLAUSES}
-    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+    here = Path(__file__).parent
+    for path in sorted((*here.glob("test_*.py"), *(here.parent / "core").glob("test_*.py"))):
         for clause, test in marks(path.read_text()):
             found[clause].append(f"{path.stem}::{test}")
     return found

@@ -192,6 +192,37 @@ def test_mqtt_3_1_2_29_reasons_only_for_clients_that_want_and_can_take_them() ->
         assert driver.one() == UnsubAck(8, [0x87])
 
 
+@clause("MQTT-3.4.2-3", "MQTT-3.5.2-3", "MQTT-3.9.2-2", "MQTT-3.11.2-2", "MQTT-3.14.2-4", v=5)
+@clause("MQTT-3.6.2-1", "MQTT-3.6.2-2", "MQTT-3.6.2-3", "MQTT-3.7.2-1", "MQTT-3.7.2-2", "MQTT-3.7.2-3", v=5)
+def test_mqtt_3_4_2_3_replies_hold_no_user_properties_and_pubrel_and_pubcomp_none_at_all() -> None:
+    driver = connected(5, session=durable())
+    driver.publish(qos=1, packet_id=1)
+    driver.connection.publish_done(driver.event().ticket, reasons.QUOTA_EXCEEDED, "full")
+    driver.publish(qos=2, packet_id=2)
+    driver.connection.publish_done(driver.event().ticket)
+    driver.send(Ack(PUBREL, 2, 0, None))
+    driver.connection.release_done(driver.event().ticket)
+    driver.send(Ack(PUBREL, 3, 0, None), Ack(PUBREC, 4, 0, None))
+    got = driver.received()
+    assert [(packet.kind, packet.code) for packet in got if isinstance(packet, Ack)] == [
+        (PUBACK, 0x97),
+        (PUBREC, 0),
+        (PUBCOMP, 0),
+        (PUBCOMP, 0x92),
+        (PUBREL, 0x92),
+    ]
+    assert [packet.properties for packet in got if isinstance(packet, Ack)] == [{props.REASON_STRING: "full"}] + [
+        None
+    ] * 4
+    driver.subscribe()
+    driver.connection.subscribe_done(driver.event().ticket, [0x80], "no")
+    driver.send(Unsubscribe(8, ["t"]))
+    driver.connection.unsubscribe_done(driver.event().ticket, [0x80], "no")
+    driver.connection.disconnect(reasons.SERVER_BUSY, "no")
+    for packet in driver.received():
+        assert packet.properties == {props.REASON_STRING: "no"}  # type: ignore[union-attr]
+
+
 def test_pubrel_of_an_unknown_packet_id() -> None:
     for version, code in ((4, 0), (5, reasons.PACKET_ID_NOT_FOUND)):
         driver = connected(version)
