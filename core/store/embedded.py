@@ -19,62 +19,44 @@ it cannot go on.
 
 from __future__ import annotations
 
-import struct
 import sys
 import time
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 import trio
 
 from core.store import checkpoint
+from core.store.assigner import ACCEPTED, Assigner
 from core.store.disk import Disk, Lock, RealDisk
 from core.store.engine import (
-    Append,
     Appended,
-    CreatePartition,
-    DeleteBefore,
-    DeletePartition,
     Done,
     DurableBatch,
     Entry,
     Outcome,
-    PartitionInfo,
-    PartitionPolicy,
-    ProducerState,
-    Read,
     StoreFailed,
 )
 from core.store.index import Block, Footer
 from core.store.log_files import Segment, seal
 from core.store.partition import HotRing, OpenBlock, Partition, Range
-from core.store.producers import ProducerTable
 from core.store.reader import Reader
 from core.store.recovery import Recovered, add_file, recover, retire
-from core.store.searches import Searches
-from core.store.segment import GROUP_BYTES_MAX, GROUP_ENTRIES_MAX, EntryKind, pack_entry
+from core.store.segment import EntryKind
 from core.store.settler import Settler
 from core.store.settling import EngineHost
+from core.store.views import Views
 from core.store.writer import Group, Item, Room, Signal, Supply, Writer, WriterState
 
 LOCK_NAME = "lock"
 _SWITCH_INTERVAL_S = 0.0005  # loop and writer thread do not wait longer than this for each other
 _ROOM_INTERVAL_S = 1.0
 _EXPIRE_INTERVAL_S = 60.0
-_PATCH = struct.Struct(">qii")  # base offset, length, leader epoch: the batch's first 16 bytes
-_epoch_number = itemgetter(0)
-_epoch_start = itemgetter(1)
 
-_pack_patch = _PATCH.pack
-_new = tuple.__new__
-_BATCH = int(EntryKind.BATCH)
-_ACCEPTED = (Outcome.APPENDED, Outcome.DUPLICATE)
 
 _log = structlog.get_logger("store")
 
@@ -102,7 +84,7 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class EmbeddedEngine(Searches):
+class EmbeddedEngine(Views):
     """An `Engine` over one directory. `disk` replaces the directory in tests."""
 
     def __init__(
@@ -118,10 +100,8 @@ class EmbeddedEngine(Searches):
         self._disk = disk
         self._now_ms = now_ms
         self._partitions: dict[int, Partition] = {}  # durable
-        self._assigned: dict[int, Partition] = {}  # with creations and deletions on their way
-        self._creating: set[int] = set()
         self._retired: list[Range] = []
-        self._epoch = self._position = self._next_position = self._sequence = 0
+        self._epoch = self._position = self._sequence = 0
         self._in_flight: deque[Item] = deque()
         self._hot = HotRing(self.config.hot_bytes_max, self.config.hot_batches_max)
         self._segment: Segment | None = None
@@ -173,11 +153,11 @@ class EmbeddedEngine(Searches):
         """Becomes what was found on the disk."""
         self.recovered = recovered
         self._epoch = recovered.epoch
-        self._position = self._next_position = recovered.position
+        self._position = recovered.position
         self._sequence = recovered.sequence
         self._partitions = recovered.partitions
-        self._assigned = dict(recovered.partitions)
         self._retired = recovered.retired
+        self._assigner = Assigner(self._epoch, self._position, self._partitions, self._retired, self._now_ms)
         self.files = recovered.files
         self._reader = Reader(self.files)
         self._room = Room(self.disk, self.config.reserve_bytes)
@@ -280,145 +260,9 @@ class EmbeddedEngine(Searches):
         if self._failure is not None:
             self._soon(done, [Appended(Outcome.FAILED)] * len(entries))
             return
-        if len(entries) > GROUP_ENTRIES_MAX:
-            raise ValueError(f"{len(entries)} entries in one append")
-        answers: list[Appended] = []
-        headers: list[bytes] = []
-        batches: list[bytes] = []
-        changes: list[tuple[Partition, Any]] = []
-        before: list[tuple[Entry, Partition, int]] = []  # to take back, should a later entry be refused
-        position = self._next_position
-        full = self._room.full and not any(isinstance(e, DeletePartition | DeleteBefore) for e in entries)
-        refused = False
-        for entry in entries:
-            p = self._assigned.get(entry.partition)
-            if entry.__class__ is Append:
-                answer = self._refusal(p, entry, full)
-                if answer is None:
-                    before.append((entry, p, p.next_offset))  # type: ignore[union-attr,arg-type]
-                    answer = self._assign(p, entry, position, headers, batches, changes)  # type: ignore[arg-type]
-                    position += 1
-                elif answer.outcome is not Outcome.DUPLICATE:
-                    refused = True
-            else:
-                answer = self._change(p, entry, position, full, headers, changes, before)
-                if answer.outcome is Outcome.APPENDED:
-                    position += 1
-                else:
-                    refused = True
-            answers.append(answer)
-        if refused:
-            self._take_back(before)
-            answers = [a if a.outcome not in _ACCEPTED else Appended(Outcome.NOT_APPENDED) for a in answers]
-            item = Item(done, answers, b"", [], [], 0, 0)
-        else:
-            self._next_position = position
-            size = len(batches[0]) if len(batches) == 1 else sum(map(len, batches))
-            packed = headers[0] if len(headers) == 1 else b"".join(headers)
-            item = _new(Item, (done, answers, packed, batches, changes, size, len(headers)))
+        item = self._assigner.take(entries, done, self._room.full)
         self._in_flight.append(item)
         self._put(item)
-
-    def _refusal(self, p: Partition | None, entry: Append, full: bool) -> Appended | None:
-        """Why a batch cannot be appended now (or where its duplicate is), None when it can."""
-        if p is None:
-            return Appended(Outcome.UNKNOWN_PARTITION)
-        _, header, batch, if_next_offset, keep_offsets = entry
-        if len(batch) != header.batch_length + 12 or len(batch) > GROUP_BYTES_MAX // 2:
-            raise ValueError(f"a batch of {len(batch)} bytes whose header says {header.size_bytes}")
-        offset = header.base_offset if keep_offsets else p.next_offset
-        if offset < p.next_offset or (if_next_offset is not None and if_next_offset != offset):
-            return Appended(Outcome.OFFSET_MISMATCH, log_start=p.start_next)
-        if full:
-            return Appended(Outcome.FULL, log_start=p.start_next)
-        if header.producer_id >= 0:
-            if p.producers is None:
-                p.producers = ProducerTable()
-            if not keep_offsets:
-                outcome, known = p.producers.check(header, batch)
-                if outcome is not Outcome.APPENDED:
-                    return Appended(outcome, known, -1, p.start_next)
-        return None
-
-    def _assign(
-        self,
-        p: Partition,
-        entry: Append,
-        position: int,
-        headers: list[bytes],
-        batches: list[bytes],
-        changes: list[tuple[Partition, Any]],
-    ) -> Appended:
-        """Gives a batch its offset and position."""
-        number, header, data, _, keep_offsets = entry
-        base_offset = header.base_offset if keep_offsets else p.next_offset
-        batch = b"".join((_pack_patch(base_offset, header.batch_length, self._epoch), memoryview(data)[16:]))
-        p.next_offset = base_offset + header.last_offset_delta + 1
-        if header.producer_id >= 0:
-            p.producers.begin(header, base_offset, self._now_ms(), batch)  # type: ignore[union-attr]
-        headers.append(pack_entry(_BATCH, number, base_offset, position, len(batch), header.crc))
-        batches.append(batch)
-        changes.append((p, _new(DurableBatch, (number, base_offset, position, header, batch))))
-        return _new(Appended, (Outcome.APPENDED, base_offset, position, p.start_next))
-
-    def _change(
-        self,
-        p: Partition | None,
-        entry: Entry,
-        position: int,
-        full: bool,
-        headers: list[bytes],
-        changes: list[tuple[Partition, Any]],
-        before: list[tuple[Entry, Partition, int]],
-    ) -> Appended:
-        """Checks and assigns what is not a batch."""
-        number = entry.partition
-        if isinstance(entry, CreatePartition):
-            if self._was_used(number):
-                return Appended(Outcome.UNKNOWN_PARTITION)
-            if full:
-                return Appended(Outcome.FULL)
-            p = self._assigned[number] = Partition(number)
-            self._creating.add(number)
-            kind, value, log_start = EntryKind.CREATE, 0, 0
-        elif p is None:
-            return Appended(Outcome.UNKNOWN_PARTITION)
-        elif isinstance(entry, DeletePartition):
-            del self._assigned[number]
-            kind, value, log_start = EntryKind.DELETE, 0, -1
-        else:
-            assert isinstance(entry, DeleteBefore)
-            if entry.offset > p.high_watermark:
-                return Appended(Outcome.OFFSET_MISMATCH, log_start=p.start_next)
-            before.append((entry, p, p.start_next))
-            p.start_next = value = log_start = max(p.start_next, entry.offset)
-            kind = EntryKind.DELETE_BEFORE
-        if kind is not EntryKind.DELETE_BEFORE:
-            before.append((entry, p, 0))
-        headers.append(pack_entry(kind, number, value, position, 0, 0))
-        changes.append((p, (kind, value)))
-        return Appended(Outcome.APPENDED, -1, position, log_start)
-
-    def _was_used(self, number: int) -> bool:
-        if number in self._assigned or number in self._partitions or number in self._creating:
-            return True
-        i = bisect_right(self._retired, number, key=_epoch_number) - 1
-        return i >= 0 and number < self._retired[i].end
-
-    def _take_back(self, before: list[tuple[Entry, Partition, int]]) -> None:
-        """Undoes the entries of one append that was refused."""
-        for entry, p, value in reversed(before):
-            if isinstance(entry, Append):
-                p.next_offset = value
-                if p.producers is not None:
-                    p.producers.roll_back(value)
-            elif isinstance(entry, CreatePartition):
-                del self._assigned[p.number]
-                self._creating.discard(p.number)
-            elif isinstance(entry, DeletePartition):
-                self._assigned[p.number] = p
-            else:
-                p.start_next = value
 
     # Written
 
@@ -482,7 +326,7 @@ class EmbeddedEngine(Searches):
     def _apply(self, p: Partition, kind: EntryKind, value: int) -> None:
         if kind is EntryKind.CREATE:
             self._partitions[p.number] = p
-            self._creating.discard(p.number)
+            self._assigner.created(p.number)
         elif kind is EntryKind.DELETE:
             self._partitions.pop(p.number, None)
             self.settler.wake()
@@ -494,11 +338,7 @@ class EmbeddedEngine(Searches):
         """The writer met a full disk: everything on its way is taken back."""
         _log.warning("no room on the disk", error=str(error))
         self._room.full = True
-        self._assigned = dict(self._partitions)
-        self._creating.clear()
-        for p in self._partitions.values():
-            p.take_back()
-        self._next_position = self._position
+        self._assigner.take_back_all(self._position)
         self._answer_all(Outcome.FULL)
         self._put(Signal.RESUME)
 
@@ -514,7 +354,7 @@ class EmbeddedEngine(Searches):
         waiting = list(self._in_flight)
         self._in_flight.clear()
         for item in waiting:
-            accepted = all(a.outcome in _ACCEPTED for a in item.answers)
+            accepted = all(a.outcome in ACCEPTED for a in item.answers)
             item.done([Appended(outcome, log_start=a.log_start) for a in item.answers] if accepted else item.answers)
 
     # Segments
@@ -552,57 +392,6 @@ class EmbeddedEngine(Searches):
                 if extent.file_id == file_id:
                     self.files.keep(extent, segment.blocks[row.partition])
         segment.blocks = {}
-
-    # Reading
-
-    def read_nowait(
-        self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
-    ) -> Read | None:
-        return self._reader.read_nowait(self._get(partition), offset, bytes_max, committed, first_whole)
-
-    async def read(
-        self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
-    ) -> Read:
-        return await self._reader.read(self._get(partition), offset, bytes_max, committed, first_whole)
-
-    def watch(self, partition: int, callback: Callable[[int], None]) -> None:
-        self._get(partition).watchers.append(callback)
-
-    def unwatch(self, partition: int, callback: Callable[[int], None]) -> None:
-        p = self._partitions.get(partition)
-        if p is not None and callback in p.watchers:
-            p.watchers.remove(callback)
-
-    def add_tail_listener(self, listener: Callable[[list[DurableBatch]], None]) -> None:
-        self._listeners.append(listener)
-
-    def info(self, partition: int) -> PartitionInfo:
-        p = self._get(partition)
-        return PartitionInfo(
-            p.log_start, p.high_watermark, p.last_stable, p.next_offset, p.size_bytes, p.max_timestamp_ms
-        )
-
-    def partitions(self) -> list[int]:
-        return sorted(self._partitions)
-
-    def set_policy(self, partition: int, policy: PartitionPolicy) -> None:
-        self._get(partition).policy = policy
-
-    def epoch_end(self, partition: int, epoch: int) -> tuple[int, int]:
-        p = self._get(partition)
-        i = bisect_right(p.epochs, epoch, key=_epoch_number)
-        if i == 0:
-            return -1, -1
-        return p.epochs[i - 1][0], p.epochs[i][1] if i < len(p.epochs) else p.high_watermark
-
-    def epoch_of(self, partition: int, offset: int) -> int:
-        p = self._get(partition)
-        i = bisect_right(p.epochs, offset, key=_epoch_start)
-        return p.epochs[i - 1][0] if i and offset < p.high_watermark else -1
-
-    def producers(self, partition: int) -> list[ProducerState]:
-        p = self._get(partition)
-        return [] if p.producers is None else p.producers.states()
 
     def statistics(self) -> dict[str, int]:
         """Counters since the start, and sizes now."""
