@@ -19,6 +19,7 @@ from core.store.partition import Partition
 
 READER_THREADS_MAX = 4
 _GAP_BYTES_MAX = 4096  # read through rather than around
+_SCATTERED_RUNS_MIN = 8  # a cold read of so many places makes sorting the file pay one day (settler)
 _JOIN_BYTES_MAX = 8192  # batches smaller than this, on average, are joined into one buffer
 
 
@@ -44,6 +45,7 @@ class Reader:
         self._files = files
         self._threads = trio.CapacityLimiter(READER_THREADS_MAX)
         self.cold_reads = 0
+        self.scattered_reads: dict[str, int] = {}  # by file: cold reads that had to jump
 
     def read_nowait(
         self, partition: Partition, offset: int, bytes_max: int, committed: bool, first_whole: bool
@@ -86,6 +88,9 @@ class Reader:
                 await self.load(plan)
             elif plan is not None:
                 self.cold_reads += 1
+                if len(plan.runs) >= _SCATTERED_RUNS_MIN:
+                    name = plan.file.name
+                    self.scattered_reads[name] = self.scattered_reads.get(name, 0) + 1
                 data = await trio.to_thread.run_sync(_read_runs, plan, limiter=self._threads)
                 assert data is not None
                 return _answer(partition, data, plan.size_bytes, committed, offset, plan.next_offset)

@@ -39,7 +39,7 @@ from core.store.merge import Damaged, Merged, merge
 from core.store.partition import Partition
 from core.store.retention import Retention
 from core.store.segment import BadFile
-from core.store.survey import FileState, dead_files, live_sources, look_at, worth_rewriting
+from core.store.survey import DEAD_SHARE_MIN, FileState, dead_files, live_sources, look_at, worth_rewriting
 from core.store.writer import NO_ROOM
 
 T = TypeVar("T")
@@ -48,7 +48,9 @@ log = structlog.get_logger(__name__)
 
 BYTES_PER_S_MAX = 32 * 1024 * 1024  # read and written together: what leaves the log's syncs alone
 INTERVAL_MS = 30_000
+ROLL_DEAD_BYTES_MIN = 4 * 1024 * 1024
 _PAUSE_S_MAX = 0.1
+_SEAL_WAIT_S = 5.0
 _PARTITIONS_PER_TURN = 256
 _KEY_INDEX_COST = 4  # a byte indexed takes as much of the processor as so many merged
 
@@ -67,6 +69,16 @@ class Host(Protocol):
 
     @property
     def sealed_files(self) -> SealedFiles: ...
+
+    @property
+    def scattered_reads(self) -> dict[str, int]:
+        """How often readers found a file cold and its batches far apart."""
+
+    def open_dead_share(self) -> tuple[int, float]:
+        """Dead bytes of the segment that is being written, and their share of it."""
+
+    async def roll(self) -> None:
+        """Ends the segment that is being written, if there is a partition left to write to."""
 
     async def load_block(self, extent: Extent) -> Block: ...
 
@@ -124,6 +136,7 @@ class Settler:
         now_ms: Callable[[], int],
         interval_ms: int = INTERVAL_MS,
         bytes_per_s_max: int = BYTES_PER_S_MAX,
+        roll_dead_bytes_min: int = ROLL_DEAD_BYTES_MIN,
     ) -> None:
         self._host = host
         self._disk = disk
@@ -131,22 +144,18 @@ class Settler:
         self._now_ms = now_ms
         self._interval_s = interval_ms / 1000
         self._rate = bytes_per_s_max
+        self._roll_dead_bytes_min = roll_dead_bytes_min
         self._retention = Retention(host.load_block)
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self._threads = trio.CapacityLimiter(1)
         self._damaged: set[str] = set()
         self._indexed: dict[str, set[int]] | None = None  # file name -> partitions in its key index
-        self.scattered_reads: dict[str, int] = {}
         self.statistics = SettlerStatistics()
 
     def wake(self) -> None:
         """Something may pay now: a partition was deleted, a segment sealed, the disk is filling."""
         self._wake.set()
-
-    def note_scattered_read(self, name: str) -> None:
-        """A reader found this log segment cold and its batches far apart."""
-        self.scattered_reads[name] = self.scattered_reads.get(name, 0) + 1
 
     async def run(self) -> None:
         """Settles for ever. Raises OSError when the disk fails."""
@@ -162,6 +171,7 @@ class Settler:
         try:
             async with self._turn:
                 await self._retain()
+                await self._roll_if_dead()
                 await self._drop_dead()
                 await self._clean_due()
                 while await self._rewrite():
@@ -184,6 +194,17 @@ class Settler:
             [answer] = await self._host.append_entries([move])
             if answer.outcome is Outcome.APPENDED:
                 self.statistics.log_starts_moved += 1
+
+    async def _roll_if_dead(self) -> None:
+        """Ends the open segment when most of it is dead: only sealed files give room back."""
+        dead_bytes, share = self._host.open_dead_share()
+        if dead_bytes < self._roll_dead_bytes_min or share < DEAD_SHARE_MIN:
+            return
+        number = self._host.open_log_number
+        await self._host.roll()
+        with trio.move_on_after(_SEAL_WAIT_S):
+            while self._host.checkpoint_log_number <= number:  # noqa: ASYNC110  rare, and seals are not announced
+                await trio.sleep(_SEAL_WAIT_S / 100)
 
     # Dead and sparse files
 
@@ -219,7 +240,7 @@ class Settler:
         states = await self._survey()
         free = self._disk.free_bytes()
         chosen = worth_rewriting(
-            states, self.scattered_reads, pressed=self._host.room_pressed(), live_bytes_max=free // 2
+            states, self._host.scattered_reads, pressed=self._host.room_pressed(), live_bytes_max=free // 2
         )
         chosen = await self._neighbours(chosen)
         if not chosen:
@@ -355,7 +376,7 @@ class Settler:
         if dead:
             await self._in_thread(self._unlink, [state.name for state in dead])
             for state in dead:
-                self.scattered_reads.pop(state.name, None)
+                self._host.scattered_reads.pop(state.name, None)
                 if self._indexed is not None:
                     self._indexed.pop(state.name, None)
                 if (number := log_number(state.name)) is not None:

@@ -201,6 +201,7 @@ class Signal(enum.Enum):
     """What the queue carries besides items."""
 
     RESUME = "resume"  # the loop has taken back what there was no room for
+    ROLL = "roll"  # the next group begins a new segment
     STOP = "stop"
 
 
@@ -271,6 +272,8 @@ class Writer:
             first = held or self.queue.get()
             if first is Signal.STOP:
                 return
+            if first is Signal.ROLL and self._segment is not None and self._segment.place:
+                self._segment = None
             if isinstance(first, Signal):
                 held = None
                 continue
@@ -282,7 +285,7 @@ class Writer:
                     self._soon(self._on_failed, e)
                     return
                 self._soon(self._on_no_room, e)
-                while not isinstance(held, Signal):
+                while held is not Signal.RESUME and held is not Signal.STOP:
                     held = self.queue.get()
                 continue
             self._soon(self._on_written, group)

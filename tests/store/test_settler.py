@@ -87,6 +87,39 @@ async def test_deleting_a_topic_frees_the_disk_and_the_others_stay() -> None:
         assert await read_all(engine, 2) == before
 
 
+async def test_a_deleted_topic_in_the_open_segment_is_freed_too() -> None:
+    disk, clock = SimulatedDisk(), Clock()
+    async with running(disk, clock) as engine:
+        await append(engine, [CreatePartition(1), CreatePartition(2)])
+        await fill(engine, 2, 2)
+        await fill(engine, 1, 8)
+        assert len(engine.files) == 0
+        engine.settler._roll_dead_bytes_min = 5_000
+        await append(engine, [DeletePartition(1)])
+        await engine.settler.run_once()
+        assert engine.settler.statistics.files_unlinked == 1
+        assert len(await read_all(engine, 2)) == 2
+        await fill(engine, 2, 1)
+    async with running(disk.cut(seed=1), clock) as engine:
+        assert len(await read_all(engine, 2)) == 3
+
+
+async def test_a_log_segment_that_cold_readers_meet_in_pieces_is_sorted() -> None:
+    disk, clock = SimulatedDisk(coldness=1.0), Clock()
+    async with running(disk, clock) as engine:
+        await append(engine, [CreatePartition(1), CreatePartition(2)])
+        for _ in range(40):
+            await fill(engine, 1, 1, size=100)
+            await fill(engine, 2, 1, size=5000)
+        await sealed(engine)
+        expected = await read_all(engine, 1)
+        name = logs(disk)[0]
+        engine._reader.scattered_reads[name] = survey.SCATTERED_READS_MIN
+        await engine.settler.run_once()
+        assert name not in disk.list()
+        assert await read_all(engine, 1) == expected
+
+
 async def test_files_without_anything_alive_are_unlinked_without_writing() -> None:
     disk, clock = SimulatedDisk(), Clock()
     async with running(disk, clock) as engine:
