@@ -18,8 +18,7 @@ from trivium.record_batch import parse_header
 ROUNDS = 6
 PARTITIONS = 4
 
-CHILD = (
-    """
+CHILD = """
 import sys, trio, structlog
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import CreatePartition, append
@@ -46,8 +45,6 @@ async def main(directory, config):
 
 trio.run(main, sys.argv[1], EngineConfig(segment_bytes=200_000, reserve_bytes=0))
 """
-    % PARTITIONS
-)
 
 
 def killed_after(directory: Path, lines: int) -> list[tuple[int, int, str]]:
