@@ -227,7 +227,8 @@ async def delete_topics(context: Context, request: Request) -> Message:
         named = [(name, NO_ID) for name in body.topic_names]
     else:
         named = [(topic.name, topic.topic_id) for topic in body.topics]
-    names, ids = Counter(name for name, _ in named), Counter(topic_id for _, topic_id in named)
+    valid = [(name, topic_id) for name, topic_id in named if (name is None) != (topic_id == NO_ID)]
+    names, ids = Counter(name for name, _ in valid), Counter(topic_id for _, topic_id in valid)
     answered: set[tuple[str | None, bytes]] = set()
     responses = []
     for name, topic_id in named:

@@ -1,0 +1,231 @@
+"""DescribeConfigs, AlterConfigs and IncrementalAlterConfigs as Apache Kafka 4.2 answers them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from conf.load import load
+from core.topic_config import TOPIC_CONFIGS
+from gateway.core_settings import broker_settings
+from gateway.protocols.kafka.api_versions import ApiKey
+from gateway.protocols.kafka.broker_configs import broker_configs
+from gateway.protocols.kafka.errors import ErrorCode
+from gateway.protocols.kafka.messages import (
+    AlterConfigsRequest,
+    DescribeConfigsRequest,
+    IncrementalAlterConfigsRequest,
+)
+from tests.kafka.wire import WireClient, kafka_listener
+
+TOPIC, BROKER, GROUP = 2, 4, 32
+SET, DELETE, APPEND, SUBTRACT = range(4)
+
+
+async def _describe(
+    client: WireClient, kind: int, name: str, keys: list[str] | None = None, *, version: int = 4, synonyms: bool = True
+) -> Any:
+    resource = DescribeConfigsRequest.DescribeConfigsResource(
+        resource_type=kind, resource_name=name, configuration_keys=keys
+    )
+    request = DescribeConfigsRequest(resources=[resource], include_synonyms=synonyms)
+    return (await client.call(ApiKey.DESCRIBE_CONFIGS, version, request)).results[0]
+
+
+async def _value(client: WireClient, name: str, key: str) -> str | None:
+    value: str | None = (await _describe(client, TOPIC, name, [key])).configs[0].value
+    return value
+
+
+async def _operate(
+    client: WireClient,
+    *operations: tuple[str, int, str | None],
+    kind: int = TOPIC,
+    name: str = "t",
+    validate_only: bool = False,
+) -> tuple[int, str | None]:
+    configs = [
+        IncrementalAlterConfigsRequest.AlterableConfig(name=key, config_operation=operation, value=value)
+        for key, operation, value in operations
+    ]
+    resource = IncrementalAlterConfigsRequest.AlterConfigsResource(
+        resource_type=kind, resource_name=name, configs=configs
+    )
+    request = IncrementalAlterConfigsRequest(resources=[resource], validate_only=validate_only)
+    [result] = (await client.call(ApiKey.INCREMENTAL_ALTER_CONFIGS, 1, request)).responses
+    return result.error_code, result.error_message
+
+
+async def _replace(
+    client: WireClient, configs: Sequence[tuple[str, str | None]], **options: Any
+) -> tuple[int, str | None]:
+    resource = AlterConfigsRequest.AlterConfigsResource(
+        resource_type=options.get("kind", TOPIC),
+        resource_name=options.get("name", "t"),
+        configs=[AlterConfigsRequest.AlterableConfig(name=key, value=value) for key, value in configs],
+    )
+    request = AlterConfigsRequest(resources=[resource], validate_only=options.get("validate_only", False))
+    [result] = (await client.call(ApiKey.ALTER_CONFIGS, 2, request)).responses
+    return result.error_code, result.error_message
+
+
+@pytest.mark.parametrize("version", range(5))
+async def test_a_topics_configs_in_every_version(version: int) -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        assert await _operate(client, ("cleanup.policy", SET, "compact")) == (0, None)
+        found = await _describe(client, TOPIC, "t", version=version)
+        assert {one.name for one in found.configs} == set(TOPIC_CONFIGS)
+        by_name = {one.name: one for one in found.configs}
+        policy, lag = by_name["cleanup.policy"], by_name["min.compaction.lag.ms"]
+        assert (policy.value, lag.value) == ("compact", "0")
+        if version == 0:
+            assert (policy.is_default, lag.is_default) == (False, True)
+        else:
+            assert (policy.config_source, lag.config_source) == (1, 5)
+            assert [(one.name, one.value, one.source) for one in policy.synonyms] == [
+                ("cleanup.policy", "compact", 1),
+                ("log.cleanup.policy", "delete", 5),
+            ]
+        if version >= 3:
+            assert (policy.config_type, lag.config_type, policy.documentation) == (7, 5, None)
+
+
+async def test_keys_and_synonyms_are_told_when_asked_for() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        found = await _describe(client, TOPIC, "t", ["retention.ms", "nope"], synonyms=False)
+        assert [(one.name, one.value, one.synonyms) for one in found.configs] == [("retention.ms", "604800000", [])]
+        assert len((await _describe(client, TOPIC, "t", [])).configs) == len(TOPIC_CONFIGS)
+
+
+async def test_the_brokers_own_defaults_are_told_as_static() -> None:
+    config = load(None, {"TRIVIUM_TOPICS_RETENTION_MS": "5"})
+    async with kafka_listener(topics={"t": 1}, settings=broker_settings(config)) as listener:
+        listener.context.broker_configs = broker_configs(config)
+        client = listener.connect()
+        [one] = (await _describe(client, TOPIC, "t", ["retention.ms"])).configs
+        assert (one.value, one.config_source) == ("5", 4)
+        assert [(same.name, same.value, same.source) for same in one.synonyms] == [
+            ("log.retention.ms", "5", 4),
+            ("log.retention.ms", "604800000", 5),
+        ]
+        [one] = (await _describe(client, BROKER, "1", ["log.retention.ms"])).configs
+        assert (one.value, one.config_source, one.read_only) == ("5", 4, True)
+
+
+async def test_the_brokers_settings_under_kafkas_names() -> None:
+    async with kafka_listener() as listener:
+        listener.context.broker_configs = broker_configs(load(None, {}))
+        client = listener.connect()
+        found = {one.name: one.value for one in (await _describe(client, BROKER, "1")).configs}
+        assert found["num.partitions"] == "1"
+        assert found["auto.create.topics.enable"] == "true"
+        assert found["message.max.bytes"] == "1048588"
+        assert found["log.flush.interval.messages"] == "1"  # flush = "sync"
+        assert found["log.retention.hours"] == "168"
+        assert (await _describe(client, BROKER, "")).configs == []
+        for name in ("9", "x"):
+            assert (await _describe(client, BROKER, name)).error_code == ErrorCode.INVALID_REQUEST
+        group = {one.name: one.value for one in (await _describe(client, GROUP, "g")).configs}
+        assert group == {"consumer.heartbeat.interval.ms": "5000", "consumer.session.timeout.ms": "45000"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "code"),
+    [
+        (TOPIC, "no", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+        (TOPIC, "bad name", ErrorCode.INVALID_TOPIC_EXCEPTION),
+        (TOPIC, "", ErrorCode.INVALID_TOPIC_EXCEPTION),
+        (3, "t", ErrorCode.INVALID_REQUEST),
+        (0, "t", ErrorCode.INVALID_REQUEST),
+    ],
+)
+async def test_describe_refuses(kind: int, name: str, code: ErrorCode) -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        assert (await _describe(listener.connect(), kind, name)).error_code == code
+
+
+async def test_set_append_subtract_delete() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        steps: list[tuple[int, str | None, str]] = [
+            (SET, "compact", "compact"),
+            (APPEND, "delete", "compact,delete"),
+            (APPEND, "delete", "compact,delete"),
+            (SUBTRACT, "compact", "delete"),
+            (DELETE, None, "delete"),
+        ]
+        for operation, value, expected in steps:
+            assert await _operate(client, ("cleanup.policy", operation, value)) == (0, None)
+            assert await _value(client, "t", "cleanup.policy") == expected
+        topic = listener.broker.topics.get("t")
+        assert topic is not None
+        assert topic.config == {}
+        assert await _operate(client, ("retention.ms", SET, "7"), validate_only=True) == (0, None)
+        assert await _value(client, "t", "retention.ms") == "604800000"
+        assert await _operate(client, ("nope", DELETE, None)) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("operation", "code", "message"),
+    [
+        (("retention.ms", SET, "x"), ErrorCode.INVALID_CONFIG, "Not a number of type LONG"),
+        (("nope", SET, "x"), ErrorCode.INVALID_CONFIG, "Unknown topic config name: nope"),
+        (("nope", APPEND, "x"), ErrorCode.INVALID_CONFIG, "Unknown topic config name: nope"),
+        (("retention.ms", APPEND, "1"), ErrorCode.INVALID_CONFIG, "Can't APPEND to key retention.ms"),
+        (("retention.ms", SET, None), ErrorCode.INVALID_REQUEST, "Null value not supported for : retention.ms"),
+        (("retention.ms", 7, "1"), ErrorCode.INVALID_REQUEST, "Unknown config operation 7"),
+    ],
+)
+async def test_incremental_alter_refuses(operation: tuple[str, int, str | None], code: ErrorCode, message: str) -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        found, text = await _operate(listener.connect(), operation)
+        assert found == code
+        assert message in (text or "")
+
+
+async def test_doubled_keys_and_resources_are_refused() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        twice = (("retention.ms", SET, "1"), ("retention.ms", SET, "2"))
+        assert await _operate(client, *twice) == (ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
+        resource = IncrementalAlterConfigsRequest.AlterConfigsResource(resource_type=TOPIC, resource_name="t")
+        request = IncrementalAlterConfigsRequest(resources=[resource, resource])
+        results = (await client.call(ApiKey.INCREMENTAL_ALTER_CONFIGS, 1, request)).responses
+        assert [result.error_code for result in results] == [ErrorCode.INVALID_REQUEST] * 2
+
+
+async def test_what_is_no_topic_cannot_be_changed() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        code, message = await _operate(client, ("num.partitions", SET, "3"), kind=BROKER, name="1")
+        assert (code, message) == (
+            ErrorCode.INVALID_REQUEST,
+            "Cannot update these configs dynamically: Set(num.partitions)",
+        )
+        assert (await _operate(client, ("x", SET, "3"), kind=BROKER, name="9"))[0] == ErrorCode.INVALID_REQUEST
+        assert (await _operate(client, ("x", SET, "3"), kind=3))[0] == ErrorCode.INVALID_REQUEST
+        assert await _operate(client, kind=BROKER, name="1") == (0, None)
+        code, message = await _operate(client, ("retention.ms", SET, "3"), name="no")
+        assert (code, message) == (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "The topic 'no' does not exist.")
+
+
+async def test_alter_configs_replaces_all_overrides() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        assert await _replace(client, [("retention.ms", "5"), ("segment.ms", "6")]) == (0, None)
+        assert await _replace(client, [("segment.ms", "7")]) == (0, None)
+        topic = listener.broker.topics.get("t")
+        assert topic is not None
+        assert topic.config == {"segment.ms": "7"}
+        assert (await _replace(client, [("segment.ms", None)]))[0] == ErrorCode.INVALID_REQUEST
+        assert (await _replace(client, [("nope", "1")]))[0] == ErrorCode.INVALID_CONFIG
+        assert (await _replace(client, [("segment.ms", "x")], validate_only=True))[0] == ErrorCode.INVALID_CONFIG
+        assert await _replace(client, [], kind=BROKER, name="1") == (0, None)
+        assert await _replace(client, []) == (0, None)
+        topic = listener.broker.topics.get("t")
+        assert topic is not None
+        assert topic.config == {}
