@@ -24,7 +24,6 @@ Buffer = bytes | bytearray | memoryview
 
 _IOVECS_MAX = 1024  # IOV_MAX of Linux
 _ZEROS = bytes(1024 * 1024)
-_COPY_BYTES = 4 * 1024 * 1024
 
 
 class File(Protocol):
@@ -83,9 +82,6 @@ class Disk(Protocol):
 
     def open(self, name: str, *, write: bool = False, create: bool = False) -> File:
         """Opens a file; FileNotFoundError without it. `create` makes a new one; FileExistsError if it is there."""
-
-    def copy_range(self, source: File, source_offset: int, target: File, target_offset: int, length: int) -> None:
-        """Copies between two files, the bytes not coming through Python. Raises EOFError when the source is shorter."""
 
     def rename(self, old: str, new: str) -> None:
         """Atomic; replaces `new`."""
@@ -236,24 +232,6 @@ class RealDisk:
         if create:
             flags |= os.O_CREAT | os.O_EXCL
         return RealFile(os.open(self.root / name, flags, 0o640), name)
-
-    def copy_range(self, source: File, source_offset: int, target: File, target_offset: int, length: int) -> None:
-        if not (isinstance(source, RealFile) and isinstance(target, RealFile)):
-            raise TypeError("files of another disk")
-        done = 0
-        while done < length:
-            count = min(_COPY_BYTES, length - done)
-            try:
-                copied = os.copy_file_range(
-                    source.fileno(), target.fileno(), count, source_offset + done, target_offset + done
-                )
-            except OSError as e:
-                if e.errno not in (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):
-                    raise
-                copied = target.pwritev([source.pread(count, source_offset + done)], target_offset + done)
-            if copied == 0:
-                raise EOFError(f"{source.name} ends {length - done} bytes too early")
-            done += copied
 
     def rename(self, old: str, new: str) -> None:
         os.rename(self.root / old, self.root / new)

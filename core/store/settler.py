@@ -17,7 +17,6 @@ Rules:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +35,7 @@ from core.store.index import Block, Extent, Extents, Row
 from core.store.log_files import SealedFiles, log_number
 from core.store.manifest import GoneAborted, Manifest, forget_aborted, settled_name, settled_number
 from core.store.merge import Damaged, Merged, merge
+from core.store.pace import Pace
 from core.store.partition import Partition
 from core.store.retention import Retention
 from core.store.segment import BadFile
@@ -49,7 +49,6 @@ log = structlog.get_logger(__name__)
 BYTES_PER_S_MAX = 32 * 1024 * 1024  # read and written together: what leaves the log's syncs alone
 INTERVAL_MS = 30_000
 ROLL_DEAD_BYTES_MIN = 4 * 1024 * 1024
-_PAUSE_S_MAX = 0.1
 _SEAL_WAIT_S = 5.0
 _PARTITIONS_PER_TURN = 256
 _KEY_INDEX_COST = 4  # a byte indexed takes as much of the processor as so many merged
@@ -104,24 +103,6 @@ class SettlerStatistics:
     bytes_written: int = 0
     damaged_files: int = 0
     key_indexes: int = 0
-
-
-class _Pace:
-    """Spreads reading and writing over time, in the worker thread; gives up when the settler is cancelled."""
-
-    def __init__(self, bytes_per_s_max: int) -> None:
-        self._rate = bytes_per_s_max
-        self._due = time.monotonic()
-
-    def __call__(self, size: int) -> None:
-        trio.from_thread.check_cancelled()
-        if not self._rate:
-            return
-        now = time.monotonic()
-        self._due = max(self._due, now - _PAUSE_S_MAX) + size / self._rate
-        while (pause := self._due - time.monotonic()) > 0:
-            time.sleep(min(pause, _PAUSE_S_MAX))
-            trio.from_thread.check_cancelled()
 
 
 class Settler:
@@ -227,7 +208,7 @@ class Settler:
             self._candidates(),
             self._log_starts(),
             {name: set(numbers) for name, numbers in self.manifest.dropped.items()},
-            _Pace(self._rate),
+            Pace(self._rate),
         )
 
     async def _drop_dead(self) -> None:
@@ -251,7 +232,7 @@ class Settler:
 
         def work() -> Merged:
             sources = live_sources(self._disk, names, log_starts, dropped)
-            return merge(self._disk, sources, log_starts, {}, number, epoch, _Pace(self._rate))
+            return merge(self._disk, sources, log_starts, {}, number, epoch, Pace(self._rate))
 
         try:
             merged = await self._in_thread(work)
@@ -301,7 +282,7 @@ class Settler:
             number, epoch = self.manifest.next_settled, self._host.epoch
             try:
                 cleaned = await self._in_thread(
-                    clean, self._disk, works, number, epoch, self._now_ms(), _Pace(self._rate)
+                    clean, self._disk, works, number, epoch, self._now_ms(), Pace(self._rate)
                 )
             except (Damaged, BadFile) as e:
                 self._found_damage(e, {name for work in works for _, name, _ in work.rows})
@@ -329,7 +310,7 @@ class Settler:
             if not numbers <= self._indexed.get(name, set()):
                 try:
                     await self._in_thread(
-                        key_index.build_for, self._disk, name, numbers, _Pace(self._rate // _KEY_INDEX_COST)
+                        key_index.build_for, self._disk, name, numbers, Pace(self._rate // _KEY_INDEX_COST)
                     )
                     self._indexed[name] = numbers
                     self.statistics.key_indexes += 1

@@ -386,12 +386,6 @@ class SimulatedDisk:
             number = self._state.names[name]
             return SimulatedFile(self, self._state.inodes[number], number, name)
 
-    def copy_range(self, source: Any, source_offset: int, target: Any, target_offset: int, length: int) -> None:
-        data = source.pread(length, source_offset)
-        target.pwritev([data], target_offset)
-        if len(data) < length:
-            raise EOFError(source.name)
-
     def rename(self, old: str, new: str) -> None:
         with self._lock:
             self.check_power()
