@@ -18,6 +18,7 @@ from core.store import checkpoint, manifest
 from core.store.checkpoint import Checkpoint
 from core.store.disk import Disk, File
 from core.store.index import Block, Footer, Row, read_block, read_footer
+from core.store.key_index import KeyIndex, indexed_file
 from core.store.log_files import log_number
 from core.store.manifest import BadManifest, Manifest
 from core.store.recovery import FORMAT_NAME
@@ -127,6 +128,10 @@ def _files(disk: Disk, known: Manifest, report: Report) -> list[str]:
             logs.append(name)
         elif number is not None or (manifest.settled_number(name) is not None and name not in settled):
             report.notes.append(f"{name}: left over, the next start removes it")
+        elif (indexed := indexed_file(name)) is not None:
+            index = KeyIndex.open(disk, indexed) if indexed in present else None
+            if index is None or not index.check():
+                report.notes.append(f"{name}: of no use, it is made anew")
     return [name for name in settled if name in present] + logs
 
 

@@ -10,6 +10,7 @@ import trio
 from core.store.checkpoint import CHECKPOINT_NAME
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import CreatePartition, DeletePartition, append
+from core.store.key_index import build_for, index_name
 from core.store.log_files import log_number
 from core.store.manifest import NAME as MANIFEST_NAME
 from core.store.manifest import settled_number
@@ -77,6 +78,16 @@ async def test_damage_is_named_by_place_partition_and_offset() -> None:
     assert (damage.file, damage.partition, damage.offset) == (name, 1, 5)
     assert place - 100 < damage.place < place
     assert "partition 1, offset 5" in str(damage)
+
+
+async def test_a_damaged_key_index_is_no_damage_but_noted() -> None:
+    disk = await store()
+    name = next(n for n in disk.list() if settled_number(n) is not None)
+    build_for(disk, name, {1}, lambda size: None)
+    assert verify(disk).notes == []
+    disk.corrupt(index_name(name), 20)
+    report = verify(disk)
+    assert (report.damage, report.notes) == ([], [f"{index_name(name)}: of no use, it is made anew"])
 
 
 async def test_a_missing_file_is_damage() -> None:
