@@ -50,7 +50,7 @@ from core.store.segment import EntryKind
 from core.store.settler import Settler
 from core.store.settling import EngineHost
 from core.store.views import Views
-from core.store.writer import Group, Item, Room, Signal, Supply, Writer, WriterState
+from core.store.writer import NO_ROOM, Group, Item, Room, Signal, Supply, Writer, WriterState
 
 LOCK_NAME = "lock"
 _SWITCH_INTERVAL_S = 0.0005  # loop and writer thread do not wait longer than this for each other
@@ -210,9 +210,13 @@ class EmbeddedEngine(Views):
             return
         if self._segment is not None:
             self._roll(self._segment)
-        await self._seal_all()
-        data = self._checkpoint(self._supply.next_number)
-        await trio.to_thread.run_sync(checkpoint.write, self.disk, data)
+        try:
+            await self._seal_all()
+            data = self._checkpoint(self._supply.next_number)
+            await trio.to_thread.run_sync(checkpoint.write, self.disk, data)
+        except OSError as e:
+            if not self._may_seal_later(e):
+                raise StoreFailed("the disk failed while stopping") from e
 
     async def _keep_house(self) -> None:
         """Seals segments, looks for room on the disk, forgets idle producers."""
@@ -225,7 +229,8 @@ class EmbeddedEngine(Views):
                 await trio.to_thread.run_sync(self._room.look)
                 await self._seal_all()
             except OSError as e:
-                self._fail(e)
+                if not self._may_seal_later(e):
+                    self._fail(e)
             if trio.current_time() >= expire_at:
                 expire_at = trio.current_time() + _EXPIRE_INTERVAL_S
                 for p in self._partitions.values():
@@ -369,6 +374,15 @@ class EmbeddedEngine(Views):
         self._to_seal.append((segment, self._checkpoint(segment.number + 1)))
         self._segment = None
         self._work.set()
+
+    def _may_seal_later(self, error: OSError) -> bool:
+        """With `sync` the segment itself is durable: a footer or checkpoint that there is no room for can wait, or the
+        next start makes it. After any other failure nothing may go on."""
+        if error.errno not in NO_ROOM or self.config.flush != "sync":
+            return False
+        _log.warning("no room to seal a segment", error=str(error))
+        self._room.full = True
+        return True
 
     async def _seal_all(self) -> None:
         while self._to_seal:

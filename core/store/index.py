@@ -248,9 +248,13 @@ class Extents:
         i = bisect_right(self.firsts, offset) - 1
         return i if i >= 0 and offset < self._rows[i * self._STRIDE + 3] else i + 1
 
-    @property
-    def size_bytes(self) -> int:
-        return sum(self._rows[6 :: self._STRIDE])
+    def size_from(self, offset: int) -> int:
+        """Bytes of batches in the extents that reach above `offset`."""
+        return sum(self._rows[self.find(offset) * self._STRIDE + 6 :: self._STRIDE])
+
+    def max_timestamp_from(self, offset: int) -> int:
+        """The largest timestamp of the extents that reach above `offset`, -1 without one."""
+        return max(self._rows[self.find(offset) * self._STRIDE + 7 :: self._STRIDE], default=-1)
 
 
 class Extent(NamedTuple):

@@ -84,7 +84,7 @@ class Partition:
         """Bytes of batches in the files, whole files' worth below the log start left out."""
         size = sum(open_block.block.size_bytes for open_block in self.open)
         if self.extents is not None:
-            size += sum(e.size_bytes for e in self.extents if e.end_offset > self.log_start)
+            size += self.extents.size_from(self.log_start)
         return size
 
     @property
@@ -94,9 +94,8 @@ class Partition:
         for open_block in self.open:
             if open_block.block.end_offset > self.log_start:
                 largest = max(largest, open_block.block.stamps[-1])
-        for extent in self.extents or ():
-            if extent.end_offset > self.log_start:
-                largest = max(largest, extent.max_timestamp)
+        if self.extents is not None:
+            largest = max(largest, self.extents.max_timestamp_from(self.log_start))
         return largest
 
     def add_epoch(self, epoch: int, offset: int) -> None:

@@ -115,6 +115,9 @@ def recover(disk: Disk, now_ms: int) -> Recovered:
         try:
             footer = read_footer(file)
         except BadFile as e:
+            if not any(file.pread(FILE_HEADER_BYTES, 0)):  # made ahead, never used, its removal not durable
+                disk.unlink(file.name)
+                continue
             state.findings.append(str(e))
             footer = _index_again(disk, number, state)
         footers.append((log_name(number), file, footer))

@@ -152,6 +152,20 @@ class TestStops:
             for offset in (0, 77, 200, 399):
                 assert engine.offset_at(1, engine.position_at(1, offset)) == offset // 2 * 2
 
+    async def test_a_stop_without_room_for_the_footer_leaves_it_to_the_next_start(self) -> None:
+        disk = SimulatedDisk()
+        async with running(disk) as engine:
+            await append(engine, [CreatePartition(1)])
+            for i in range(20):
+                await put(engine, 1, b"%d" % i, b"y" * 1000)
+            before = await read_all(engine, 1)
+            disk.faults.capacity_bytes = 0
+        disk.faults.capacity_bytes = None
+        async with running(disk) as engine:
+            assert engine.recovered.replayed_groups == 21
+            assert await read_all(engine, 1) == before
+            assert engine.recovered.findings == []
+
 
 class TestTornEnds:
     @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])
@@ -189,12 +203,15 @@ class TestTornEnds:
 
     async def test_a_segment_made_ahead_is_not_kept(self) -> None:
         left = await five(SimulatedDisk())
-        extra = left.open(log_name(7), create=True)
-        extra.zero(0, 4096)
+        left.open(log_name(7), create=True).zero(0, 4096)
         async with running(left) as engine:
             assert engine.info(1).high_watermark == 10
             assert log_name(7) not in left.list()
             assert (await put(engine, 1, b"x")).base_offset == 10
+        left.open(log_name(2), create=True).zero(0, 4096)  # one whose removal was not durable
+        async with running(left) as engine:
+            assert log_name(2) not in left.list()
+            assert len(await read_all(engine, 1)) == 6
 
 
 class TestDamage:
