@@ -11,6 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gateway.protocols.kafka.api_versions import ApiKey
@@ -122,10 +123,14 @@ def prepare(broker: Broker, topics: dict[str, int]) -> dict[str, bytes]:
         one = MetadataRequest.MetadataRequestTopic(name=name)
         request = MetadataRequest(topics=[one], allow_auto_topic_creation=False)
         # type: ignore[misc]
-        _until(lambda request=request: connection.call(ApiKey.METADATA, 12, request).topics[0].error_code == 0)
+        _until(partial(_is_known, connection, request))
         ids[name] = bytes(connection.call(ApiKey.METADATA, 12, request).topics[0].topic_id)
     connection.close()
     return ids
+
+
+def _is_known(connection: Connection, request: MetadataRequest) -> bool:
+    return bool(connection.call(ApiKey.METADATA, 12, request).topics[0].error_code == 0)
 
 
 def _until(holds: Callable[[], bool]) -> None:
