@@ -7,7 +7,6 @@ message and exit code 1.
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 from functools import partial
@@ -19,6 +18,7 @@ from conf.schema import Address, Config, LimitsConfig
 from core.broker import Broker
 from core.store.embedded import EmbeddedEngine, StoreLocked
 from core.store.engine import StoreFailed
+from gateway.collector import Collector
 from gateway.core_settings import broker_settings, engine_config
 from gateway.listeners import Server, address_of, bind
 from gateway.memory_budget import MemoryBudget
@@ -29,6 +29,7 @@ from gateway.protocols.kafka.context import Context
 from gateway.protocols.kafka.dispatch import Dispatcher
 from gateway.protocols.kafka.fetch_sessions import FetchSessions
 from gateway.protocols.kafka.handlers import HANDLERS, PIPELINED
+from trivium.records import preload
 
 log = structlog.get_logger(__name__)
 
@@ -62,12 +63,13 @@ async def _serve(config: Config) -> None:
     engine = EmbeddedEngine(config.store.data_dir, engine_config(config))
     async with trio.open_nursery() as store_nursery:
         await store_nursery.start(engine.run)
+        preload()  # the first decode would import it, and hold up the loop
         broker = Broker(engine, broker_settings(config))
         async with trio.open_nursery() as core_nursery:
             await core_nursery.start(broker.run)
             servers = [await kafka_server(config, broker)]
-            gc.collect()
-            gc.freeze()
+            collector = Collector()
+            collector.install()
             async with trio.open_nursery() as listening:
                 for server in servers:
                     listening.start_soon(server.run)
@@ -77,7 +79,7 @@ async def _serve(config: Config) -> None:
                     server.stop()
             core_nursery.cancel_scope.cancel()
         store_nursery.cancel_scope.cancel()
-    log.info("stopped")
+    log.info("stopped", longest_gc_pause_ms=round(collector.longest_pause_ms, 1))
 
 
 async def _wait_for_stop_signal() -> None:

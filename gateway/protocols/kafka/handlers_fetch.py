@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
-from core.store.engine import OffsetOutOfRange, PartitionInfo, Read, UnknownPartition
+from core.store.engine import DataDamaged, OffsetOutOfRange, PartitionInfo, Read, UnknownPartition
 from core.topics import Topic
 from gateway.protocols.kafka import outgoing
 from gateway.protocols.kafka.errors import ErrorCode
@@ -22,6 +23,8 @@ from gateway.protocols.kafka.messages import FetchRequest, FetchResponse, Messag
 if TYPE_CHECKING:
     from gateway.protocols.kafka.context import Context
     from gateway.protocols.kafka.dispatch import Request
+
+log = structlog.get_logger(__name__)
 
 PartitionData = FetchResponse.PartitionData
 
@@ -215,6 +218,9 @@ async def _read_one(
             )
     except UnknownPartition:
         return _failed(fetched, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION), 0
+    except DataDamaged as damaged:
+        log.error("damaged range asked for", topic=topic.name, index=fetched.index, damage=str(damaged))
+        return _failed(fetched, ErrorCode.CORRUPT_MESSAGE), 0
     except OffsetOutOfRange:
         info = engine.info(number)
         return _failed(fetched, ErrorCode.OFFSET_OUT_OF_RANGE, info.high_watermark, info.last_stable, info.log_start), 0
