@@ -7,10 +7,15 @@ import types
 from pathlib import Path
 
 import pytest
+import trio
 from click.testing import CliRunner
 
 from conf.schema import Address, Config
+from core.store.embedded import EmbeddedEngine, EngineConfig
+from core.store.engine import Append, CreatePartition, append
 from gateway.cli import main
+from trivium.record_batch import parse_header
+from trivium.records import Record, build
 
 
 @pytest.fixture
@@ -58,3 +63,50 @@ def test_help_lists_the_verbs() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
     assert "serve" in result.output
+
+
+async def _write_store(directory: Path) -> None:
+    engine = EmbeddedEngine(directory, EngineConfig(reserve_bytes=0))
+    batch = build([Record(0, 1_700_000_000_000, b"key", b"some value", [])])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        await append(engine, [CreatePartition(7), Append(7, parse_header(batch), batch)])
+        result = CliRunner().invoke(main, ["store", "verify", str(directory)])
+        assert result.exit_code == 3
+        assert "in use by a running broker" in result.stderr
+        nursery.cancel_scope.cancel()
+
+
+async def test_store_verbs_refuse_a_store_in_use_and_read_one_that_is_not(tmp_path: Path) -> None:
+    await _write_store(tmp_path)
+    result = CliRunner().invoke(main, ["store", "verify", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "0 damaged" in result.stdout
+    assert "100%" in result.stderr
+    result = CliRunner().invoke(main, ["store", "dump", str(tmp_path), "--partition", "7", "--records"])
+    assert result.exit_code == 0
+    assert "some value" in result.stdout
+
+
+def _damage(directory: Path, value: bytes) -> None:
+    """Changes a byte of the stored value, wherever it is."""
+    for file in directory.iterdir():
+        data = bytearray(file.read_bytes())
+        at = data.find(value)
+        if at >= 0:
+            data[at] ^= 1
+            file.write_bytes(data)
+
+
+async def test_store_verify_names_damage(tmp_path: Path) -> None:
+    await _write_store(tmp_path)
+    _damage(tmp_path, b"some value")
+    result = CliRunner().invoke(main, ["store", "verify", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "damage: " in result.stdout
+
+
+def test_store_verbs_need_a_directory(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["store", "verify", str(tmp_path / "none")])
+    assert result.exit_code == 2
+    assert "does not exist" in result.stderr

@@ -211,7 +211,8 @@ async def test_offsets_count_when_their_transaction_commits(version: int) -> Non
         producer = await _producer(client)
         for commit, offset, expected in ((True, 5, 5), (False, 9, 5)):
             if version < 5:
-                assert await _send_offset(client, producer, offset, version) == ErrorCode.INVALID_TXN_STATE
+                refusal = ErrorCode.INVALID_TXN_STATE if version < 4 else ErrorCode.TRANSACTION_ABORTABLE
+                assert await _send_offset(client, producer, offset, version) == refusal
                 request = AddOffsetsToTxnRequest(
                     transactional_id="x", producer_id=producer[0], producer_epoch=producer[1], group_id="g"
                 )

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 PRODUCE_WITH_IMPLICIT_ADD = 12
 PRODUCE_WITH_ABORTABLE_ERROR = 11
 TXN_OFFSET_COMMIT_WITH_IMPLICIT_ADD = 5
+TXN_OFFSET_COMMIT_WITH_ABORTABLE_ERROR = 4
 END_TXN_WITH_BUMP = 5
 PATTERN_CHARS_MAX = 1_000
 KAFKA_STATES = frozenset(
@@ -167,10 +168,12 @@ async def txn_offset_commit(context: Context, request: Request) -> Message:
         code = ErrorCode.INVALID_GROUP_ID
     elif request.version >= TXN_OFFSET_COMMIT_WITH_IMPLICIT_ADD:
         error = transactions.ensure_group(body.transactional_id, producer, body.group_id, context.now_ms())
-        code = _checked(error, is_implicit=True)
+        code = _checked(error, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
     else:
         error = transactions.check_group(body.transactional_id, producer, body.group_id)
-        code = _checked(error, is_implicit=False)
+        code = _checked(error, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        if error is CoreError.NOT_IN_TRANSACTION and request.version >= TXN_OFFSET_COMMIT_WITH_ABORTABLE_ERROR:
+            code = ErrorCode.TRANSACTION_ABORTABLE
     if code is ErrorCode.NONE:
         return await txn_offsets(context, request)
     return TxnOffsetCommitResponse(
@@ -199,19 +202,23 @@ def check_transactional_produce(
     producer = Producer(header.producer_id, header.producer_epoch)
     if version >= PRODUCE_WITH_IMPLICIT_ADD:
         error = transactions.ensure_partition(transactional_id, producer, partition, context.now_ms())
-        return _checked(error, is_implicit=True)
+        return _checked(error, ErrorCode.CONCURRENT_TRANSACTIONS)
     error = transactions.check_partition(transactional_id, producer, partition)
     if error is CoreError.NOT_IN_TRANSACTION and version >= PRODUCE_WITH_ABORTABLE_ERROR:
         return ErrorCode.TRANSACTION_ABORTABLE
-    return _checked(error, is_implicit=False)
+    # Older producers retry this one without asking for metadata.
+    return _checked(error, ErrorCode.NOT_ENOUGH_REPLICAS)
 
 
-def _checked(error: CoreError | None, *, is_implicit: bool) -> ErrorCode:
-    """Codes of Produce and TxnOffsetCommit: these know a fenced producer by its epoch alone."""
+def _checked(error: CoreError | None, while_pending: ErrorCode) -> ErrorCode:
+    """Codes of Produce and TxnOffsetCommit: these know a fenced producer by its epoch alone.
+
+    `while_pending` is what the client retries while an end of the transaction is on its way.
+    """
     if error is CoreError.PRODUCER_FENCED:
         return ErrorCode.INVALID_PRODUCER_EPOCH
-    if error is CoreError.CONCURRENT_TRANSACTIONS and not is_implicit:
-        return ErrorCode.NOT_ENOUGH_REPLICAS  # what older clients retry without asking for metadata
+    if error is CoreError.CONCURRENT_TRANSACTIONS:
+        return while_pending
     return ErrorCode.NONE if error is None else CODES[error]
 
 
