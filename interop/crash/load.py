@@ -13,13 +13,16 @@ import time
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as PythonPartition
 from kafka.errors import KafkaError as PythonKafkaError
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from interop.crash.ledger import Found, Ledger
 
 PARTITIONS = 4
 PAUSE_TIMEOUT_S = 60.0
+READ_TIMEOUT_S = 40.0
 TRANSACTION_RECORDS = 5
 GROUP = "crash-readers"
 OFFSETS_GROUP = "crash-transactions"
@@ -30,7 +33,7 @@ CLIENT = {
     "reconnect.backoff.ms": 20,
     "reconnect.backoff.max.ms": 100,
     "retry.backoff.ms": 20,
-    "socket.keepalive.enable": True,
+    "socket.timeout.ms": 3_000,
     "broker.address.family": "v4",
     "log_level": 0,
     "logger": logging.getLogger("librdkafka"),
@@ -128,17 +131,17 @@ class IdempotentProducer(Worker):
 
 
 class TransactionalProducer(Worker):
-    """librdkafka, transactions over all partitions together with a group offset; every fifth is aborted."""
+    """librdkafka, transactions over all partitions; every fifth is aborted.
+
+    Without group offsets: send_offsets_to_transaction never returns when the coordinator dies, see FINDINGS.
+    """
 
     def __init__(self, name: str, bootstrap: str, ledger: Ledger) -> None:
         super().__init__(name, bootstrap, ledger)
         self.number = 0
-        self.unknown: set[int] = set()
         self._settings = {**CLIENT, "bootstrap.servers": bootstrap, "transactional.id": name, "linger.ms": 0}
+        self._settings["transaction.timeout.ms"] = 10_000
         self._client: Producer | None = None
-        reader = Consumer({**CLIENT, "bootstrap.servers": bootstrap, "group.id": OFFSETS_GROUP})
-        self._group = reader.consumer_group_metadata()
-        reader.close()
 
     def _until_answered(self, call: Any) -> None:
         """Repeats a call of the transaction API while the error says so. Raises KafkaException for all else."""
@@ -158,7 +161,7 @@ class TransactionalProducer(Worker):
         self._client.begin_transaction()
         return self._client
 
-    def _acknowledged(self, error: KafkaError | None, message: Any) -> None:
+    def _told(self, error: KafkaError | None, message: Any) -> None:
         if error is None:
             self.ledger.acknowledge((message.topic(), message.partition(), message.offset()), message.value().decode())
 
@@ -178,15 +181,12 @@ class TransactionalProducer(Worker):
         except KafkaException:
             # Fenced or otherwise fatal: a new instance takes over and finds out by init_transactions.
             self._client = None
-            self.unknown.add(number)
         self.ledger.transaction(self.name, number, committed)
 
     def _transaction(self, client: Producer, number: int) -> bool:
         for index in range(TRANSACTION_RECORDS):
             value = f"{self.name}:{number}:{index}:{TRANSACTION_RECORDS}"
-            client.produce(self.topic, value, self.name, index % PARTITIONS, on_delivery=self._acknowledged)
-        place = TopicPartition(self.topic, int(self.name[-1]), number + 1)
-        self._until_answered(lambda: client.send_offsets_to_transaction([place], self._group, 5))
+            client.produce(self.topic, value, self.name, index % PARTITIONS, on_delivery=self._told)
         if number % 5 == 4:
             client.flush(1)
             self._until_answered(lambda: client.abort_transaction(5))
@@ -201,6 +201,69 @@ class TransactionalProducer(Worker):
             self._client = client
 
 
+class OffsetTransactions(Worker):
+    """kafka-python, each transaction with records in all partitions and a group's offset; every fifth is aborted."""
+
+    def __init__(self, name: str, bootstrap: str, ledger: Ledger) -> None:
+        super().__init__(name, bootstrap, ledger)
+        self.number = 0
+        self._client: Any = None
+
+    def _open(self) -> Any:
+        """A producer whose init_transactions has settled what the one before it left. Raises KafkaError."""
+        if self._client is None:
+            client = KafkaProducer(
+                bootstrap_servers=self.bootstrap,
+                transactional_id=self.name,
+                transaction_timeout_ms=10_000,
+                max_block_ms=5_000,
+                request_timeout_ms=5_000,
+                delivery_timeout_ms=10_000,
+                reconnect_backoff_ms=20,
+                reconnect_backoff_max_ms=100,
+                retry_backoff_ms=20,
+            )
+            try:
+                client.init_transactions()
+            except Exception:
+                client.close(timeout=0.5)
+                raise
+            self._client = client
+        return self._client
+
+    def work(self) -> None:
+        number, self.number = self.number, self.number + 1
+        self.ledger.transaction(self.name, number, None)
+        try:
+            client = self._open()
+            client.begin_transaction()
+            for index in range(TRANSACTION_RECORDS):
+                value = f"{self.name}:{number}:{index}:{TRANSACTION_RECORDS}"
+                client.send(self.topic, value.encode(), self.name.encode(), partition=index % PARTITIONS)
+            place = PythonPartition(self.topic, int(self.name[-1]))
+            offsets = {place: OffsetAndMetadata(number + 1, "", -1)}
+            client.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(OFFSETS_GROUP, -1, "", None))
+            if number % 5 == 4:
+                client.abort_transaction()
+            else:
+                client.commit_transaction()
+            self.ledger.transaction(self.name, number, number % 5 != 4)
+        except (PythonKafkaError, OSError, AssertionError):
+            client, self._client = self._client, None
+            if client is not None:
+                with contextlib.suppress(Exception):
+                    client.close(timeout=0.2)
+
+    def settle(self) -> None:
+        deadline = time.monotonic() + READ_TIMEOUT_S
+        while True:
+            with contextlib.suppress(PythonKafkaError, OSError):
+                self._open()
+                return
+            if time.monotonic() > deadline:
+                raise WorkerError(f"no init_transactions for {READ_TIMEOUT_S:.0f} s")
+
+
 class GroupReader(Worker):
     """kafka-python as a group member: what it saw and what it committed goes to the ledger."""
 
@@ -208,6 +271,7 @@ class GroupReader(Worker):
         super().__init__(name, bootstrap, ledger)
         self._client: Any = None
         self._reading = ""
+        self._polled = False
 
     def _open(self) -> Any:
         client = KafkaConsumer(
@@ -232,6 +296,7 @@ class GroupReader(Worker):
                 self.close()
                 self._client = self._open()
             batches = self._client.poll(timeout_ms=100)
+            self._polled = bool(batches)
             for place, records in batches.items():
                 for record in records:
                     self.ledger.see((record.topic, record.partition, record.offset), record.value.decode())
@@ -241,17 +306,23 @@ class GroupReader(Worker):
                 for place, records in batches.items():
                     self.ledger.commit_done(place.topic, place.partition, records[-1].offset + 1)
         except (PythonKafkaError, OSError):
-            self.close()
+            # The client finds its way back with the same member id; what it polled and could not commit comes again.
+            self._polled = False
 
     def close(self) -> None:
-        """Drops the client; a dead broker's member is left to its session's time-out."""
+        """Drops the client when the topic changes."""
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(Exception):
                 client.close(autocommit=False, timeout_ms=500)
 
     def settle(self) -> None:
-        """Nothing is open between two polls."""
+        """Goes on until it has read something since the restart, so that it was back in its group."""
+        deadline = time.monotonic() + READ_TIMEOUT_S
+        while not self._polled:
+            if time.monotonic() > deadline:
+                raise WorkerError(f"nothing read for {READ_TIMEOUT_S:.0f} s")
+            self.work()
 
 
 def read_all(bootstrap: str, topic: str, isolation: str, timeout_s: float = 60.0) -> list[Found]:
