@@ -33,7 +33,7 @@ class GroupLimits:
     retention_check_interval_ms: int = 600_000
     new_member_join_timeout_ms: int = 300_000
     regex_refresh_interval_ms: int = 10_000
-    groups_max: int = 1_000_000
+    groups_max: int = 100_000
 
 
 class Client(NamedTuple):

@@ -67,6 +67,7 @@ class Groups:
         self._classic = Rebalance(self)
         self._consumer = ConsumerGroups(self)
         self._migration = Migration(self, self._classic, self._consumer)
+        self.holds_offsets: Callable[[str], bool] = lambda group_id: False  # set by the table of offsets
         self.on_deadline: Callable[[], None] = lambda: None  # called when the next deadline has become earlier
 
     # -- for the machines
@@ -383,10 +384,16 @@ class Groups:
                 next_ms = self._consumer.sweep(group, now_ms)
             else:
                 next_ms = self._classic.sweep(group, now_ms)
+                self._forget_unused(group)
             if self._groups.get(group_id) is group:
                 self.arm(group, next_ms)
         if self._save_again_ms <= now_ms:
             self._save_unsaved()
+
+    def _forget_unused(self, group: ClassicGroup) -> None:
+        """Somebody asked for a member id and never came back: nothing is left of the group."""
+        if not _in_use(group) and not group.stored and not self.holds_offsets(group.id):
+            del self._groups[group.id]
 
     def _save_unsaved(self) -> None:
         self._save_again_ms = NEVER

@@ -82,6 +82,7 @@ class Offsets:
             int, tuple[dict[Key, Offset], set[Key]]
         ] = {}  # what the end on its way to the log covers; what of it counts
         self._sequence = 0
+        groups.holds_offsets = self._holds
 
     # -- commit
 
@@ -277,6 +278,9 @@ class Offsets:
         for key in [key for key in self._holders if key[0] == group_id]:
             for producer_id in list(self._holders[key]):
                 self._release(producer_id, key)
+
+    def _holds(self, group_id: str) -> bool:
+        return group_id in self._table or any(key[0] == group_id for key in (*self._holders, *self._accepted))
 
     def expire(self, wall_ms: int) -> None:
         """Forgets what has expired, and with their last offset groups that nobody uses."""

@@ -16,8 +16,9 @@ import pytest
 from core.consumer_group import ConsumerGroup
 from core.errors import CoreError
 from core.group_classic import ClassicGroup, State
+from core.group_subscription import build_assignment, parse_assignment
 from core.group_types import JoinResult, SyncResult
-from tests.core.groups_driver import Topics, World, subscription
+from tests.core.groups_driver import Topics, World
 
 PARTITIONS = 6
 
@@ -65,7 +66,8 @@ class ClassicMember:
             assignments = {}
             if result.members and not result.skip_assignment:
                 for index, member in enumerate(result.members):
-                    assignments[member.member_id] = bytes(range(index, PARTITIONS, len(result.members)))
+                    share = list(range(index, PARTITIONS, len(result.members)))
+                    assignments[member.member_id] = build_assignment(0, {"t": share})
             self.syncing = world.sync(self.member_id, self.generation, assignments, instance=self.instance)
 
     def _synced(self, result: SyncResult) -> None:
@@ -73,7 +75,8 @@ class ClassicMember:
         if result.error is not None:
             self._again(result.error)
         else:
-            self.stable, self.assignment = True, set(result.assignment)
+            assigned = parse_assignment(result.assignment).get("t", []) if result.assignment else []
+            self.stable, self.assignment = True, set(assigned)
 
     def disconnect(self) -> None:
         """The broker was killed, or the connection broke: what was asked is never answered."""
@@ -232,27 +235,56 @@ def test_modern_groups_settle_whatever_their_members_and_their_broker_do(seed: i
     assert len({member.epoch for member in members}) == 1
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_group_whose_members_change_protocol_keeps_its_partitions_apart_and_settles(seed: int) -> None:
+@pytest.mark.parametrize("seed", range(40))
+def test_members_of_both_protocols_come_and_go_and_the_group_settles_in_the_end(seed: int) -> None:
     chance = random.Random(seed)
     world = World(topics=Topics(t=PARTITIONS), initial_rebalance_delay_ms=500)
+    classic = [ClassicMember() for _ in range(2)]
     modern = [ModernMember(f"m{n}") for n in range(2)]
-    eager = subscription("t", version=1)
-    joins = [world.join(protocols={"range": eager}) for _ in range(2)]
-    world.pass_time(2_000)
-    assert all(join[0].error is None for join in joins)
-    for _ in range(100):
-        chance.choice(modern).step(world)
+    kinds: set[str] = set()
+    for step in range(250):
+        action = chance.random()
+        # Phases in which only one kind is active let the group change its type.
+        phase = step // 50 % 3
+        if action < 0.8:
+            if modern and phase != 0 and (phase == 2 or chance.random() < 0.5):
+                chance.choice(modern).step(world)
+            else:
+                chance.choice(classic).step(world)
+        elif action < 0.9:
+            world.pass_time(chance.choice([10, 600, 3_000, 15_000, 50_000]))
+        elif action < 0.94:
+            gone = modern.pop(0)
+            world.consumer_ask(gone.name, -1)
+            modern.append(ModernMember(f"n{step}"))
+        elif action < 0.97:
+            leaving = classic.pop(0)
+            if leaving.member_id:
+                world.leave(leaving.member_id)
+            classic.append(ClassicMember())
+        else:
+            world = world.restart()
+            for member in classic:
+                member.disconnect()
+        kinds.update(group.type for group in world.groups.listing([], []))
         check_modern(world)
-        if chance.random() < 0.3:
-            world.pass_time(chance.choice([10, 3_000]))
-            check_modern(world)
-    assert [g.type for g in world.groups.listing([], [])] == ["consumer"]
-    world.pass_time(40_000)  # the classic members have not been heard of
-    for _ in range(20):
-        for member in modern:
-            member.step(world)
+    assert kinds == {"classic", "consumer"}
+    everybody: list[ClassicMember | ModernMember] = [*classic, *modern]
+    for _ in range(150):
+        for one in everybody:
+            one.step(world)
         check_modern(world)
-        world.pass_time(2_000)
-    owners = [partition for member in modern for partitions in member.owned.values() for partition in partitions]
+        world.pass_time(400)
+    owners = [p for member in classic for p in member.assignment]
+    owners += [p for member in modern for partitions in member.owned.values() for p in partitions]
     assert sorted(owners) == list(range(PARTITIONS))
+
+
+def test_a_group_that_nobody_joined_in_the_end_is_forgotten() -> None:
+    world = World()
+    world.join(needs_member_id=True)
+    world.join(needs_member_id=True, group="with offsets")
+    world.commit(1, group="with offsets")
+    world.pass_time(20_000)
+    assert [group.group_id for group in world.groups.listing([], [])] == ["with offsets"]
+    assert world.log.writes == 1
