@@ -51,9 +51,9 @@ class GroupCoordinator:
     async def load(self) -> None:
         """Replays the log; every member's session begins now. Raises ValueError for a log of a newer broker."""
         appliers = {
-            KIND_CLASSIC: self.groups.apply_classic,
-            KIND_CONSUMER: self.groups.apply_consumer,
-            KIND_MEMBER: self.groups.apply_member,
+            KIND_CLASSIC: self.groups.replay.classic,
+            KIND_CONSUMER: self.groups.replay.consumer,
+            KIND_MEMBER: self.groups.replay.member,
             KIND_OFFSET: self.offsets.apply_offset,
             KIND_PENDING: self.offsets.apply_pending,
         }

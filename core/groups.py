@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterable
 
-from core.consumer_group import ConsumerGroup, ConsumerGroupView, decode_consumer_group, decode_member
+from core.consumer_group import ConsumerGroup, ConsumerGroupView
 from core.consumer_groups import (
     ConsumerGroups,
     HeartbeatReply,
@@ -26,10 +26,11 @@ from core.consumer_groups import (
 from core.consumer_groups_assign import DEFAULT_ASSIGNOR
 from core.consumer_groups_migrate import Migration
 from core.errors import CoreError, CoreFailure
-from core.group_classic import NEVER, ClassicGroup, State, decode_group, refused_join
-from core.group_codec import Reader, classic_key
+from core.group_classic import NEVER, ClassicGroup, State, refused_join
+from core.group_codec import classic_key
 from core.group_log import GroupLog
 from core.group_rebalance import Rebalance
+from core.group_replay import Group, GroupReplay
 from core.group_types import (
     Done,
     GroupLimits,
@@ -46,8 +47,6 @@ from core.group_types import (
 )
 from core.state import Change
 
-Group = ClassicGroup | ConsumerGroup
-
 _SAVE_AGAIN_MS = 5_000
 
 
@@ -60,6 +59,7 @@ class Groups:
         self._limits = limits
         self._wall_ms = wall_ms
         self._groups: dict[str, Group] = {}
+        self.replay = GroupReplay(self._groups)
         self._deadlines: list[tuple[float, str]] = []
         self._unsaved: set[str] = set()
         self._save_again_ms = NEVER
@@ -406,42 +406,6 @@ class Groups:
                 self.save(group, {m.id: m.assignment for m in group.members.values()}, lambda error: None)
 
     # -- start
-
-    def apply_classic(self, reader: Reader, value: bytes | None) -> None:
-        """Replays a record of kind classic."""
-        group_id = reader.text()
-        if value is not None:
-            self._groups[group_id] = decode_group(group_id, value)
-        elif isinstance(self._groups.get(group_id), ClassicGroup):
-            del self._groups[group_id]
-
-    def apply_consumer(self, reader: Reader, value: bytes | None) -> None:
-        """Replays a record of kind consumer."""
-        group_id = reader.text()
-        if value is not None:
-            decode_consumer_group(self._replayed(group_id), value)
-        elif isinstance(self._groups.get(group_id), ConsumerGroup):
-            del self._groups[group_id]
-
-    def apply_member(self, reader: Reader, value: bytes | None) -> None:
-        """Replays a record of kind member."""
-        group_id, member_id = reader.text(), reader.text()
-        if value is not None:
-            member, target = decode_member(member_id, value)
-            group = self._replayed(group_id)
-            group.remove(member_id)
-            group.put(member)
-            group.targets[member_id] = target
-        else:
-            known = self._groups.get(group_id)
-            if isinstance(known, ConsumerGroup):
-                known.remove(member_id)
-
-    def _replayed(self, group_id: str) -> ConsumerGroup:
-        group = self._groups.get(group_id)
-        if not isinstance(group, ConsumerGroup):
-            group = self._groups[group_id] = ConsumerGroup(group_id)
-        return group
 
     def start(self, now_ms: int) -> None:
         """All records are replayed: members' sessions begin anew."""

@@ -21,7 +21,8 @@ from core.errors import CoreError, CoreFailure
 from core.group_classic import ClassicGroup, State
 from core.group_codec import VERSION, Reader, Writer, offset_key, pending_key
 from core.group_log import GroupLog
-from core.groups import Group, Groups
+from core.group_replay import Group
+from core.groups import Groups
 from core.state import Change
 
 NO_EPOCH = -1
