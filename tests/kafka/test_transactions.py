@@ -160,6 +160,16 @@ async def test_new_clients_use_partitions_and_get_an_epoch_per_end() -> None:
         assert [aborted.first_offset for aborted in found.aborted_transactions] == [0]
 
 
+async def test_new_clients_cannot_begin_in_the_middle() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        producer = await _producer(client)
+        out_of_order = ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+        assert await _produce(client, producer, b"second", version=12, sequence=1) == out_of_order
+        assert await _produce(client, producer, b"first", version=12) == 0
+        assert await _produce(client, producer, b"second", version=12, sequence=1) == 0
+
+
 async def test_a_new_producer_fences_the_old_one_in_every_request() -> None:
     async with kafka_listener(topics={"t": 1}) as listener:
         client = listener.connect()

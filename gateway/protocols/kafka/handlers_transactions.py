@@ -201,6 +201,8 @@ def check_transactional_produce(
     transactions = context.broker.transactions
     producer = Producer(header.producer_id, header.producer_epoch)
     if version >= PRODUCE_WITH_IMPLICIT_ADD:
+        if header.base_sequence > 0 and _begins_late(context, transactional_id, producer, partition):
+            return ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
         error = transactions.ensure_partition(transactional_id, producer, partition, context.now_ms())
         return _checked(error, ErrorCode.CONCURRENT_TRANSACTIONS)
     error = transactions.check_partition(transactional_id, producer, partition)
@@ -208,6 +210,18 @@ def check_transactional_produce(
         return ErrorCode.TRANSACTION_ABORTABLE
     # Older producers retry this one without asking for metadata.
     return _checked(error, ErrorCode.NOT_ENOUGH_REPLICAS)
+
+
+def _begins_late(context: Context, transactional_id: str, producer: Producer, partition: int) -> bool:
+    """Whether a batch with a later sequence would be the producer's first in the partition: the one before was lost."""
+    error = context.broker.transactions.check_partition(transactional_id, producer, partition)
+    if error is not CoreError.NOT_IN_TRANSACTION:
+        return False
+    try:
+        known = context.broker.engine.producers(partition)
+    except UnknownPartition:
+        return False
+    return all(one.producer_id != producer.id for one in known)
 
 
 def _checked(error: CoreError | None, while_pending: ErrorCode) -> ErrorCode:
