@@ -168,7 +168,8 @@ def broker_for(kind: str, bootstrap: str) -> Iterator[str]:
         return
     scratch_root().mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=scratch_root()))
-    broker: Broker = Trivium(directory)
+    # As test set-ups have it: no wait for further members before a new group's first assignment.
+    broker: Broker = Trivium(directory, config="[groups]\ninitial_rebalance_delay_ms = 0\n")
     if kind == "kafka":
         setup.kafka()
         broker = ApacheKafka(directory, settings={"group.initial.rebalance.delay.ms": "0"})

@@ -190,7 +190,7 @@ def main() -> int:
     print(f"seed {seed}")
     scratch_root().mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="crash-", dir=scratch_root()))
-    broker: Broker = Trivium(directory, flush=options.flush)
+    broker: Broker = Trivium(directory, flush=options.flush, config="[groups]\ninitial_rebalance_delay_ms = 0\n")
     if options.broker == "kafka":
         setup.kafka()
         broker = ApacheKafka(directory, settings={"group.initial.rebalance.delay.ms": "0"})
