@@ -405,7 +405,16 @@ class Groups:
             elif group is not None and group.state in (State.STABLE, State.EMPTY):
                 self.save(group, {m.id: m.assignment for m in group.members.values()}, lambda error: None)
 
-    # -- start
+    # -- start and stop
+
+    def stop(self) -> None:
+        """Answers whoever waits for others, so that a stop need not: they look for their coordinator and ask again."""
+        error = CoreError.COORDINATOR_NOT_AVAILABLE
+        for group in self._groups.values():
+            if isinstance(group, ClassicGroup):
+                for member in list(group.members.values()):
+                    member.answer_join(refused_join(error, member.id))
+                    member.answer_sync(SyncResult(error))
 
     def start(self, now_ms: int) -> None:
         """All records are replayed: members' sessions begin anew."""

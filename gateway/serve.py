@@ -77,6 +77,7 @@ async def _serve(config: Config) -> None:
                 await _wait_for_stop_signal()
                 for server in servers:
                     server.stop()
+                broker.groups.stop()
             core_nursery.cancel_scope.cancel()
         store_nursery.cancel_scope.cancel()
     log.info("stopped", longest_gc_pause_ms=round(collector.longest_pause_ms, 1))

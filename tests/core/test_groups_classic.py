@@ -300,6 +300,17 @@ def test_after_a_restart_static_members_are_known_by_their_instance() -> None:
     assert world.beat(back.member_id, generation, instance="i") is None
 
 
+def test_a_stop_answers_whoever_waits_and_changes_nothing() -> None:
+    world = World()
+    (leader, follower), generation = world.form(2)
+    waiting = [world.join(leader), world.join()]
+    world.groups.stop()
+    assert [answers[0].error for answers in waiting] == [E.COORDINATOR_NOT_AVAILABLE] * 2
+    world = world.restart()
+    assert world.beat(leader, generation) is None
+    assert world.beat(follower, generation) is None
+
+
 def test_an_empty_group_is_empty_after_a_restart() -> None:
     world = World()
     (member,), _ = world.form()
