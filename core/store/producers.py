@@ -4,6 +4,9 @@ Rules, as Kafka's ProducerStateManager and ProducerAppendInfo have them:
 
 * A producer's batch must carry the sequence after its last one (2**31 - 1 wraps to 0). One of its last five batches,
   with the same epoch and the same first and last sequence, is a duplicate and is answered with that batch's offset.
+* A batch of an earlier transaction is a duplicate only with the same checksum too. librdkafka gives the sequences of
+  what it purged in an abort to new records, though the broker may have stored the purged ones: those are out of order,
+  which makes it begin a new epoch. Taken for duplicates they would be acknowledged and never be there.
 * A producer that is not known (new, expired, evicted) may start with any sequence. A newer epoch starts at 0; an older
   one is fenced. A batch without a sequence (the coordinator's) is only checked for its epoch.
 * The first transactional batch opens a transaction, a marker ends it. Inside one, a plain batch is refused.
@@ -49,7 +52,7 @@ _INVALID_TXN = (Outcome.INVALID_TXN_STATE, -1)
 
 _NEVER = 1 << 63
 
-_Batch = tuple[int, int, int]  # first sequence, last sequence, base offset
+_Batch = tuple[int, int, int, int]  # first sequence, last sequence, base offset, checksum
 
 
 class _State(NamedTuple):
@@ -100,8 +103,11 @@ class ProducerTable:
         if header.producer_epoch == epoch:
             if first >= 0 and first != ((batches[-1][1] + 1) & SEQUENCE_MASK if batches else 0):
                 last = header.last_sequence
-                for known_first, known_last, base_offset in batches:
+                for known_first, known_last, base_offset, crc in batches:
                     if known_first == first and known_last == last:
+                        is_earlier = header.attributes & TRANSACTIONAL_BIT and not 0 <= txn_start <= base_offset
+                        if is_earlier and crc != header.crc:
+                            break
                         return Outcome.DUPLICATE, base_offset
                 return _OUT_OF_ORDER
         elif header.producer_epoch < epoch:
@@ -142,7 +148,7 @@ class ProducerTable:
             self._evict()
         if first >= 0:
             last = (first + header.last_offset_delta) & SEQUENCE_MASK
-            batches = (*batches[1 - BATCHES_REMEMBERED :], (first, last, base_offset))
+            batches = (*batches[1 - BATCHES_REMEMBERED :], (first, last, base_offset, header.crc))
         if txn_start < 0 and header.attributes & TRANSACTIONAL_BIT:
             txn_start = self._open[producer_id] = base_offset
         states[producer_id] = _State(epoch, batches, header.max_timestamp, now_ms, txn_start, coordinator_epoch)
@@ -323,7 +329,7 @@ def _parse_marker(header: BatchHeader, batch: Buffer) -> ControlMarker | None:
 
 
 def _last_offset(batch: _Batch) -> int:
-    first, last, base_offset = batch
+    first, last, base_offset, _ = batch
     return base_offset + ((last - first) & SEQUENCE_MASK)
 
 
@@ -383,7 +389,7 @@ class _AbortedIndex:
         return self
 
 
-_SNAPSHOT_VERSION = 1
+_SNAPSHOT_VERSION = 2
 _SNAPSHOT = struct.Struct("<BII")
 _ENTRY = struct.Struct("<qhqqqiB")
-_BATCH = struct.Struct("<iiq")
+_BATCH = struct.Struct("<iiqI")

@@ -267,3 +267,17 @@ def test_real_batches_pass_through() -> None:
     batch = build([Record(0, 1, b"k", b"v", [])], producer_id=9, producer_epoch=0, base_sequence=0)
     p = Partition()
     assert p.append(parse_header(batch)) == APPENDED
+
+
+def test_new_records_under_the_sequence_of_an_aborted_transaction_are_no_duplicate() -> None:
+    p = Partition()
+    assert p.data(0, txn=True) == APPENDED
+    sent_again = data(0, txn=True)
+    assert p.append(sent_again) == (Outcome.DUPLICATE, 0)
+    p.end(False)
+    other_records = sent_again._replace(crc=sent_again.crc + 1)
+    assert p.append(other_records) == OUT_OF_ORDER
+    assert p.append(sent_again) == (Outcome.DUPLICATE, 0), "a late retry of the aborted batch"
+    restored = ProducerTable.restore(p.table.snapshot())
+    assert restored.check(other_records) == OUT_OF_ORDER
+    assert restored.check(sent_again) == (Outcome.DUPLICATE, 0)
