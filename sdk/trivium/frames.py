@@ -317,9 +317,7 @@ DECLARED: dict[int, Declared] = {
     4: Declared(DeleteTopic, c.Struct("name" / _TEXT), {}),
     4 | REPLY_BIT: _DONE,
     5: Declared(NewProducer, c.Struct(), {}),
-    5 | REPLY_BIT: Declared(
-        NewProducerReply, c.Struct("producer_id" / c.Int64sb, "producer_epoch" / c.Int16sb), {}
-    ),
+    5 | REPLY_BIT: Declared(NewProducerReply, c.Struct("producer_id" / c.Int64sb, "producer_epoch" / c.Int16sb), {}),
     6: Declared(Send, c.Struct("atomic" / _FLAG, "entries" / _list(_SEND.fields)).compile(), {"entries": _SEND}),
     6 | REPLY_BIT: Declared(SendReply, c.Struct("entries" / _list(_SENT.fields)).compile(), {"entries": _SENT}),
     7: Declared(
@@ -329,9 +327,7 @@ DECLARED: dict[int, Declared] = {
         ).compile(),
         {"entries": _PULL},
     ),
-    7 | REPLY_BIT: Declared(
-        PullReply, c.Struct("entries" / _list(_PULLED.fields)).compile(), {"entries": _PULLED}
-    ),
+    7 | REPLY_BIT: Declared(PullReply, c.Struct("entries" / _list(_PULLED.fields)).compile(), {"entries": _PULLED}),
     8: Declared(FindOffsets, c.Struct("entries" / _list(_TIME.fields)), {"entries": _TIME}),
     8 | REPLY_BIT: Declared(FindOffsetsReply, c.Struct("entries" / _list(_FOUND.fields)), {"entries": _FOUND}),
     9: Declared(Commit, c.Struct("group" / _TEXT, "entries" / _list(_OFFSET.fields)), {"entries": _OFFSET}),
@@ -339,9 +335,7 @@ DECLARED: dict[int, Declared] = {
     10: Declared(Committed, c.Struct("group" / _TEXT), {}),
     10 | REPLY_BIT: Declared(CommittedReply, c.Struct("entries" / _list(_OFFSET.fields)), {"entries": _OFFSET}),
 }
-REQUEST_KINDS: dict[type, int] = {
-    declared.cls: kind for kind, declared in DECLARED.items() if not kind & REPLY_BIT
-}
+REQUEST_KINDS: dict[type, int] = {declared.cls: kind for kind, declared in DECLARED.items() if not kind & REPLY_BIT}
 _REFUSALS = (c.ConstructError, struct.error, UnicodeError, OverflowError, ValueError)
 
 
@@ -367,12 +361,12 @@ def encode(
     try:
         head = declared.fields.build(_plain(message))
         size = PREFIX_BYTES - SIZE_BYTES + len(head) + payload_bytes
-        prefix: bytes = _PREFIX.build(
+        prefix = _PREFIX.build(
             {"size": size, "head_size": len(head), "kind": kind, "status": status, "correlation": correlation}
         )
     except _REFUSALS as error:
         raise LocalProtocolError(f"{type(message).__name__} does not fit its frame: {error}") from None
-    return prefix + head
+    return bytes(prefix + head)
 
 
 def decode(frame: memoryview) -> Frame:

@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: murmur2, as Kafka's Java client has it, so that all roads agree on a key's order."""
+"""A key's partition: murmur2, as Kafka's Java client has it, so that keys keep their order on all roads."""
 
 from __future__ import annotations
 

@@ -1,0 +1,103 @@
+"""Pull: batches as they lie in the store, at once or when some partition moves.
+
+A pull that finds nothing waits at most `wait_ms` (WAIT_MS_MAX above that), and ends early when the connection drains.
+Bytes are bounded by what the client asks for and by the broker's own limit; one batch is always given.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from core.store.engine import DataDamaged, OffsetOutOfRange, Read, UnknownPartition
+from gateway.protocols.native.codes import Refused
+from gateway.protocols.native.context import Context, Draining
+from trivium.errors import ErrorCode
+from trivium.frames import Aborted, Pull, PullEntry, PullReply, PullResult
+
+WAIT_MS_MAX = 60_000
+
+Pulled = tuple[PullReply, list[memoryview]]
+
+
+async def pull(context: Context, connection: Draining, request: Pull) -> Pulled:
+    """The reply, and the buffers of its payload."""
+    found = await _collect(context, request)
+    if request.wait_ms == 0 or not request.entries or _is_enough(found):
+        return found
+    engine = context.broker.engine
+    moved = trio.Event()
+
+    def wake(_: int) -> None:
+        moved.set()
+
+    watched = _numbers(context, request)
+    for number in watched:
+        engine.watch(number, wake)
+    connection.wakers.add(moved)
+    try:
+        with trio.move_on_after(min(request.wait_ms, WAIT_MS_MAX) / 1000):
+            found = await _collect(context, request)  # what came between the look and the watch
+            while not _is_enough(found) and not connection.draining:
+                await moved.wait()
+                connection.wakers.discard(moved)
+                moved = trio.Event()
+                connection.wakers.add(moved)
+                found = await _collect(context, request)
+    finally:
+        connection.wakers.discard(moved)
+        for number in watched:
+            engine.unwatch(number, wake)
+    return found
+
+
+def _numbers(context: Context, request: Pull) -> list[int]:
+    return [context.partition(entry.topic, entry.partition)[1] for entry in request.entries]
+
+
+def _is_enough(found: Pulled) -> bool:
+    return bool(found[1]) or any(result.status for result in found[0].entries)
+
+
+async def _collect(context: Context, request: Pull) -> Pulled:
+    room = min(request.bytes_max, context.fetch_bytes_max)
+    results: list[PullResult] = []
+    buffers: list[memoryview] = []
+    for entry in request.entries:
+        result, read = await _read(context, request, entry, room, first=not buffers)
+        results.append(result)
+        if read is not None and read.size_bytes:
+            buffers += read.buffers
+            room -= read.size_bytes
+    return PullReply(results), buffers
+
+
+async def _read(
+    context: Context, request: Pull, entry: PullEntry, room: int, *, first: bool
+) -> tuple[PullResult, Read | None]:
+    engine = context.broker.engine
+    try:
+        _, number = context.partition(entry.topic, entry.partition)
+        info = engine.info(number)
+    except Refused as refused:
+        return PullResult(refused.code, -1, -1, -1, [], 0), None
+    except UnknownPartition:
+        return PullResult(ErrorCode.UNKNOWN_PARTITION, -1, -1, -1, [], 0), None
+    known = (info.log_start, info.high_watermark, info.last_stable)
+    bytes_max = min(entry.bytes_max, room)
+    if bytes_max <= 0 and not first:
+        return PullResult(ErrorCode.NONE, *known, [], 0), None
+    committed = bool(request.committed)
+    try:
+        read = engine.read_nowait(number, entry.offset, bytes_max, committed=committed, first_whole=first)
+        if read is None:
+            read = await engine.read(number, entry.offset, bytes_max, committed=committed, first_whole=first)
+    except OffsetOutOfRange:
+        return PullResult(ErrorCode.OFFSET_OUT_OF_RANGE, *known, [], 0), None
+    except DataDamaged as damaged:
+        # Where reading can go on stands in place of the log start.
+        return PullResult(ErrorCode.DATA_DAMAGED, damaged.end_offset, *known[1:], [], 0), None
+    except UnknownPartition:
+        return PullResult(ErrorCode.UNKNOWN_PARTITION, -1, -1, -1, [], 0), None
+    aborted = [Aborted(one.producer_id, one.first_offset) for one in read.aborted]
+    result = PullResult(ErrorCode.NONE, read.log_start, read.high_watermark, read.last_stable, aborted, read.size_bytes)
+    return result, read
