@@ -18,8 +18,9 @@ The shape of a message
 
 Rules
     Any bytes decode or raise RemoteProtocolError; UnsupportedVersionError (a subclass) where the tables lack the API or
-    the version. Unknown tagged fields are skipped. Bytes behind the message are an error. What cannot be written raises
-    LocalProtocolError. Work and memory are linear in the bytes received (see codec_reader.py).
+    the version. Unknown tagged fields are skipped. Bytes behind the message are an error, but in requests they are left
+    alone, as in Kafka: clients send some. What cannot be written raises LocalProtocolError. Work and memory are linear
+    in the bytes received (see codec_reader.py).
     Readers and writers are compiled on first use of an API version (1 to 2 ms) and kept; the tables bound their number.
 
 Headers
@@ -122,8 +123,11 @@ def decode_message(name: str, version: int, data: Buffer, offset: int = 0) -> Me
 
 
 def decode_request(api_key: int, version: int, data: Buffer, offset: int = 0) -> Message:
-    """Decode a request's body, which fills `data` from `offset` to the end. Raises RemoteProtocolError."""
-    return decode_message(message_name(api_key, "request"), version, data, offset)
+    """Decode a request's body, which starts at `offset`. Raises RemoteProtocolError.
+
+    Bytes behind it are left alone, as Kafka leaves them: librdkafka (2.16) sends three with Metadata for all topics.
+    """
+    return decode_prefix(message_name(api_key, "request"), version, data, offset)[0]
 
 
 def decode_response(api_key: int, version: int, data: Buffer, offset: int = 0) -> Message:

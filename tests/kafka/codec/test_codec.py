@@ -187,3 +187,10 @@ def test_importing_the_codec_compiles_no_message() -> None:
         "assert not codec._decoders and not codec_model.struct_classes.cache_info().currsize"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_bytes_behind_a_request_are_left_alone() -> None:
+    # Metadata v13 for all topics as librdkafka 2.16 sends it: the null array is followed by what its count had reserved
+    request = codec.decode_request(3, 13, bytes.fromhex("00 000000 01 00 00"))
+    assert isinstance(request, MetadataRequest)
+    assert request.topics is None
