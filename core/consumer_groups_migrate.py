@@ -10,7 +10,6 @@ it becomes a classic group again and rebalances.
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import replace
 from typing import Protocol
 
@@ -38,6 +37,7 @@ from core.group_types import (
     SyncReply,
     SyncRequest,
     SyncResult,
+    generate_member_id,
 )
 from core.state import Change
 
@@ -153,7 +153,7 @@ class Migration:
     # -- classic members of a KIP-848 group
 
     def join(self, group: ConsumerGroup, request: JoinRequest, reply: JoinReply, now_ms: int) -> None:
-        member_id = request.member_id or f"{request.instance_id or request.client.id}-{uuid.uuid4()}"
+        member_id = request.member_id or generate_member_id(request.instance_id or request.client.id)
         try:
             self._consumer.check_room(group, member_id)
             subscription = self._check_protocols(group, request)

@@ -18,7 +18,6 @@ The rules are those of Kafka's GroupMetadataManager, state for state and error f
 
 from __future__ import annotations
 
-import uuid
 from typing import Protocol
 
 from core.errors import CoreError, CoreFailure
@@ -34,6 +33,7 @@ from core.group_types import (
     SyncReply,
     SyncRequest,
     SyncResult,
+    generate_member_id,
 )
 
 
@@ -88,7 +88,7 @@ class Rebalance:
 
     def _join_new(self, group: ClassicGroup, request: JoinRequest, reply: JoinReply, now_ms: int) -> None:
         instance_id = request.instance_id
-        new_id = f"{request.client.id if instance_id is None else instance_id}-{uuid.uuid4()}"
+        new_id = generate_member_id(request.client.id if instance_id is None else instance_id)
         if instance_id is not None and instance_id in group.static_members:
             self._return_static(group, request, new_id, reply, now_ms)
         elif instance_id is None and request.needs_member_id:

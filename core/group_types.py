@@ -6,6 +6,7 @@ a member".
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +14,14 @@ from typing import NamedTuple
 from core.errors import CoreError
 
 NO_GENERATION = -1
+MEMBER_PREFIX_CHARS_MAX = 8_000  # of a client's name in a generated member id, which Kafka must be able to carry
 CONSUMER_PROTOCOL_TYPE = "consumer"
+
+
+def generate_member_id(prefix: str) -> str:
+    """A new member's id; it shows whose it is."""
+    return f"{prefix[:MEMBER_PREFIX_CHARS_MAX]}-{uuid.uuid4()}"
+
 
 Done = Callable[[CoreError | None], None]
 

@@ -458,6 +458,16 @@ async def test_a_deleted_topic_takes_its_offsets_along() -> None:
         assert fetched(answer, 9)[0][:2] == (0, -1)
 
 
+async def test_ids_as_long_as_can_be_disturb_nobody() -> None:
+    async with kafka_listener(settings=QUICK, topics=TOPICS) as listener:
+        client = listener.connect()
+        longest = "i" * 32_767
+        joined = await join(client, instance=longest)
+        assert joined.error_code == 0
+        described = await client.call(ApiKey.DESCRIBE_GROUPS, 6, DescribeGroupsRequest(groups=["g"]))
+        assert described.groups[0].members[0].group_instance_id == longest
+
+
 def replace_group(request: OffsetCommitRequest, group: str) -> OffsetCommitRequest:
     request.group_id = group
     return request

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import trio
 
 from core.errors import CoreError, CoreFailure
-from core.group_types import Client, JoinRequest, JoinResult, LeaveResult, LeavingMember, SyncRequest, SyncResult
+from core.group_types import (
+    MEMBER_PREFIX_CHARS_MAX,
+    Client,
+    JoinRequest,
+    JoinResult,
+    LeaveResult,
+    LeavingMember,
+    SyncRequest,
+    SyncResult,
+)
 from gateway.protocols.kafka.core_errors import CODES
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.messages import (
@@ -50,7 +59,8 @@ def code(error: CoreError | None) -> ErrorCode:
 
 
 def client_of(request: Request) -> Client:
-    return Client(request.client_id, request.client_host)
+    """A client id may be longer than what an answer can carry; it only names the client."""
+    return Client(request.client_id[:MEMBER_PREFIX_CHARS_MAX], request.client_host)
 
 
 class Answer(Generic[Result]):
