@@ -254,6 +254,8 @@ tests.set('admin-groups', () => withAdmin(async (admin) => {
 tests.set('admin-delete-records', () => withAdmin(async (admin) => {
   const topic = await newTopic('records')
   await withProducer((producer) => producer.send({ topic, messages: Array.from({ length: 10 }, (_, i) => ({ value: String(i) })) }))
+  // deleteTopicRecords looks the topic up among those that this client has loaded, and loads none itself.
+  await admin.fetchTopicOffsets(topic)
   await admin.deleteTopicRecords({ topic, partitions: [{ partition: 0, offset: '4' }] })
   assert.deepStrictEqual((await admin.fetchTopicOffsets(topic)).map((e) => e.low), ['4'])
 }))
