@@ -19,7 +19,7 @@ from core.broker import Broker
 from core.store.embedded import EmbeddedEngine, StoreLocked
 from core.store.engine import StoreFailed
 from gateway.collector import Collector
-from gateway.core_settings import broker_settings, engine_config
+from gateway.core_settings import broker_settings, engine_config, mqtt_settings
 from gateway.listeners import Server, address_of, bind
 from gateway.memory_budget import MemoryBudget
 from gateway.protocols.kafka.broker_configs import broker_configs
@@ -29,6 +29,8 @@ from gateway.protocols.kafka.context import Context
 from gateway.protocols.kafka.dispatch import Dispatcher
 from gateway.protocols.kafka.fetch_sessions import FetchSessions
 from gateway.protocols.kafka.handlers import HANDLERS, PIPELINED
+from gateway.protocols.mqtt.server import MqttServer, open_server
+from gateway.protocols.mqtt.server import bind as mqtt_bind
 from trivium.records import preload
 
 log = structlog.get_logger(__name__)
@@ -67,7 +69,7 @@ async def _serve(config: Config) -> None:
         broker = Broker(engine, broker_settings(config))
         async with trio.open_nursery() as core_nursery:
             await core_nursery.start(broker.run)
-            servers = [await kafka_server(config, broker)]
+            servers: list[Server | MqttServer] = [await kafka_server(config, broker), await mqtt_server(config, broker)]
             collector = Collector()
             collector.install()
             async with trio.open_nursery() as listening:
@@ -108,6 +110,7 @@ async def kafka_server(config: Config, broker: Broker) -> Server:
         Dispatcher(context, HANDLERS, PIPELINED),
         limits=_connection_limits(config.limits),
         budget=MemoryBudget(config.limits.request_memory_bytes_max),
+        responses=MemoryBudget(config.limits.response_memory_bytes_max),
     )
     return Server(
         "kafka",
@@ -116,6 +119,10 @@ async def kafka_server(config: Config, broker: Broker) -> Server:
         connections_max=config.limits.connections_max,
         drain_deadline_s=config.limits.drain_ms_max / 1000,
     )
+
+
+async def mqtt_server(config: Config, broker: Broker) -> MqttServer:
+    return await open_server(broker, mqtt_bind(*config.mqtt.listen), mqtt_settings(config))
 
 
 def _connection_limits(limits: LimitsConfig) -> ConnectionLimits:

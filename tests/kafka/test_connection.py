@@ -177,7 +177,12 @@ async def test_a_client_that_never_reads_is_cut(autojump_clock: trio.testing.Moc
         client = listener.connect()
         ours, theirs = trio.testing.lockstep_stream_pair()
         stuck = type(listener.connections[0])(
-            listener.connections[0]._dispatcher, ours, "127.0.0.1:6", limits=limits, budget=listener.budget
+            listener.connections[0]._dispatcher,
+            ours,
+            "127.0.0.1:6",
+            limits=limits,
+            budget=listener.budget,
+            responses=listener.responses,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stuck.run)

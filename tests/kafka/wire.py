@@ -86,6 +86,7 @@ class Listener:
         self.broker = broker
         self.context = Context(broker, 1, "localhost", 9092, FetchSessions(100, 120_000), 50 * 1024 * 1024)
         self.budget = MemoryBudget(8 * 1024 * 1024)
+        self.responses = MemoryBudget(64 * 1024 * 1024)
         self.connections: list[Connection] = []
         self._dispatcher = Dispatcher(self.context, HANDLERS, PIPELINED)
         self._nursery = nursery
@@ -93,7 +94,14 @@ class Listener:
 
     def connect(self) -> WireClient:
         ours, theirs = trio.testing.memory_stream_pair()
-        connection = Connection(self._dispatcher, ours, "127.0.0.1:5", limits=self._limits, budget=self.budget)
+        connection = Connection(
+            self._dispatcher,
+            ours,
+            "127.0.0.1:5",
+            limits=self._limits,
+            budget=self.budget,
+            responses=self.responses,
+        )
         self.connections.append(connection)
 
         async def serve() -> None:

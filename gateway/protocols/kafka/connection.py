@@ -3,14 +3,15 @@
 A reader task takes every frame that one read brought and handles it; a writer task joins the responses that are ready
 and sends them. Produce is *pipelined*: its handler returns at once and the answer fills its place in the line later,
 so that many batches share one sync. Every other request is awaited before the next is begun, as Kafka does. Limits:
-frames by `request_bytes_max`, unsent bytes and requests in flight by stopping to read, half-received frames over all
-connections by the memory budget, a peer that does not read by a send time-out.
+frames by `request_bytes_max`, unsent bytes and requests in flight by stopping to read, a peer that does not read by a
+send time-out. Over all connections together two budgets bound what requests hold (half-received, waiting, or on their
+way to the disk) and what unsent answers hold.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -26,6 +27,9 @@ log = structlog.get_logger(__name__)
 READ_BYTES = 256 * 1024
 JOIN_BYTES_MAX = 64 * 1024  # larger buffers are sent as they are: a copy costs more than a call
 REQUESTS_IN_FLIGHT_MAX = 1_000
+COUNTED_FROM_BYTES = 16 * 1024  # what one connection holds below this is not worth the counting
+RESPONSE_SHARE = 4  # an answer may take this part of the memory that is left for answers ...
+RESPONSE_BYTES_MIN = 1024 * 1024  # ... but always so much
 
 Buffer = bytes | memoryview
 
@@ -42,7 +46,7 @@ class ConnectionLimits:
 class Slot:
     """A response's place in the line; `buffers` is empty until the response is ready."""
 
-    request_bytes: int
+    request_bytes: int = 0  # of a pipelined request
     buffers: Sequence[Buffer] = field(default=())
 
 
@@ -50,16 +54,26 @@ class Connection:
     """Serves one client. `run` returns when it leaves, breaks the protocol, or a drain is done."""
 
     def __init__(
-        self, dispatcher: Dispatcher, stream: trio.abc.Stream, peer: str, limits: ConnectionLimits, budget: MemoryBudget
+        self,
+        dispatcher: Dispatcher,
+        stream: trio.abc.Stream,
+        peer: str,
+        limits: ConnectionLimits,
+        budget: MemoryBudget,
+        responses: MemoryBudget,
     ) -> None:
         self._dispatcher = dispatcher
         self._stream = stream
         self._limits = limits
         self._budget = budget
+        self._responses = responses
         self._frames = FrameReader(limits.request_bytes_max)
         self._slots: deque[Slot] = deque()
         self._unsent_bytes = 0
-        self._pending_bytes = 0  # of requests whose response is not ready
+        self._collected_bytes = 0  # of an answer that is being put together
+        self._responses_counted = False
+        self._pending_bytes = 0  # of pipelined requests whose response is not ready
+        self._received_bytes = 0  # which the frames being handled keep in memory
         self._ready = trio.Event()
         self._room = trio.Event()
         self._receiving: trio.CancelScope | None = None
@@ -79,32 +93,45 @@ class Connection:
         self._ready.set()
 
     async def run(self) -> None:
-        with self._all:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write)
-                try:
-                    await self._read()
-                except RemoteProtocolError as error:
-                    self.log.warning("closed: bad request", reason=str(error))
-                    self._all.cancel()
-                finally:
-                    self._budget.hold(self._cut, 0)
-                    self.draining = True
-                    self._ready.set()
+        try:
+            with self._all:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    try:
+                        await self._read()
+                    except RemoteProtocolError as error:
+                        self.log.warning("closed: bad request", reason=str(error))
+                        self._all.cancel()
+                    finally:
+                        self._budget.hold(self._cut, 0)
+                        self.draining = True
+                        self._ready.set()
+        finally:
+            self._all.cancel()
+            self._responses.hold(self._cut_unread, 0)
 
-    def open_slot(self, request_bytes: int) -> Slot:
+    def open_slot(self) -> Slot:
         """Takes the next place in the line of responses."""
-        slot = Slot(request_bytes)
+        slot = Slot()
         self._slots.append(slot)
-        self._pending_bytes += request_bytes
         return slot
+
+    def pipeline(self, slot: Slot, request_bytes: int) -> None:
+        """The slot's request stays in memory until it is filled, while others are begun."""
+        slot.request_bytes = request_bytes
+        self._pending_bytes += request_bytes
+        self._budget.begin(request_bytes)
 
     def fill(self, slot: Slot, buffers: Sequence[Buffer]) -> None:
         """The slot's response is ready; no buffers means that none is sent (acks=0)."""
-        self._pending_bytes -= slot.request_bytes
+        if slot.request_bytes:
+            self._pending_bytes -= slot.request_bytes
+            self._budget.end(slot.request_bytes)
         if buffers:
             slot.buffers = buffers
             self._unsent_bytes += sum(map(len, buffers))
+            self._collected_bytes = 0
+            self._count_responses()
         else:
             self._slots.remove(slot)
         if self._slots and self._slots[0].buffers:
@@ -116,11 +143,38 @@ class Connection:
         self.log.warning("closed", reason=reason)
         self._all.cancel()
 
+    @property
+    def response_bytes_max(self) -> int:
+        """How large an answer may be made now: less, the less memory is left for the answers of all connections."""
+        return max(RESPONSE_BYTES_MIN, self._responses.room_bytes // RESPONSE_SHARE)
+
+    def collected(self, size_bytes: int) -> None:
+        """The answer that is being put together holds `size_bytes`."""
+        self._collected_bytes = size_bytes
+        self._count_responses()
+
+    def _count_responses(self) -> None:
+        size_bytes = self._unsent_bytes + self._collected_bytes
+        counted = size_bytes >= COUNTED_FROM_BYTES
+        if (counted or self._responses_counted) and not self._all.cancel_called:
+            self._responses_counted = counted
+            self._responses.hold(self._cut_unread, size_bytes if counted else 0)
+
     def _cut(self) -> None:
-        self.close("half-received requests hold too much memory")
+        self.close("requests that are half-received or waiting hold too much memory")
+
+    def _cut_unread(self) -> None:
+        self.close("answers that the peer has not read hold too much memory")
+
+    def _wake(self) -> None:
+        self._room.set()
 
     async def _read(self) -> None:
         while not self.draining:
+            while self._budget.full:
+                self._room = trio.Event()
+                self._budget.call_when_not_full(self._wake)
+                await self._room.wait()
             with trio.move_on_after(self._limits.idle_ms_max / 1000) as self._receiving:
                 chunk = await self._stream.receive_some(READ_BYTES)
             if self._receiving.cancelled_caught:
@@ -136,6 +190,7 @@ class Connection:
             frames = self._frames.feed(bytes(chunk))
             if held_bytes or self._frames.held_bytes:
                 self._budget.hold(self._cut, self._frames.held_bytes)
+            self._received_bytes = held_bytes + len(chunk)
             for frame in frames:
                 await self._handle(frame)
 
@@ -146,10 +201,20 @@ class Connection:
             or self._pending_bytes > self._limits.request_bytes_max
         ):
             self._room = trio.Event()
-            await self._room.wait()
+            await self._holding(self._room.wait())
         waiting = self._dispatcher.handle(self, frame)
         if waiting is not None:
+            pipelined = self._slots[-1].request_bytes  # that counts already
+            await (waiting if pipelined else self._holding(waiting))
+
+    async def _holding(self, waiting: Awaitable[None]) -> None:
+        """Awaits, and counts what was received as held meanwhile."""
+        if self._received_bytes < COUNTED_FROM_BYTES:
             await waiting
+            return
+        self._budget.hold(self._cut, self._received_bytes)
+        await waiting
+        self._budget.hold(self._cut, self._frames.held_bytes)
 
     async def _write(self) -> None:
         sending = trio.CancelScope()
@@ -169,6 +234,7 @@ class Connection:
                     await self._stream.send_all(buffer)
                     sending.deadline = trio.current_time() + self._limits.send_timeout_ms_max / 1000
                     self._unsent_bytes -= len(buffer)
+                    self._count_responses()
                 sending.deadline = float("inf")
                 self._room.set()
         if sending.cancelled_caught:

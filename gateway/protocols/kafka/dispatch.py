@@ -67,7 +67,7 @@ class Dispatcher:
         served = is_served(header.api_key, version)
         if not served and header.api_key != API_VERSIONS:
             raise RemoteProtocolError(f"API {header.api_key} version {version} is not served")
-        request = Request(connection, connection.open_slot(len(frame)), header.api_key, version, header.correlation_id)
+        request = Request(connection, connection.open_slot(), header.api_key, version, header.correlation_id)
         request.client_id = header.client_id or ""
         if header.api_key == API_VERSIONS:
             self._answer_api_versions(request, frame[body_at:], served)
@@ -76,6 +76,7 @@ class Dispatcher:
         api = ApiKey(header.api_key)
         pipelined = self._pipelined.get(api)
         if pipelined is not None:
+            connection.pipeline(request.slot, len(frame))
             return pipelined(self._context, request)
         return self._answer(self._handlers[api], request)
 

@@ -16,6 +16,7 @@ import trio
 from core.store.engine import DataDamaged, OffsetOutOfRange, PartitionInfo, Read, UnknownPartition
 from core.topics import Topic
 from gateway.protocols.kafka import outgoing
+from gateway.protocols.kafka.conversion import decoded_bytes_max
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.fetch_sessions import NEW_EPOCH, NO_EPOCH, FetchPartition, FetchSession, Key
 from gateway.protocols.kafka.messages import FetchRequest, FetchResponse, Message
@@ -155,6 +156,7 @@ async def _collect_enough(
                 if answer.size_bytes:
                     await trio.sleep(REREAD_PAUSE_S)
                 moved = request.connection.waiting = trio.Event()
+                answer = _Answer()  # lets go of what is read again
                 answer = await _collect(context, request, body, partitions)
     finally:
         request.connection.waiting = None
@@ -177,9 +179,11 @@ async def _collect(context: Context, request: Request, body: FetchRequest, parti
     answer = _Answer()
     bytes_max = min(body.max_bytes if request.version >= 3 else context.fetch_bytes_max, context.fetch_bytes_max)
     for fetched in partitions:
-        room = bytes_max - answer.size_bytes
+        room = min(bytes_max - answer.size_bytes, request.connection.response_bytes_max)
         data, size = await _read_one(context, request, body, fetched, room, first=not answer.size_bytes)
         answer.size_bytes += size
+        if size:
+            request.connection.collected(answer.size_bytes)
         answer.failed = answer.failed or bool(data.error_code) or data.diverging_epoch is not None
         answer.partitions.append((fetched, data))
     return answer
@@ -214,7 +218,14 @@ async def _read_one(
             found = outgoing.Fetched(Read([], 0, info.log_start, info.high_watermark, info.last_stable, []), (), 0)
         else:
             found = await outgoing.read(
-                engine, number, fetched.offset, bytes_max, request.version, committed=committed, first=first
+                engine,
+                number,
+                fetched.offset,
+                bytes_max,
+                request.version,
+                committed=committed,
+                first=first,
+                decoded_bytes_max=decoded_bytes_max(topic),
             )
     except UnknownPartition:
         return _failed(fetched, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION), 0

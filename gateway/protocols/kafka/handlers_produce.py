@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING
-
-import trio
 
 from core.store.engine import Append, Appended, Outcome
 from core.topics import Topic
+from gateway.protocols.kafka.conversion import (
+    IN_LINE_BYTES_MAX,
+    IN_LINE_DECODED_BYTES_MAX,
+    decoded_bytes_max,
+    in_thread,
+)
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.handlers_transactions import check_transactional_produce
 from gateway.protocols.kafka.incoming import IncomingBatch, RefusedBatch, needs_records, prepare, prepare_records
@@ -25,8 +30,6 @@ from trivium.record_batch import BatchHeader
 if TYPE_CHECKING:
     from gateway.protocols.kafka.context import Context
     from gateway.protocols.kafka.dispatch import Request
-
-IN_LINE_BYTES_MAX = 16 * 1024  # smaller batches are converted on the spot: a thread costs more
 
 OUTCOME_CODES = {
     Outcome.APPENDED: ErrorCode.NONE,
@@ -140,18 +143,28 @@ async def _produce_slowly(
     body: ProduceRequest,
     slow: list[tuple[Topic, int, memoryview | None, PartitionResponse]],
 ) -> None:
-    for topic, index, records, answer in slow:
-        arguments = (topic, records, pending.request.version, int(time.time() * 1000))
-        try:
-            if records is not None and len(records) > IN_LINE_BYTES_MAX:
-                batches = await trio.to_thread.run_sync(prepare_records, *arguments)
+    try:
+        for topic, index, records, answer in slow:
+            try:
+                batches = await _prepare_slowly(topic, records, pending.request.version)
+            except RefusedBatch as refused:
+                _refuse(answer, refused)
             else:
-                batches = prepare_records(*arguments)
+                _append(context, pending, body, topic, index, batches, answer)
+    finally:
+        pending.done()  # also when the connection has ended, for what the request holds is counted until then
+
+
+async def _prepare_slowly(topic: Topic, records: memoryview | None, version: int) -> list[IncomingBatch]:
+    """On the spot what is small, also decompressed; the rest in a thread. Raises RefusedBatch."""
+    convert = partial(prepare_records, topic, records, version, int(time.time() * 1000))
+    if records is None or len(records) <= IN_LINE_BYTES_MAX:
+        try:
+            return convert(IN_LINE_DECODED_BYTES_MAX)
         except RefusedBatch as refused:
-            _refuse(answer, refused)
-        else:
-            _append(context, pending, body, topic, index, batches, answer)
-    pending.done()
+            if refused.code != ErrorCode.RECORD_LIST_TOO_LARGE:
+                raise
+    return await in_thread(partial(convert, decoded_bytes_max(topic)))
 
 
 def _refuse(answer: PartitionResponse, refused: RefusedBatch) -> None:

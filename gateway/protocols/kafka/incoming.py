@@ -3,7 +3,7 @@ asks for it.
 
 `prepare` looks at the header and the checksum alone (microseconds). `prepare_records` looks at the records: message
 sets of old clients, topics that recompress, and topics that validate records; it may run in a thread, its output
-bounded by DECODED_BYTES_MAX.
+bounded by the caller.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from trivium.record_batch import (
 )
 from trivium.records import open_records, walk, with_records
 
-DECODED_BYTES_MAX = 128 * 1024 * 1024
 FIRST_BATCH_VERSION = 3  # of Produce: below, message sets
 FIRST_ZSTD_VERSION = 7
 
@@ -71,28 +70,30 @@ def prepare(topic: Topic, records: memoryview | None, version: int, now_ms: int)
     return IncomingBatch(header, records)
 
 
-def prepare_records(topic: Topic, records: memoryview | None, version: int, now_ms: int) -> list[IncomingBatch]:
+def prepare_records(
+    topic: Topic, records: memoryview | None, version: int, now_ms: int, decoded_bytes_max: int
+) -> list[IncomingBatch]:
     """The batches that a partition's records become (one, except from an old message set). Raises RefusedBatch."""
     try:
         if version < FIRST_BATCH_VERSION:
-            batches = [memoryview(batch) for batch in up_convert(records or b"", DECODED_BYTES_MAX)]
+            batches = [memoryview(batch) for batch in up_convert(records or b"", decoded_bytes_max)]
             if not batches:
                 raise RefusedBatch(ErrorCode.INVALID_RECORD, "a produce request must hold a message set per partition")
         else:
             batches = [memoryview(prepare(topic, records, version, now_ms).batch)]
-        return [_rewrite(topic, batch, now_ms) for batch in batches]
+        return [_rewrite(topic, batch, now_ms, decoded_bytes_max) for batch in batches]
     except BatchError as error:
         raise refusal(error) from None
 
 
-def _rewrite(topic: Topic, batch: memoryview | bytes, now_ms: int) -> IncomingBatch:
+def _rewrite(topic: Topic, batch: memoryview | bytes, now_ms: int, decoded_bytes_max: int) -> IncomingBatch:
     header = parse_header(batch)
     settings = topic.settings
     if settings.validate_records:
-        walk(batch, DECODED_BYTES_MAX, require_keys=settings.policy.compact)
+        walk(batch, decoded_bytes_max, require_keys=settings.policy.compact)
     codec = _CODECS.get(settings.compression_type, header.codec)
     if codec != header.codec:
-        _, opened = open_records(batch, DECODED_BYTES_MAX)
+        _, opened = open_records(batch, decoded_bytes_max)
         batch = with_records(header, compress(codec, memoryview(opened)[HEADER_BYTES:]), codec)
         header = parse_header(batch)
     _check_limits(topic, header, now_ms)

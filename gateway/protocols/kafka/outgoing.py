@@ -4,12 +4,13 @@ before Fetch v4.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
-import trio
 
 from core.store.engine import Engine, Read
+from gateway.protocols.kafka.conversion import IN_LINE_BYTES_MAX, in_thread
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.legacy import Converted, down_convert
 from trivium.record_batch import Codec, InvalidBatch, iter_batches
@@ -22,8 +23,6 @@ log = structlog.get_logger(__name__)
 FIRST_BATCH_VERSION = 4  # of Fetch: below, message sets
 FIRST_SIZE_GUARANTEE_VERSION = 3  # of Fetch: below, a message larger than the limit is cut, not sent whole
 FIRST_ZSTD_VERSION = 10
-IN_LINE_BYTES_MAX = 16 * 1024  # smaller reads are converted on the spot: a thread costs more
-DECODED_BYTES_MAX = 128 * 1024 * 1024
 
 
 class Fetched(NamedTuple):
@@ -36,10 +35,18 @@ class Fetched(NamedTuple):
 
 
 async def read(
-    engine: Engine, partition: int, offset: int, bytes_max: int, version: int, *, committed: bool, first: bool
+    engine: Engine,
+    partition: int,
+    offset: int,
+    bytes_max: int,
+    version: int,
+    *,
+    committed: bool,
+    first: bool,
+    decoded_bytes_max: int,
 ) -> Fetched:
-    """Reads for a Fetch of `version`; `first` promises at least one batch. Raises UnknownPartition,
-    OffsetOutOfRange.
+    """Reads for a Fetch of `version`; `first` promises at least one batch. A batch that has to be converted and
+    becomes more than `decoded_bytes_max` is left out. Raises UnknownPartition, OffsetOutOfRange.
     """
     found = await _read(engine, partition, offset, bytes_max, committed, first)
     if version >= FIRST_ZSTD_VERSION or not found.size_bytes:
@@ -48,7 +55,7 @@ async def read(
         if any(header.codec == Codec.ZSTD for buffer in found.buffers for header, _ in iter_batches(buffer)):
             return Fetched(found, (), 0, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE)
         return Fetched(found, found.buffers, found.size_bytes)
-    return await _read_message_sets(engine, partition, offset, bytes_max, version, found)
+    return await _read_message_sets(engine, partition, offset, bytes_max, version, found, decoded_bytes_max)
 
 
 async def _read(engine: Engine, partition: int, offset: int, bytes_max: int, committed: bool, first: bool) -> Read:
@@ -59,7 +66,7 @@ async def _read(engine: Engine, partition: int, offset: int, bytes_max: int, com
 
 
 async def _read_message_sets(
-    engine: Engine, partition: int, offset: int, bytes_max: int, version: int, found: Read
+    engine: Engine, partition: int, offset: int, bytes_max: int, version: int, found: Read, decoded_bytes_max: int
 ) -> Fetched:
     """Converts what was found, reading on while it is nothing but control batches, which these clients cannot step
     over.
@@ -67,10 +74,13 @@ async def _read_message_sets(
     while found.size_bytes:
         batches = b"".join(found.buffers)
         try:
-            if len(batches) <= IN_LINE_BYTES_MAX:
-                converted = _convert(batches, version, offset, bytes_max)
+            convert = partial(_convert, batches, version, offset, bytes_max, decoded_bytes_max)
+            if len(batches) <= IN_LINE_BYTES_MAX and all(
+                header.codec == Codec.NONE for header, _ in iter_batches(batches)
+            ):
+                converted = convert()
             else:
-                converted = await trio.to_thread.run_sync(_convert, batches, version, offset, bytes_max)
+                converted = await in_thread(convert)
         except InvalidBatch:
             return Fetched(found, (), 0, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE)
         if converted.skipped:
@@ -82,12 +92,12 @@ async def _read_message_sets(
     return Fetched(found, (), 0)
 
 
-def _convert(batches: bytes, version: int, offset: int, bytes_max: int) -> Converted:
+def _convert(batches: bytes, version: int, offset: int, bytes_max: int, decoded_bytes_max: int) -> Converted:
     return down_convert(
         batches,
         1 if version >= 2 else 0,
         offset,
         bytes_max,
         first_record_guarantee=version >= FIRST_SIZE_GUARANTEE_VERSION,
-        decompressed_bytes_max=DECODED_BYTES_MAX,
+        decompressed_bytes_max=decoded_bytes_max,
     )
