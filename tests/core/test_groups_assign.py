@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.consumer_groups_assign import ASSIGNORS, Assignment, MemberSpec, assign_range, assign_uniform
 
 IDS = [bytes([i]) * 16 for i in range(5)]
 counts = st.dictionaries(st.sampled_from(IDS), st.integers(1, 12), min_size=1)
+SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 Groups = tuple[dict[bytes, int], dict[str, MemberSpec]]
 
 
@@ -46,6 +47,7 @@ def owners(result: Mapping[str, Assignment]) -> dict[tuple[bytes, int], list[str
 
 
 @pytest.mark.parametrize("assignor", ASSIGNORS.values(), ids=ASSIGNORS)
+@SETTINGS
 @given(group=groups())
 def test_every_partition_with_a_subscriber_has_exactly_one_owner_who_subscribes_it(
     assignor: object, group: Groups
@@ -66,6 +68,7 @@ def test_every_partition_with_a_subscriber_has_exactly_one_owner_who_subscribes_
     assert set(result) == set(members)
 
 
+@SETTINGS
 @given(groups(alike=True))
 def test_uniform_gives_members_with_the_same_subscription_the_same_number_give_or_take_one(group: Groups) -> None:
     topics, members = group
@@ -73,6 +76,7 @@ def test_uniform_gives_members_with_the_same_subscription_the_same_number_give_o
     assert max(sizes) - min(sizes) <= 1
 
 
+@SETTINGS
 @given(groups())
 def test_uniform_moves_nothing_when_asked_again(group: Groups) -> None:
     topics, members = group
@@ -81,6 +85,7 @@ def test_uniform_moves_nothing_when_asked_again(group: Groups) -> None:
     assert assign_uniform(again, topics) == first
 
 
+@SETTINGS
 @given(groups(alike=True))
 def test_uniform_keeps_as_much_as_fairness_allows(group: Groups) -> None:
     topics, members = group
@@ -92,6 +97,7 @@ def test_uniform_keeps_as_much_as_fairness_allows(group: Groups) -> None:
         assert len(had & has) >= min(len(had), each)
 
 
+@SETTINGS
 @given(groups())
 def test_uniform_leaves_no_single_move_that_would_make_it_fairer(group: Groups) -> None:
     topics, members = group
@@ -101,6 +107,7 @@ def test_uniform_leaves_no_single_move_that_would_make_it_fairer(group: Groups) 
         assert all(load[owner] <= load[m] + 1 for m, spec in members.items() if topic_id in spec.topics)
 
 
+@SETTINGS
 @given(groups(alike=True))
 def test_range_gives_contiguous_ranges_in_order_static_members_by_instance_first(group: Groups) -> None:
     topics, members = group

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.group_subscription import (
@@ -15,9 +15,11 @@ from core.group_subscription import (
     parse_subscription,
 )
 
+SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 partitions = st.dictionaries(st.text(max_size=5), st.lists(st.integers(0, 2**31 - 1), max_size=4), max_size=3)
 
 
+@SETTINGS
 @given(st.integers(0, 3), st.lists(st.text(max_size=10)), partitions, st.integers(-1, 100))
 def test_a_subscription_reads_back(
     version: int, topics: list[str], owned: dict[str, list[int]], generation: int
@@ -28,6 +30,7 @@ def test_a_subscription_reads_back(
     assert found.generation == (generation if version >= 2 else -1)
 
 
+@SETTINGS
 @given(st.integers(0, 9), partitions)
 def test_an_assignment_reads_back(version: int, assigned: dict[str, list[int]]) -> None:
     assert parse_assignment(build_assignment(version, assigned)) == assigned
@@ -41,6 +44,7 @@ def test_what_librdkafka_and_kafka_python_write_is_read() -> None:
     assert parse_subscription(bytes.fromhex("0000 00000002 0001 74 0001 75 00000000")).topics == ["t", "u"]
 
 
+@SETTINGS
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for parse in (parse_subscription, parse_assignment):
@@ -50,6 +54,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
             pass
 
 
+@SETTINGS
 @given(st.integers(0, 3), st.integers(0, 40))
 def test_every_truncation_is_refused(version: int, cut: int) -> None:
     whole = build_subscription(version, ["topic-1", "topic-2"], {"topic-1": [1, 2, 3]}, 5)
