@@ -95,10 +95,30 @@ class KafkaConfig(Section):
         return self
 
 
+class MqttRule(Section):
+    """`[[mqtt.rules]]`: names that match `filter` live in `topic`, under the key that the template `key` makes."""
+
+    filter: str
+    topic: str
+    key: str
+
+
 class MqttConfig(Section):
     """`[mqtt]`: the MQTT listener."""
 
     listen: ListenAddress = Address("127.0.0.1", 1883)
+    connections_max: Count = 100_000
+    packet_bytes_max: Annotated[int, Field(ge=1024, le=268_435_460)] = MIB  # one packet from a device
+    receive_max: Annotated[int, Field(ge=1, le=65_535)] = 1_000  # publishes of a device not acknowledged yet
+    inflight_max: Annotated[int, Field(ge=1, le=65_535)] = 1_000  # messages to a device not acknowledged by it
+    output_bytes_max: Positive = MIB  # what waits for a device's socket; above it QoS 0 is dropped
+    keep_alive_s_max: Annotated[int, Field(ge=0, le=65_535)] = 0  # what MQTT 5 devices are held to; 0: their own
+    session_expiry_s_max: Annotated[int, Field(ge=0, le=2**32 - 1)] = 2**32 - 1  # the most; 2^32 - 1: never
+    auto_topics_max: Annotated[int, Field(ge=0, le=100_000)] = 1_000  # topics devices make; then `catch_all`
+    auto_topic_retention_ms: Unlimited = 7 * DAY_MS  # of topics that devices make
+    auto_topic_retention_bytes: Unlimited = 1024 * MIB  # of a partition of theirs
+    catch_all: str = "mqtt.other"  # for names that are no topic of their own
+    rules: tuple[MqttRule, ...] = ()
 
 
 class NativeConfig(Section):

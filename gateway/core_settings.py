@@ -1,4 +1,4 @@
-"""From the configuration's sections to the core's settings: the core reads no configuration of its own."""
+"""From the configuration's sections to the settings of the core and the front-ends, which read none of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from conf.schema import Config
 from core.broker import BrokerSettings
 from core.group_types import GroupLimits
 from core.store.embedded import EngineConfig
+from core.topic_mapping import Rule, TopicMapping
 from core.transaction_types import TransactionLimits
+from gateway.protocols.mqtt.limits import Limits
+from gateway.protocols.mqtt.publishing import PublishSettings
+from gateway.protocols.mqtt.server import MqttSettings
+
+CONNECT_BYTES_MAX = 131_072  # the first packet of an MQTT connection
 
 
 def broker_settings(config: Config) -> BrokerSettings:
@@ -51,4 +57,31 @@ def engine_config(config: Config) -> EngineConfig:
         segment_bytes=store.segment_bytes,
         reserve_bytes=store.disk_free_bytes_min,
         producer_expiry_ms=config.transactions.producer_id_expiry_ms,
+    )
+
+
+def mqtt_settings(config: Config) -> MqttSettings:
+    """Raises ValueError for mapping rules that cannot be undone."""
+    mqtt = config.mqtt
+    return MqttSettings(
+        limits=Limits(
+            packet_bytes_max=mqtt.packet_bytes_max,
+            connect_bytes_max=min(mqtt.packet_bytes_max, CONNECT_BYTES_MAX),
+            keep_alive_s_max=mqtt.keep_alive_s_max,
+            receive_max=mqtt.receive_max,
+            inflight_max=mqtt.inflight_max,
+            output_bytes_max=mqtt.output_bytes_max,
+            session_expiry_s_max=mqtt.session_expiry_s_max,
+        ),
+        publishing=PublishSettings(
+            auto_topics_max=mqtt.auto_topics_max,
+            partitions=config.topics.num_partitions,
+            config={
+                "retention.ms": str(mqtt.auto_topic_retention_ms),
+                "retention.bytes": str(mqtt.auto_topic_retention_bytes),
+            },
+        ),
+        mapping=TopicMapping([Rule(rule.filter, rule.topic, rule.key) for rule in mqtt.rules], mqtt.catch_all),
+        connections_max=mqtt.connections_max,
+        drain_s=config.limits.drain_ms_max / 1000,
     )

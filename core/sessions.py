@@ -1,0 +1,165 @@
+"""Durable sessions in the log: what is known of a client between its connections, as rows of one compacted table.
+
+| key                          | value                                                                     |
+|------------------------------|---------------------------------------------------------------------------|
+| `s` client id                | expiry, time of the last disconnect, subscriptions (JSON)                   |
+| `p` client id                | position in the log, partitions that stand elsewhere, unacknowledged QoS 1  |
+| `i` packet id, client id     | (empty) an inbound QoS 2 packet id that was not released                    |
+| `o` packet id, client id     | state, partition, offset of an outbound QoS 2 message                       |
+| `w` client id                | the will (opaque)                                                         |
+| `t` topic                    | (empty) the topic was made by a device                                    |
+
+Changes of a turn are collected and appended in one batch; what waits for them is called when they are durable. Each
+key is a row of its own, so compaction keeps the table as large as what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from core.state import Change, StateLog
+from core.store.engine import Appended, Engine, Outcome
+
+SESSION: Final = b"s"
+POSITION: Final = b"p"
+INBOUND: Final = b"i"
+OUTBOUND: Final = b"o"
+WILL: Final = b"w"
+TOPIC: Final = b"t"
+_POSITION = struct.Struct(">QII")
+_OFFSET = struct.Struct(">IQ")
+_QOS1 = struct.Struct(">HIQ?")
+_OUT = struct.Struct(">BIQ?")
+
+
+@dataclass(slots=True)
+class SessionRow:
+    """One session as stored. `qos1` and `outbound`: packet id -> (state, partition, offset, retain)."""
+
+    expiry_s: int = 0
+    disconnected_s: float = 0.0
+    subscriptions: list[list[Any]] = field(default_factory=list)
+    position: int = 0
+    offsets: dict[int, int] = field(default_factory=dict)
+    qos1: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
+    inbound: set[int] = field(default_factory=set)
+    outbound: dict[int, tuple[int, int, int, bool]] = field(default_factory=dict)
+    known: bool = False
+
+
+def session_change(client_id: str, expiry_s: int, disconnected_s: float, subscriptions: list[list[Any]]) -> Change:
+    value = json.dumps([expiry_s, disconnected_s, subscriptions], separators=(",", ":"), ensure_ascii=False)
+    return SESSION + client_id.encode(), value.encode()
+
+
+def position_change(
+    client_id: str, position: int, offsets: dict[int, int], qos1: dict[int, tuple[int, int, bool]]
+) -> Change:
+    pieces = [_POSITION.pack(position, len(offsets), len(qos1))]
+    pieces += [_OFFSET.pack(partition, offset) for partition, offset in offsets.items()]
+    pieces += [_QOS1.pack(packet_id, *place) for packet_id, place in qos1.items()]
+    return POSITION + client_id.encode(), b"".join(pieces)
+
+
+def inbound_change(client_id: str, packet_id: int, stored: bool) -> Change:
+    return INBOUND + packet_id.to_bytes(2, "big") + client_id.encode(), b"" if stored else None
+
+
+def outbound_change(client_id: str, packet_id: int, place: tuple[int, int, int, bool] | None) -> Change:
+    """`place` is (state, partition, offset, retain); None: the exchange is over."""
+    return OUTBOUND + packet_id.to_bytes(2, "big") + client_id.encode(), None if place is None else _OUT.pack(*place)
+
+
+def will_change(client_id: str, will: bytes | None) -> Change:
+    return WILL + client_id.encode(), will
+
+
+def forget_changes(client_id: str, inbound: set[int], outbound: set[int]) -> list[Change]:
+    """A session is over."""
+    name = client_id.encode()
+    changes: list[Change] = [(SESSION + name, None), (POSITION + name, None)]
+    changes += [inbound_change(client_id, packet_id, False) for packet_id in inbound]
+    changes += [outbound_change(client_id, packet_id, None) for packet_id in outbound]
+    return changes
+
+
+class SessionLog:
+    """The table's log. `load` first; then `put` collects, `append` sends what was collected."""
+
+    def __init__(self, engine: Engine, partition: int) -> None:
+        self.state = StateLog(engine, partition)
+        self._engine = engine
+        self.rows: dict[str, SessionRow] = {}  # as loaded; the owner takes them out
+        self.wills: dict[str, bytes] = {}
+        self.topics: set[str] = set()
+        self._changes: dict[bytes, bytes | None] = {}
+        self._waiting: list[Callable[[bool], None]] = []
+
+    async def load(self) -> None:
+        await self.state.load(self._apply)
+        self.rows = {client_id: row for client_id, row in self.rows.items() if row.known}
+
+    def put(self, changes: list[Change], done: Callable[[bool], None] | None = None) -> None:
+        """Later changes of a key replace earlier ones; `done(durable)` is called once they are."""
+        self._changes.update(changes)
+        if done is not None:
+            self._waiting.append(done)
+
+    def append(self) -> None:
+        """One batch for all that was put since the last time."""
+        changes, self._changes = self._changes, {}
+        waiting, self._waiting = self._waiting, []
+        if not changes:
+            for one in waiting:
+                one(True)
+            return
+
+        def done(answers: list[Appended]) -> None:
+            for one in waiting:
+                one(answers[0].outcome is Outcome.APPENDED)
+
+        self._engine.append([self.state.entry(list(changes.items()))], done)
+
+    def _row(self, client_id: bytes) -> SessionRow:
+        return self.rows.setdefault(client_id.decode(), SessionRow())
+
+    def _apply(self, key: bytes, value: bytes | None) -> None:
+        kind, name = key[:1], key[1:]
+        if kind in (INBOUND, OUTBOUND):
+            self._apply_packet_id(kind, int.from_bytes(name[:2], "big"), self._row(name[2:]), value)
+        elif kind == WILL:
+            if value is None:
+                self.wills.pop(name.decode(), None)
+            else:
+                self.wills[name.decode()] = value
+        elif kind == TOPIC:
+            self.topics.add(name.decode())
+        elif kind == SESSION:
+            row = self._row(name)
+            row.known = value is not None
+            if value is not None:
+                row.expiry_s, row.disconnected_s, row.subscriptions = json.loads(value)
+        elif kind == POSITION and value is not None:
+            row = self._row(name)
+            row.position, offsets, qos1 = _POSITION.unpack_from(value)
+            at = _POSITION.size
+            split = at + offsets * _OFFSET.size
+            row.offsets = dict(_OFFSET.iter_unpack(value[at:split]))
+            row.qos1 = {
+                packet_id: (partition, offset, retain)
+                for packet_id, partition, offset, retain in _QOS1.iter_unpack(value[split : split + qos1 * _QOS1.size])
+            }
+
+    def _apply_packet_id(self, kind: bytes, packet_id: int, row: SessionRow, value: bytes | None) -> None:
+        if kind == INBOUND:
+            row.inbound.discard(packet_id)
+            if value is not None:
+                row.inbound.add(packet_id)
+        else:
+            row.outbound.pop(packet_id, None)
+            if value is not None:
+                row.outbound[packet_id] = _OUT.unpack(value)

@@ -1,0 +1,417 @@
+"""The machine's events, answered from the log: connections, sessions, wills. See events.py for what is asked.
+
+Whatever a client is told is durable first: its publishes, its changed session and will before CONNACK, its
+subscriptions before SUBACK, its QoS 2 steps. What a turn changes is appended in one batch. A client identifier is
+served in turn: a new CONNECT waits until the old connection's last answers are in and its session is stored.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from core import sessions as stored
+from core.filters import parse_filter
+from core.sessions import SessionLog
+from core.state import Change
+from core.wills import Pending
+from gateway.protocols.mqtt import events as ev
+from gateway.protocols.mqtt import reasons
+from gateway.protocols.mqtt import session as ses
+from gateway.protocols.mqtt.codec import properties as props
+from gateway.protocols.mqtt.codec.packets import V5, Connect, Publish, Subscribe, Will
+from gateway.protocols.mqtt.connection import Connection
+from gateway.protocols.mqtt.delivery import Deliveries
+from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.publishing import Outgoing, Publisher
+from gateway.protocols.mqtt.retained import Retained
+from gateway.protocols.mqtt.session import Session, Subscription
+from gateway.protocols.mqtt.session_rows import (
+    forget,
+    position_changes,
+    restore,
+    session_row,
+    unstored_changes,
+)
+from gateway.protocols.mqtt.will_codec import pack_will, unpack_will
+
+log = structlog.get_logger(__name__)
+
+NEVER_S = 0xFFFFFFFF
+WILL_GRACE_S = 10.0  # after a restart, a client has this long (or its will's delay) to come back
+POSITION_INTERVAL_S = 5.0
+SUBSCRIPTIONS_MAX = 10_000  # of one session
+
+
+class BrokerHandler:
+    """The pump's handler. `flush` is the pump's, set once it is there."""
+
+    def __init__(
+        self, log_: SessionLog, publisher: Publisher, deliveries: Deliveries, retained: Retained, expiry_s_max: int
+    ) -> None:
+        self.flush: Callable[[], None] = lambda: None
+        self.devices: dict[str, Device] = {}
+        self._log = log_
+        self._publisher = publisher
+        self._deliveries = deliveries
+        self._retained = retained
+        self._expiry_s_max = expiry_s_max
+        self._next_number = 1
+        self._opening: set[str] = set()  # CONNECTs whose session is being stored
+        self._waiting: dict[str, tuple[Connection, Connect]] = {}  # CONNECTs that wait for their predecessors
+        self._wills: Pending[Will] = Pending()
+        self._expiries: Pending[Device] = Pending()
+        self._positions_due_s = 0.0
+
+    def load(self, now_s: float) -> None:
+        """Takes over the stored sessions; those that were connected count as gone from now on."""
+        for client_id, row in self._log.rows.items():
+            session = restore(client_id, self._number(), row)
+            device = Device(session, row.position)
+            device.offsets = row.offsets
+            device.pending = True
+            device.stored_out = set(row.outbound)
+            device.stored = True
+            self._deliveries.devices[session.number] = device
+            self.devices[client_id] = device
+            subscriptions, session.subscriptions = session.subscriptions, None
+            for filter_, subscription in (subscriptions or {}).items():
+                self._deliveries.subscribe(device, filter_, subscription)
+            self._expire_later(device, now_s)
+        self._log.rows = {}
+        for client_id, packed in self._log.wills.items():
+            will = unpack_will(packed)
+            delay_s = min(float(will.properties.get(props.WILL_DELAY, 0)), self._expiry_of(client_id))
+            self._wills.put(client_id, now_s + max(delay_s, WILL_GRACE_S), will)
+        self._log.wills = {}
+
+    def _expiry_of(self, client_id: str) -> float:
+        device = self.devices.get(client_id)
+        return float(device.session.expiry_s) if device is not None else 0.0
+
+    def _number(self) -> int:
+        self._next_number += 1
+        return self._next_number - 1
+
+    # -- a turn ------------------------------------------------------------------------------------------------------
+
+    def handle(self, events: list[ev.Event]) -> None:
+        publishes: list[Outgoing] = []
+        for event in events:
+            if type(event) is ev.PublishReceived:
+                publishes.append(self._outgoing(event.connection, event.ticket, event.publish))
+                continue
+            match event:
+                case ev.ConnectReceived(connection, connect):
+                    self._on_connect(connection, connect)
+                case ev.ReleaseReceived(connection, ticket, packet_id):
+                    change = stored.inbound_change(connection.client_id, packet_id, False)
+                    self._put(connection, [change], partial(connection.release_done, ticket))
+                case ev.ReceiptReceived(connection, ticket, packet_id):
+                    self._on_receipt(connection, ticket, packet_id)
+                case ev.SubscribeReceived(connection, ticket, subscribe):
+                    self._on_subscribe(connection, ticket, subscribe)
+                case ev.UnsubscribeReceived(connection, ticket, unsubscribe):
+                    self._on_unsubscribe(connection, ticket, unsubscribe.filters)
+                case ev.WindowOpened(connection):
+                    if isinstance(connection.user, Device):
+                        self._deliveries.catch_up(connection.user)
+                case ev.Closed():
+                    self._on_closed(event, publishes)
+                case _:
+                    pass
+        if publishes:
+            self._publisher.publish(publishes)
+        self._serve_waiting()
+        self._log.append()
+
+    def _outgoing(self, connection: Connection, ticket: int, publish: Publish) -> Outgoing:
+        device = connection.user
+        assert isinstance(device, Device)
+        session = device.session
+        changes: tuple[Change, ...] = ()
+        if publish.qos == 2 and session.durable:
+            changes = (stored.inbound_change(session.client_id, publish.packet_id, True),)
+        return Outgoing(
+            connection,
+            ticket,
+            publish.topic,
+            publish.payload,
+            publish.qos,
+            publish.retain,
+            publish.properties,
+            session.client_id if device.no_local else None,
+            changes,
+        )
+
+    def _put(self, connection: Connection, changes: list[Change], done: Callable[[], object]) -> None:
+        """Has changes stored with this turn's others, then answers; a store that cannot ends the connection."""
+
+        def answered(durable: bool) -> None:
+            if durable:
+                done()
+            else:
+                connection.disconnect(reasons.QUOTA_EXCEEDED, "the broker cannot store anything")
+            self._answered()
+
+        self._log.put(changes, answered)
+
+    def _answered(self) -> None:
+        self._serve_waiting()
+        self.flush()
+
+    # -- CONNECT -----------------------------------------------------------------------------------------------------
+
+    def _on_connect(self, connection: Connection, connect: Connect) -> None:
+        client_id = connect.client_id or f"trivium-{uuid.uuid4().hex}"
+        earlier = self._waiting.pop(client_id, None)
+        if earlier is not None:
+            earlier[0].refuse(reasons.SERVER_BUSY, "another connection took its place")
+        if connect.will is not None and (refused := self._publisher.refusal(connect.will.topic)) is not None:
+            connection.refuse(refused[0], f"the will: {refused[1]}")
+            return
+        device = self.devices.get(client_id)
+        if device is not None and device.connection is not None:
+            device.connection.disconnect(reasons.SESSION_TAKEN_OVER, "the client connected again")
+        self._waiting[client_id] = connection, connect
+
+    def _serve_waiting(self) -> None:
+        for client_id in list(self._waiting):
+            device = self.devices.get(client_id)
+            if client_id in self._opening or (device is not None and not device.settled()):
+                continue
+            connection, connect = self._waiting.pop(client_id)
+            if not connection.closed:
+                self._open(client_id, connection, connect)
+
+    def _open(self, client_id: str, connection: Connection, connect: Connect) -> None:
+        device = self.devices.get(client_id)
+        will_due = self._wills.take(client_id)
+        changes: list[Change] = []
+        if device is not None and connect.clean_start:
+            changes += self._forget(device)
+            device = None
+        if will_due is not None and device is None:
+            # The session that the will belongs to has ended ([MQTT-3.1.3-9]).
+            self._publisher.publish([self._will_of(client_id, will_due)])
+        present = device is not None
+        if device is None:
+            device = Device(Session(client_id, self._number()), self._deliveries.tail.position)
+            self.devices[client_id] = device
+            self._deliveries.devices[device.session.number] = device
+        self._expiries.take(client_id)
+        session = device.session
+        expiry_s = min(_asked_expiry_s(connect), self._expiry_s_max)
+        if expiry_s != session.expiry_s or not present:
+            was_durable = session.durable
+            session.expiry_s, session.durable = expiry_s, expiry_s > 0
+            device.stored_expiry_s = expiry_s
+            if session.durable:
+                device.stored = True
+                changes.append(session_row(session))
+                changes += position_changes(device, *self._deliveries.cursor(device))
+            elif was_durable:
+                changes += forget(device)
+        device.has_will = connect.will is not None
+        if connect.will is not None:
+            changes.append(stored.will_change(client_id, pack_will(connect.will)))
+        elif will_due is not None:
+            changes.append(stored.will_change(client_id, None))
+        if not changes:
+            self._accept(device, connection, present, True)
+            return
+        self._opening.add(client_id)
+        self._log.put(changes, partial(self._opened, device, connection, present))
+
+    def _opened(self, device: Device, connection: Connection, present: bool, durable: bool) -> None:
+        self._opening.discard(device.session.client_id)
+        self._accept(device, connection, present, durable)
+        self._answered()
+        self._log.append()
+
+    def _accept(self, device: Device, connection: Connection, present: bool, durable: bool) -> None:
+        session = device.session
+        accepted = False
+        if not durable:
+            connection.refuse(reasons.QUOTA_EXCEEDED, "the broker cannot store anything")
+        else:
+            connection.user = device
+            device.connection = connection
+            accepted = connection.accept(
+                session, time.monotonic(), session_present=present, session_expiry_s=session.expiry_s
+            )
+        if accepted:
+            self._deliveries.begin(device)
+            return
+        connection.user = device.connection = None
+        self._log.put([stored.will_change(session.client_id, None)])
+        if not session.durable:
+            self._log.put(self._forget(device))
+        else:
+            self._expire_later(device, time.time())
+
+    # -- the end of a connection and of a session --------------------------------------------------------------------
+
+    def _on_closed(self, closed: ev.Closed, publishes: list[Outgoing]) -> None:
+        connection = closed.connection
+        device = connection.user
+        if not isinstance(device, Device) or device.connection is not connection:
+            return
+        session = device.session
+        self._deliveries.end(device)
+        device.connection, device.closing = None, connection
+        if closed.will is not None:
+            delay_s = min(closed.will.properties.get(props.WILL_DELAY, 0), closed.session_expiry_s)
+            if delay_s:
+                self._wills.put(session.client_id, time.time() + delay_s, closed.will)
+            else:
+                publishes.append(self._will_of(session.client_id, closed.will))
+        elif device.has_will:
+            self._log.put([stored.will_change(session.client_id, None)])
+        if closed.session_expiry_s == 0:
+            self._log.put(self._forget(device))
+            return
+        if closed.session_expiry_s != device.stored_expiry_s:
+            session.expiry_s = device.stored_expiry_s = closed.session_expiry_s
+            self._log.put([session_row(session)])
+        self._log.put(position_changes(device, device.position, device.offsets))
+        self._expire_later(device, time.time())
+
+    def _will_of(self, client_id: str, will: Will) -> Outgoing:
+        properties = {key: value for key, value in will.properties.items() if key != props.WILL_DELAY}
+        change = stored.will_change(client_id, None)
+        return Outgoing(None, 0, will.topic, will.payload, will.qos, will.retain, properties, None, (change,))
+
+    def _forget(self, device: Device) -> list[Change]:
+        client_id = device.session.client_id
+        self._deliveries.remove(device)
+        if self.devices.get(client_id) is device:
+            del self.devices[client_id]
+        self._expiries.take(client_id)
+        return forget(device)
+
+    def _expire_later(self, device: Device, now_s: float) -> None:
+        if device.session.expiry_s != NEVER_S:
+            self._expiries.put(device.session.client_id, now_s + device.session.expiry_s, device)
+
+    def sweep(self, now_s: float) -> None:
+        """What hangs on time; to be called about once a second."""
+        for _, device in self._expiries.take_due(now_s):
+            will = self._wills.take(device.session.client_id)
+            if will is not None:
+                self._publisher.publish([self._will_of(device.session.client_id, will)])
+            self._log.put(self._forget(device))
+        due = self._wills.take_due(now_s)
+        if due:
+            self._publisher.publish([self._will_of(client_id, will) for client_id, will in due])
+        if now_s >= self._positions_due_s:
+            self._positions_due_s = now_s + POSITION_INTERVAL_S
+            for device in self.devices.values():
+                if device.dirty and device.connection is not None:
+                    self._log.put(position_changes(device, *self._deliveries.cursor(device)))
+        self._log.append()
+        self._answered()
+
+    # -- QoS 2 to devices --------------------------------------------------------------------------------------------
+
+    def _on_receipt(self, connection: Connection, ticket: int, packet_id: int) -> None:
+        session = connection.session
+        assert session is not None
+        delivery = (session.inflight or {})[packet_id]
+        place = (ses.QOS2_RELEASED, delivery.partition, delivery.offset, delivery.retain)
+        change = stored.outbound_change(session.client_id, packet_id, place)
+        self._put(connection, [change], partial(connection.receipt_done, ticket))
+
+    def store_packet_ids(self, devices: set[Device]) -> None:
+        """New QoS 2 messages: packet id, record and the session's position in one batch, before PUBLISH."""
+        for device in devices:
+            connection = device.connection
+            if connection is None:
+                continue
+            unstored = connection.take_unstored()
+            if not unstored:
+                continue
+            changes = unstored_changes(device, unstored)
+            changes += position_changes(device, *self._deliveries.cursor(device))
+            self._put(connection, changes, partial(_send_stored, connection, len(unstored)))
+        self._log.append()
+
+    # -- SUBSCRIBE, UNSUBSCRIBE --------------------------------------------------------------------------------------
+
+    def _on_subscribe(self, connection: Connection, ticket: int, subscribe: Subscribe) -> None:
+        device = connection.user
+        assert isinstance(device, Device)
+        identifier = subscribe.properties.get(props.SUBSCRIPTION_ID, 0)
+        codes: list[int] = []
+        retained: list[tuple[str, Subscription]] = []
+        for request in subscribe.requests:
+            code = self._refused(device, request.filter)
+            if code is not None:
+                codes.append(code)
+                continue
+            old = (device.session.subscriptions or {}).get(request.filter)
+            since = old.since if old is not None else self._deliveries.tail.position
+            subscription = Subscription(*request[1:], identifier, since)
+            new = self._deliveries.subscribe(device, request.filter, subscription)
+            codes.append(request.qos)
+            if request.retain_handling == 0 or (request.retain_handling == 1 and new):
+                retained.append((request.filter, subscription))
+        done = partial(self._subscribed, device, connection, ticket, codes, retained)
+        if device.session.durable:
+            self._put(connection, [session_row(device.session)], done)
+        else:
+            done()
+
+    def _refused(self, device: Device, filter_: str) -> int | None:
+        share, plain, problem = parse_filter(filter_)
+        if problem is not None:
+            return reasons.TOPIC_FILTER_INVALID
+        if share is not None:
+            return reasons.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
+        if plain.startswith("__"):
+            return reasons.NOT_AUTHORIZED
+        subscriptions = device.session.subscriptions or {}
+        if len(subscriptions) >= SUBSCRIPTIONS_MAX and filter_ not in subscriptions:
+            return reasons.QUOTA_EXCEEDED
+        return None
+
+    def _subscribed(
+        self,
+        device: Device,
+        connection: Connection,
+        ticket: int,
+        codes: list[int],
+        retained: list[tuple[str, Subscription]],
+    ) -> None:
+        connection.subscribe_done(ticket, codes)
+        if device.connection is connection and retained:
+            for filter_, subscription in retained:
+                device.retained.append(self._retained.messages(filter_, subscription))
+            self._deliveries.deliver_retained(device)
+
+    def _on_unsubscribe(self, connection: Connection, ticket: int, filters: list[str]) -> None:
+        device = connection.user
+        assert isinstance(device, Device)
+        codes = [
+            reasons.SUCCESS if self._deliveries.unsubscribe(device, filter_) else reasons.NO_SUBSCRIPTION_EXISTED
+            for filter_ in filters
+        ]
+        if device.session.durable and reasons.SUCCESS in codes:
+            done = partial(connection.unsubscribe_done, ticket, codes)
+            self._put(connection, [session_row(device.session)], done)
+        else:
+            connection.unsubscribe_done(ticket, codes)
+
+
+def _asked_expiry_s(connect: Connect) -> int:
+    if connect.version == V5:
+        return int(connect.properties.get(props.SESSION_EXPIRY, 0))
+    return 0 if connect.clean_start else NEVER_S
+
+
+def _send_stored(connection: Connection, count: int) -> None:
+    connection.send_stored(count, time.time())

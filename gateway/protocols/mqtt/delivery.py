@@ -1,0 +1,413 @@
+"""From the log to devices: live from its tail, or by a cursor for those that are behind.
+
+Live: a batch is decoded once if a subscription could match its topic, cut into runs of one name, and each run goes to
+the devices that the index names. A device whose window is full stops being live: its cursor stays where it is, and
+when the window opens it reads the log from there until it meets the tail again. Decoded batches are kept for a while,
+in at most `DECODED_BYTES_MAX`, so that many who are a little behind share the work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import trio
+
+from core.delivery import READ_BYTES, LogTail, Stretch, committed_batches, next_offset, records_of
+from core.filters import parse_filter
+from core.matching import OPTIONS_BITS, OPTIONS_MASK, SubscriptionIndex
+from core.store.engine import DataDamaged, Engine, OffsetOutOfRange, UnknownPartition
+from core.topic_mapping import TopicMapping
+from core.topics import Topic, Topics
+from gateway.protocols.mqtt.codec import properties as props
+from gateway.protocols.mqtt.codec.packets import V5
+from gateway.protocols.mqtt.codec.properties import encode_property
+from gateway.protocols.mqtt.devices import Device, RetainedMessages
+from gateway.protocols.mqtt.message import Message, Run
+from gateway.protocols.mqtt.records import message_of
+from gateway.protocols.mqtt.session import Delivery as InFlight
+from gateway.protocols.mqtt.session import Subscription
+
+PLANS_MAX: Final = 65_536
+DECODED_BYTES_MAX: Final = 16 * 1024 * 1024
+READERS: Final = 4  # devices that read the log at the same time
+
+
+class NamedRun(NamedTuple):
+    """Consecutive messages of one topic name by one publisher (None unless no-local needs to know)."""
+
+    name: str
+    publisher: str | None
+    run: Run
+
+
+class Target(NamedTuple):
+    """What one device gets of one name."""
+
+    number: int
+    qos: int
+    published: bool
+    identifiers: bytes
+    no_local: bool
+
+
+def options_of(subscription: Subscription) -> int:
+    """A subscription as the index's options."""
+    flags = subscription.qos | subscription.no_local << 2 | subscription.retain_as_published << 3
+    return flags | subscription.identifier << 4
+
+
+def encoded_identifiers(identifiers: list[int]) -> bytes:
+    return encode_property(props.SUBSCRIPTION_ID, identifiers) if identifiers else b""
+
+
+class Deliveries:
+    """See the module. `stored` is told of devices with messages that wait for their packet id to be stored."""
+
+    def __init__(
+        self, engine: Engine, topics: Topics, mapping: TopicMapping, unstored: Callable[[set[Device]], None]
+    ) -> None:
+        self._engine = engine
+        self._topics = topics
+        self._mapping = mapping
+        self._unstored = unstored
+        self.flush: Callable[[], None] = lambda: None
+        self.retained_partition = -1  # its records have whole names as keys
+        self.index = SubscriptionIndex()
+        self.devices: dict[int, Device] = {}  # by the session's number
+        self._topics_wanted: Counter[str] = Counter()  # topics that filters name; "" for those that name any
+        self._plans: dict[str, list[Target]] = {}
+        self._plans_version = -1
+        self._decoded: OrderedDict[tuple[int, int], tuple[int, list[NamedRun]]] = OrderedDict()
+        self._decoded_bytes = 0
+        self._storing: set[Device] = set()
+        self._behind_send, self._behind_receive = trio.open_memory_channel[Device](float("inf"))  # each device once
+        self.tail = LogTail(engine, self._wanted, self._deliver_live, self._after)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.tail.run)
+            for _ in range(READERS):
+                nursery.start_soon(self._read_for_the_behind)
+
+    # -- subscriptions -----------------------------------------------------------------------------------------------
+
+    def subscribe(self, device: Device, filter_: str, subscription: Subscription) -> bool:
+        """Adds a subscription (not a shared one); True if it is new."""
+        new = device.add(filter_, subscription)
+        self.index.add(filter_, device.session.number, options_of(subscription))
+        if new:
+            self._topics_wanted.update(self._names_of(filter_))
+        return new
+
+    def unsubscribe(self, device: Device, filter_: str) -> bool:
+        if not device.remove(filter_):
+            return False
+        self.index.remove(filter_, device.session.number)
+        self._topics_wanted.subtract(self._names_of(filter_))
+        self._topics_wanted += Counter()
+        return True
+
+    def remove(self, device: Device) -> None:
+        """The session is over."""
+        for filter_ in list(device.session.subscriptions or {}):
+            self.unsubscribe(device, filter_)
+        self.devices.pop(device.session.number, None)
+
+    def _names_of(self, filter_: str) -> list[str]:
+        found = self._mapping.topics_of(parse_filter(filter_)[1])
+        return [""] if found is None else [*found, *({self._mapping.catch_all} - found)]
+
+    def visible(self, partition: int) -> Topic | None:
+        """The topic of a partition, if it exists for MQTT."""
+        owner = self._topics.owner(partition)
+        if owner is None or owner[0].name.startswith("__") or not owner[0].settings.mqtt_visible:
+            return None
+        return owner[0]
+
+    def _wanted(self, partition: int) -> bool:
+        topic = self.visible(partition)
+        return topic is not None and (topic.name in self._topics_wanted or "" in self._topics_wanted)
+
+    def _plan(self, name: str) -> list[Target]:
+        """Who gets a name, overlapping subscriptions made one ([MQTT-3.3.4-2], [MQTT-3.3.4-3])."""
+        if self._plans_version != self.index.version or len(self._plans) >= PLANS_MAX:
+            self._plans.clear()
+            self._plans_version = self.index.version
+        plan = self._plans.get(name)
+        if plan is None:
+            merged: dict[int, tuple[int, bool, list[int], bool]] = {}
+            for entry in self.index.match(name):
+                number, options = entry >> OPTIONS_BITS, entry & OPTIONS_MASK
+                qos, published, identifiers, no_local = merged.get(number, (0, False, [], True))
+                if options >> 4:
+                    identifiers = [*identifiers, options >> 4]
+                merged[number] = (
+                    max(qos, options & 3),
+                    published or bool(options & 8),
+                    identifiers,
+                    no_local and bool(options & 4),
+                )
+            plan = self._plans[name] = [
+                Target(number, qos, published, encoded_identifiers(identifiers), no_local)
+                for number, (qos, published, identifiers, no_local) in merged.items()
+            ]
+        return plan
+
+    # -- live --------------------------------------------------------------------------------------------------------
+
+    def _deliver_live(self, stretch: Stretch) -> None:
+        now_s = time.time()
+        for named in self._runs(stretch):
+            run = named.run
+            for target in self._plan(named.name):
+                device = self.devices[target.number]
+                if not device.live:
+                    device.pending = True
+                    continue
+                if target.no_local and named.publisher == device.session.client_id:
+                    continue
+                taken = self._hand_over(device, run, 0, target.qos, target.published, target.identifiers, now_s)
+                if taken < len(run.messages):
+                    self._fall_behind(device, stretch.partition, run.messages[taken].offset)
+
+    def _hand_over(
+        self, device: Device, run: Run, start: int, qos: int, published: bool, identifiers: bytes, now_s: float
+    ) -> int:
+        connection = device.connection
+        if connection is None:
+            return start
+        taken = connection.deliver(
+            run,
+            start,
+            qos,
+            now_s,
+            retain_as_published=published,
+            identifiers=identifiers if connection.version == V5 else b"",
+        )
+        if device.session.durable:
+            device.dirty = True
+            if qos == 2 and run.qos_max == 2:
+                self._storing.add(device)
+        return taken
+
+    def _fall_behind(self, device: Device, partition: int, offset: int) -> None:
+        device.live = False
+        device.pending = True
+        device.position = self.tail.position  # the batch that is being delivered, or one that was held
+        device.offsets = {**self.tail.held, partition: offset}
+
+    def _after(self) -> None:
+        self.store_packet_ids()
+        self.flush()
+
+    def store_packet_ids(self) -> None:
+        """Has the packet ids of new QoS 2 messages stored, for all devices that got some."""
+        if self._storing:
+            storing, self._storing = self._storing, set()
+            self._unstored(storing)
+
+    # -- decoding ----------------------------------------------------------------------------------------------------
+
+    def _runs(self, stretch: Stretch) -> list[NamedRun]:
+        key = stretch.partition, stretch.base_offset
+        known = self._decoded.get(key)
+        if known is not None:
+            self._decoded.move_to_end(key)
+            return known[1]
+        topic = self.visible(stretch.partition)
+        if topic is None and stretch.partition != self.retained_partition:
+            return []
+        topic_name = self._mapping.catch_all if topic is None else topic.name
+        runs: list[NamedRun] = []
+        name, publisher, messages = "", None, list[Message]()
+        for record in records_of(stretch):
+            this_name, message, this_publisher = message_of(record, topic_name, stretch.partition, self._mapping)
+            if this_name != name or this_publisher != publisher:
+                if messages:
+                    runs.append(NamedRun(name, publisher, Run(messages)))
+                name, publisher, messages = this_name, this_publisher, []
+            messages.append(message)
+        if messages:
+            runs.append(NamedRun(name, publisher, Run(messages)))
+        size = 2 * len(stretch.batch) + 400 * stretch.header.count
+        self._decoded[key] = size, runs
+        self._decoded_bytes += size
+        while self._decoded_bytes > DECODED_BYTES_MAX:
+            self._decoded_bytes -= self._decoded.popitem(last=False)[1][0]
+        return runs
+
+    # -- those that are behind ---------------------------------------------------------------------------------------
+
+    def begin(self, device: Device) -> None:
+        """A connection was accepted: deliver again what was in flight, then what came since, then live."""
+        if not device.pending and not device.session.inflight:
+            self._join_tail(device)
+            return
+        self.catch_up(device)
+
+    def end(self, device: Device) -> None:
+        """The connection is over: the device's place in the log stays."""
+        if device.live:
+            device.live = False
+            device.position, device.offsets = self.tail.position, dict(self.tail.held)
+
+    def cursor(self, device: Device) -> tuple[int, dict[int, int]]:
+        return (self.tail.position, self.tail.held) if device.live else (device.position, device.offsets)
+
+    def _join_tail(self, device: Device) -> None:
+        device.live = True
+        device.pending = False
+        device.offsets = {}
+
+    def catch_up(self, device: Device) -> None:
+        """The device has room: let it go on, if it is behind."""
+        if not device.queued and device.connection is not None:
+            device.queued = True
+            self._behind_send.send_nowait(device)
+
+    async def _read_for_the_behind(self) -> None:
+        async for device in self._behind_receive:
+            if device.catching_up:
+                self._behind_send.send_nowait(device)
+                await trio.lowlevel.checkpoint()
+                continue
+            device.queued = False
+            device.catching_up = True
+            try:
+                await self._catch_up(device)
+            finally:
+                device.catching_up = False
+            self.store_packet_ids()
+            self.flush()
+
+    async def _catch_up(self, device: Device) -> None:
+        if not await self._redeliver(device) or not self._retained(device):
+            return
+        while not device.live and device.connection is not None:
+            position, held = self.tail.position, dict(self.tail.held)
+            for partition in self._partitions_for(device):
+                try:
+                    start = device.offsets.get(partition)
+                    if start is None:
+                        start = self._engine.offset_at(partition, device.position)
+                    target = self.tail.end(partition) if self.tail.position == position else held.get(partition)
+                    if target is None:
+                        target = self._engine.offset_at(partition, position)
+                    if start < target and not await self._read_on(device, partition, start, target):
+                        return
+                except UnknownPartition:
+                    continue  # deleted meanwhile
+            device.position, device.offsets = position, held
+            if self.tail.position == position and self.tail.held == held:
+                self._join_tail(device)
+            else:
+                await trio.lowlevel.checkpoint()
+
+    def _partitions_for(self, device: Device) -> list[int]:
+        names: set[str] = set()
+        for filter_ in device.session.subscriptions or {}:
+            if not filter_.startswith("$share/"):
+                names.update(self._names_of(filter_))
+        topics = self._topics.all() if "" in names else [self._topics.get(name) for name in names]
+        numbers = [number for topic in topics if topic is not None for number in topic.partitions]
+        return [number for number in numbers if self.visible(number) is not None]
+
+    async def _read_on(self, device: Device, partition: int, offset: int, target: int) -> bool:
+        """Delivers a partition up to `target`; False when the device's window is full or it is gone."""
+        while offset < target:
+            try:
+                read = self._engine.read_nowait(partition, offset, READ_BYTES, committed=True)
+                if read is None:
+                    read = await self._engine.read(partition, offset, READ_BYTES, committed=True)
+            except OffsetOutOfRange:
+                offset = max(offset, self._engine.info(partition).log_start)  # retention has cut it
+                if offset >= target:
+                    break
+                continue
+            except DataDamaged as damage:
+                offset = damage.end_offset
+                continue
+            for stretch in committed_batches(partition, read, offset):
+                if stretch.base_offset >= target:
+                    break
+                stopped = self._deliver_behind(device, stretch, offset)
+                if stopped is not None:
+                    device.offsets[partition] = stopped
+                    return False
+            after = next_offset(read, offset)
+            if after <= offset:
+                break
+            offset = after
+            device.offsets[partition] = offset
+            await trio.lowlevel.checkpoint()
+        device.offsets[partition] = max(offset, target)
+        return True
+
+    def _deliver_behind(self, device: Device, stretch: Stretch, offset: int) -> int | None:
+        """Hands one batch to one device; the offset where it stopped, None if it took all."""
+        now_s = time.time()
+        position = self._engine.position_at(stretch.partition, stretch.base_offset)
+        for named in self._runs(stretch):
+            messages = named.run.messages
+            if messages[-1].offset < offset:
+                continue
+            granted = device.granted(named.name, position, named.publisher)
+            if granted is None:
+                continue
+            start = next(index for index, message in enumerate(messages) if message.offset >= offset)
+            qos, published, identifiers = granted
+            encoded = encoded_identifiers(identifiers)
+            taken = self._hand_over(device, named.run, start, qos, published, encoded, now_s)
+            if taken < len(messages):
+                return messages[taken].offset
+        return None
+
+    async def _redeliver(self, device: Device) -> bool:
+        """What was in flight on the old connection; False when the window is full before the end."""
+        connection = device.connection
+        while connection is not None and (found := connection.next_redelivery()) is not None:
+            packet_id, delivery = found
+            message = await self.read_message(delivery)
+            if device.connection is not connection:
+                return False
+            if connection.next_redelivery() == found:
+                connection.redeliver(packet_id, message, time.time())
+        return connection is not None and not connection.stalled
+
+    async def read_message(self, delivery: InFlight) -> Message | None:
+        """The record of a message in flight, None when the log does not have it any more."""
+        try:
+            read = await self._engine.read(delivery.partition, delivery.offset, 1, committed=True)
+        except (UnknownPartition, OffsetOutOfRange, DataDamaged):
+            return None
+        for stretch in committed_batches(delivery.partition, read, delivery.offset):
+            for named in self._runs(stretch):
+                for message in named.run.messages:
+                    if message.offset == delivery.offset:
+                        return message
+        return None
+
+    def deliver_retained(self, device: Device) -> None:
+        """Retained messages for new subscriptions, as far as there is room now."""
+        self._retained(device)
+        self.store_packet_ids()
+
+    def _retained(self, device: Device) -> bool:
+        """Retained messages that did not fit when they were asked for; False when they still do not."""
+        while device.retained:
+            for message, qos, identifiers in device.retained[0]:
+                run = Run([message])
+                if not self._hand_over(device, run, 0, qos, True, identifiers, time.time()):
+                    rest = device.retained[0]
+                    device.retained[0] = _again((message, qos, identifiers), rest)
+                    return False
+            device.retained.pop(0)
+        return True
+
+
+def _again(first: tuple[Message, int, bytes], rest: RetainedMessages) -> RetainedMessages:
+    yield first
+    yield from rest

@@ -1,0 +1,101 @@
+"""What the broker knows of a client beside its session: where it is in the log, and its connection if there is one.
+
+A device is *live* when it has got everything that was handed on, up to the tail's position. One that is not live has a
+cursor: `position`, before which everything was delivered or is in flight, and `offsets`, the partitions that stand
+elsewhere. Nothing is copied for it: the log is its queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from core.filters import is_wildcard, matches, parse_filter
+from gateway.protocols.mqtt.connection import Connection
+from gateway.protocols.mqtt.message import Message
+from gateway.protocols.mqtt.session import Session, Subscription
+
+RetainedMessages = Iterator[tuple[Message, int, bytes]]  # message, granted QoS, subscription identifiers
+
+
+class Device:
+    """One client identifier's session in the broker."""
+
+    __slots__ = (
+        "catching_up",
+        "closing",
+        "connection",
+        "dirty",
+        "has_will",
+        "live",
+        "no_local",
+        "offsets",
+        "pending",
+        "position",
+        "queued",
+        "retained",
+        "session",
+        "stored",
+        "stored_expiry_s",
+        "stored_out",
+    )
+
+    def __init__(self, session: Session, position: int) -> None:
+        self.session = session
+        self.connection: Connection | None = None
+        self.live = False
+        self.position = position
+        self.offsets: dict[int, int] = {}
+        self.pending = False  # something may have come since it left the tail
+        self.catching_up = False
+        self.queued = False
+        self.dirty = False  # its stored position is behind
+        self.no_local = 0  # subscriptions with the no-local option
+        self.retained: list[RetainedMessages] = []
+        self.stored_out: set[int] = set()  # outbound packet ids with an entry in the log
+        self.closing: Connection | None = None  # the last connection, whose answers may be on their way
+        self.has_will = False  # the connection's will stands in the log
+        self.stored = False  # the session has rows in the log
+        self.stored_expiry_s = session.expiry_s
+
+    def settled(self) -> bool:
+        """Whether a new connection may take the session over."""
+        if self.closing is not None and self.closing.unanswered == 0:
+            self.closing = None
+        return self.connection is None and self.closing is None
+
+    def granted(self, name: str, position: int, publisher: str | None) -> tuple[int, bool, list[int]] | None:
+        """(QoS, retain as published, identifiers) of its subscriptions that match, None if none does.
+
+        `position` is the message's: subscriptions made later do not count. Shared ones are not looked at.
+        """
+        qos, published = -1, False
+        identifiers: list[int] = []
+        for filter_, subscription in (self.session.subscriptions or {}).items():
+            if subscription.since > position or filter_.startswith("$share/"):
+                continue
+            if subscription.no_local and publisher == self.session.client_id:
+                continue
+            if filter_ == name or (is_wildcard(filter_) and matches(filter_, name)):
+                qos = max(qos, subscription.qos)
+                published = published or subscription.retain_as_published
+                if subscription.identifier:
+                    identifiers.append(subscription.identifier)
+        return None if qos < 0 else (qos, published, identifiers)
+
+    def add(self, filter_: str, subscription: Subscription) -> bool:
+        """Adds or replaces a subscription; True if it is new."""
+        if self.session.subscriptions is None:
+            self.session.subscriptions = {}
+        old = self.session.subscriptions.get(filter_)
+        self.session.subscriptions[filter_] = subscription
+        self.no_local += subscription.no_local - (old.no_local if old is not None else False)
+        return old is None
+
+    def remove(self, filter_: str) -> bool:
+        old = (self.session.subscriptions or {}).pop(filter_, None)
+        if old is not None:
+            self.no_local -= old.no_local
+        return old is not None
+
+    def filters(self) -> list[str]:
+        return [parse_filter(filter_)[1] for filter_ in self.session.subscriptions or {}]

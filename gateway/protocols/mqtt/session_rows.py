@@ -1,0 +1,72 @@
+"""Between sessions in memory and their rows in the log (core.sessions)."""
+
+from __future__ import annotations
+
+from core import sessions as stored
+from core.sessions import SessionRow
+from core.state import Change
+from gateway.protocols.mqtt import session as ses
+from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.message import Message
+from gateway.protocols.mqtt.session import Delivery, Session, Subscription
+
+
+def session_row(session: Session) -> Change:
+    subscriptions = [[filter_, *subscription] for filter_, subscription in (session.subscriptions or {}).items()]
+    return stored.session_change(session.client_id, session.expiry_s, 0.0, subscriptions)
+
+
+def position_changes(device: Device, position: int, offsets: dict[int, int]) -> list[Change]:
+    """The session's place in the log, its QoS 1 messages in flight, and the end of QoS 2 exchanges that are over."""
+    session = device.session
+    inflight = session.inflight or {}
+    qos1 = {
+        packet_id: (delivery.partition, delivery.offset, delivery.retain)
+        for packet_id, delivery in inflight.items()
+        if delivery.state == ses.QOS1_SENT
+    }
+    changes = [stored.position_change(session.client_id, position, offsets, qos1)]
+    over = [one for one in device.stored_out if one not in inflight or inflight[one].state == ses.QOS1_SENT]
+    for packet_id in over:
+        device.stored_out.discard(packet_id)
+        changes.append(stored.outbound_change(session.client_id, packet_id, None))
+    device.dirty = False
+    return changes
+
+
+def unstored_changes(device: Device, unstored: list[tuple[int, Message]]) -> list[Change]:
+    session = device.session
+    changes: list[Change] = []
+    for packet_id, message in unstored:
+        delivery = (session.inflight or {}).get(packet_id)
+        retain = delivery.retain if delivery is not None else False
+        place = (ses.QOS2_SENT, message.partition, message.offset, retain)
+        changes.append(stored.outbound_change(session.client_id, packet_id, place))
+        device.stored_out.add(packet_id)
+    return changes
+
+
+def forget(device: Device) -> list[Change]:
+    """The end of a session; nothing if it was never stored."""
+    if not device.stored:
+        return []
+    device.stored = False
+    session = device.session
+    inbound = set(session.inbound or ())
+    return stored.forget_changes(session.client_id, inbound, device.stored_out)
+
+
+def restore(client_id: str, number: int, row: SessionRow) -> Session:
+    """A stored session."""
+    session = Session(client_id, number, row.expiry_s)
+    session.subscriptions = {one[0]: Subscription(*one[1:]) for one in row.subscriptions} or None
+    session.inbound = dict.fromkeys(row.inbound, ses.STORED) or None
+    inflight = {
+        packet_id: Delivery(ses.QOS1_SENT, partition, offset, retain)
+        for packet_id, (partition, offset, retain) in row.qos1.items()
+    }
+    for packet_id, place in row.outbound.items():
+        inflight[packet_id] = Delivery(*place)
+    # The order of the log is the order they are sent again in, per partition ([MQTT-4.6.0-1]).
+    session.inflight = dict(sorted(inflight.items(), key=lambda item: (item[1].partition, item[1].offset))) or None
+    return session

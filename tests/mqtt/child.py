@@ -1,0 +1,124 @@
+"""A whole broker in a child process, and paho clients that wait for what they expect instead of sleeping."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+WAIT_S = 15
+
+
+class Child:
+    """A broker over `folder`; `kill` is kill -9, `stop` a clean stop; `start` again finds what was stored."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self._folder = folder
+        self._flags = flags
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "gateway", "serve", "--data-dir", str(self._folder / "data")]
+        ports = ["--kafka", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", *self._flags]
+        self._log = (self._folder / "log").open("ab")
+        self._process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=self._log, text=True)
+        assert self._process.stdout is not None
+        addresses: dict[str, str] = {}
+        while len(addresses) < 2:
+            line = self._process.stdout.readline()
+            assert line, (self._folder / "log").read_text()[-3000:]
+            addresses[line.split()[0]] = line.split()[-1]
+        self.kafka = addresses["kafka"]
+        self.mqtt = int(addresses["mqtt"].rpartition(":")[2])
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        self._process.send_signal(number)
+        code = self._process.wait(WAIT_S)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._log.close()
+        return code
+
+
+@contextmanager
+def child_broker(folder: Path, *flags: str) -> Iterator[Child]:
+    child = Child(folder, *flags)
+    try:
+        yield child
+    finally:
+        if child._process.poll() is None:
+            child.kill()
+
+
+class Device:
+    """A paho client on a thread of its own. `messages` is what came."""
+
+    def __init__(self, port: int, client_id: str = "", *, v5: bool = False, clean: bool = True, **options: Any) -> None:
+        version = paho.MQTTv5 if v5 else paho.MQTTv311
+        clean_session = None if v5 else clean
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session, protocol=version)
+        self.messages: queue.Queue[paho.MQTTMessage] = queue.Queue()
+        self._answers: queue.Queue[Any] = queue.Queue()
+        self.client.on_message = lambda _c, _u, message: self.messages.put(message)
+        self.client.on_connect = lambda _c, _u, flags, code, _p: self._answers.put((flags.session_present, code))
+        self.client.on_subscribe = lambda _c, _u, _m, codes, _p: self._answers.put([one.value for one in codes])
+        self.client.on_unsubscribe = lambda _c, _u, _m, _r, _p: self._answers.put("unsubscribed")
+        if "will" in options:
+            self.client.will_set(**options["will"])
+        connect: dict[str, Any] = {}
+        if v5:
+            connect["clean_start"] = clean
+            if options.get("expiry_s"):
+                connect["properties"] = Properties(PacketTypes.CONNECT)
+                connect["properties"].SessionExpiryInterval = options["expiry_s"]
+        self.client.connect("127.0.0.1", port, keepalive=30, **connect)
+        self.client.loop_start()
+        self.session_present, code = self._answers.get(timeout=WAIT_S)
+        assert code == 0, code
+
+    def subscribe(self, *args: Any, **options: Any) -> list[int]:
+        self.client.subscribe(*args, **options)
+        codes: list[int] = self._answers.get(timeout=WAIT_S)
+        return codes
+
+    def unsubscribe(self, name: str) -> None:
+        self.client.unsubscribe(name)
+        assert self._answers.get(timeout=WAIT_S) == "unsubscribed"
+
+    def publish(self, topic: str, payload: bytes, qos: int = 1, **options: Any) -> None:
+        """Returns when the broker has acknowledged it (QoS 1 and 2)."""
+        self.client.publish(topic, payload, qos, **options).wait_for_publish(WAIT_S)
+
+    def get(self) -> paho.MQTTMessage:
+        return self.messages.get(timeout=WAIT_S)
+
+    def payloads(self, count: int) -> list[bytes]:
+        return [self.get().payload for _ in range(count)]
+
+    def close(self) -> None:
+        """DISCONNECT."""
+        self.client.disconnect()
+        self.client.loop_stop()
+
+    def break_off(self) -> None:
+        """The network connection is lost."""
+        self.client.loop_stop()
+        sock = self.client.socket()
+        if sock is not None:
+            sock.close()
