@@ -1,0 +1,28 @@
+"""Real clients against a real broker: those that pip installs. The others run by `python -m interop.run`.
+
+Everything runs in processes of its own, as the clients leave sockets open.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+CLIENTS = ("kafka-python-3", "confluent-kafka", "aiokafka")
+TIME_LIMIT_S = 600
+
+
+def run(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=TIME_LIMIT_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_nothing_that_worked_with_this_client_has_stopped_working(client: str) -> None:
+    run("interop.run", "--only", client)
+
+
+def test_kill_9_under_load_of_real_clients_loses_nothing() -> None:
+    run("interop.crash", "--rounds", "12", "--seed", "1")
