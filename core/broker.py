@@ -18,8 +18,8 @@ from core.topics import Topics
 from core.transaction_types import TransactionLimits
 from core.transactions import Transactions
 
-GROUPS_TOPIC = "__groups"  # where groups and offsets are kept
-TRANSACTIONS_TOPIC = "__transactions"  # where transactional ids are kept
+GROUPS_TOPIC = "__trivium_groups"  # where groups and offsets are kept
+TRANSACTIONS_TOPIC = "__trivium_transactions"  # where transactional ids are kept
 TRANSACTION_SWEEP_S = 1
 TRANSACTION_EXPIRY_SWEEPS = 60  # transactional ids are looked through at every so many sweeps
 
