@@ -2,7 +2,8 @@
 
 Recovery loads it and replays the log segments from `log_number` on; so it is written when a segment has been sealed, at
 each start (it makes the new store epoch durable) and at a clean stop. A new one replaces the old by rename: there is
-always exactly one whole checkpoint, or the store was never started.
+always exactly one whole checkpoint, or the store was never started. Then `checkpoint.copy` is replaced in the same way,
+for the day that the first is damaged; no log segment that either needs goes before both are written.
 
     file        magic 8s, version u16, 0 u16, epoch u32, log number u64, sequence u64, position u64, partitions u32,
                 retired ranges u32, then (first u32, end u32)* of retired partition numbers, the partitions, crc u32
@@ -24,6 +25,7 @@ from trivium.crc import crc32c
 
 CHECKPOINT_NAME = "checkpoint"
 VERSION = 1
+COPY_NAME = "checkpoint.copy"
 _NEW_NAME = "checkpoint.new"
 _MAGIC = b"TRIVCHKP"
 _HEAD = struct.Struct("<8sHHIQQQII")
@@ -32,6 +34,10 @@ _EPOCH = struct.Struct("<Iq")
 _RANGE = struct.Struct("<qq")
 _NUMBERS = struct.Struct("<II")
 _U32 = struct.Struct("<I")
+
+
+class NewerFormat(BadFile):
+    """Nothing is wrong with the file: a later version of this program wrote it."""
 
 
 class Checkpoint(NamedTuple):
@@ -72,36 +78,39 @@ def encode(
 
 
 def write(disk: Disk, data: bytes) -> None:
-    """Replaces the checkpoint durably. Raises OSError; the old one is there until the new one is whole."""
-    if _NEW_NAME in disk.list():
-        disk.unlink(_NEW_NAME)
-    file = disk.open(_NEW_NAME, create=True)
-    file.pwritev([data, _U32.pack(crc32c(data))], 0)
-    file.fdatasync()
-    file.close()
-    disk.rename(_NEW_NAME, CHECKPOINT_NAME)
-    disk.sync_directory()
+    """Replaces the checkpoint and its copy durably. Raises OSError; each is the old one or the new at any time."""
+    for name in (CHECKPOINT_NAME, COPY_NAME):
+        try:
+            disk.unlink(_NEW_NAME)
+        except FileNotFoundError:
+            pass
+        file = disk.open(_NEW_NAME, create=True)
+        file.pwritev([data, _U32.pack(crc32c(data))], 0)
+        file.fdatasync()
+        file.close()
+        disk.rename(_NEW_NAME, name)
+        disk.sync_directory()
 
 
-def load(disk: Disk) -> Checkpoint | None:
-    """The checkpoint, None without one. Raises BadFile when it is damaged or of a newer format."""
+def load(disk: Disk, name: str = CHECKPOINT_NAME) -> Checkpoint | None:
+    """The checkpoint, None without one. Raises BadFile when it is damaged, NewerFormat."""
     try:
-        file = disk.open(CHECKPOINT_NAME)
+        file = disk.open(name)
     except FileNotFoundError:
         return None
-    return decode(file.pread(file.size(), 0))
+    return decode(file.pread(file.size(), 0), name)
 
 
-def decode(data: bytes) -> Checkpoint:
+def decode(data: bytes, name: str = CHECKPOINT_NAME) -> Checkpoint:
     """Raises BadFile."""
     if len(data) < _HEAD.size + 4 or data[:8] != _MAGIC:
-        raise BadFile(f"{CHECKPOINT_NAME}: no checkpoint")
+        raise BadFile(f"{name}: no checkpoint")
     _, version, _, epoch, log_number, sequence, position, count, retired_count = _HEAD.unpack_from(data)
-    if version > VERSION:
-        raise BadFile(f"{CHECKPOINT_NAME}: format version {version}, this program knows {VERSION}")
     body = data[:-4]
     if crc32c(body) != _U32.unpack(data[-4:])[0]:
-        raise BadFile(f"{CHECKPOINT_NAME}: damaged")
+        raise BadFile(f"{name}: damaged")
+    if version > VERSION:
+        raise NewerFormat(f"{name}: format version {version}, this program knows {VERSION}")
     at = _HEAD.size
     try:
         retired = [Range._make(_NUMBERS.unpack_from(body, at + i * _NUMBERS.size)) for i in range(retired_count)]
@@ -110,7 +119,7 @@ def decode(data: bytes) -> Checkpoint:
         for _ in range(count):
             at = _decode_partition(body, at, partitions)
     except (struct.error, ValueError) as e:
-        raise BadFile(f"{CHECKPOINT_NAME}: {e}") from None
+        raise BadFile(f"{name}: {e}") from None
     return Checkpoint(epoch, log_number, sequence, position, partitions, retired)
 
 

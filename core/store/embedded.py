@@ -45,7 +45,8 @@ from core.store.index import Block, Footer
 from core.store.log_files import Segment, seal
 from core.store.partition import HotRing, OpenBlock, Partition, Range
 from core.store.reader import Reader
-from core.store.recovery import Recovered, add_file, recover, retire
+from core.store.recovery import add_file, recover
+from core.store.replay import Recovered, retire
 from core.store.segment import EntryKind
 from core.store.settler import Settler
 from core.store.settling import EngineHost

@@ -3,6 +3,7 @@
     format                 "trivium-store <version>": checked before anything else
     lock                   held while a process serves the directory
     checkpoint             state of all partitions at the start of a log segment (`checkpoint`)
+    checkpoint.copy        the same once more, for the day that it is damaged
     <number>.log           log segments, numbered 1, 2, 3, ... as they were written
     others                 named by the manifest (settled files, key indexes)
 

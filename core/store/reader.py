@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import structlog
 import trio
 
 from core.store.disk import File
@@ -16,6 +17,9 @@ from core.store.engine import DataDamaged, OffsetOutOfRange, Read
 from core.store.index import Block, Extent, read_block
 from core.store.log_files import SealedFiles
 from core.store.partition import Partition
+from core.store.segment import BadFile
+
+log = structlog.get_logger("store")
 
 READER_THREADS_MAX = 4
 _GAP_BYTES_MAX = 4096  # read through rather than around
@@ -85,7 +89,10 @@ class Reader:
             end = self._check(partition, offset, committed)
             plan = self._plan(partition, offset, end, bytes_max, first_whole)
             if isinstance(plan, Extent):
-                await self.load(plan)
+                try:
+                    await self.load(plan)
+                except BadFile as e:
+                    raise _damaged(partition.number, plan, e) from e
             elif plan is not None:
                 self.cold_reads += 1
                 if len(plan.runs) >= _SCATTERED_RUNS_MIN:
@@ -131,7 +138,10 @@ class Reader:
         extents = partition.extents
         if extents is not None and (i := extents.find(offset)) < len(extents):
             extent = extents.get(i)
-            block = self._files.block(extent)
+            try:
+                block = self._files.block(extent)
+            except BadFile as e:
+                raise _damaged(partition.number, extent, e) from e
             if block is None:
                 return extent
             return _plan_block(self._files.file(extent.file_id), block, offset, end, bytes_max, first_whole)
@@ -139,6 +149,12 @@ class Reader:
             if offset < block.end_offset:
                 return _plan_block(segment.file, block, offset, end, bytes_max, first_whole)
         return None
+
+
+def _damaged(partition: int, extent: Extent, error: BadFile) -> DataDamaged:
+    """The index of an extent is damaged: its batches cannot be found."""
+    log.error("damaged index in the store", partition=partition, first_offset=extent.first_offset, error=str(error))
+    return DataDamaged(partition, extent.first_offset, extent.end_offset)
 
 
 def _plan_block(file: File, block: Block, offset: int, end: int, bytes_max: int, first_whole: bool) -> _Plan:

@@ -3,11 +3,7 @@
     manifest -> which files count     checkpoint -> partitions as they were at the start of one log segment
     footers  -> where batches are     replay     -> the log segments since, group by group
 
-How replay tells a torn end from damage: groups are written one after another, and each says up to which position the
-log was durable when it was written. Where the chain of groups breaks, the next sound group behind, in this file or a
-later one, is looked for. If it calls the break durable, that is *damage*: what is lost is reported and kept as damaged
-ranges, and replay goes on behind it. If not, or if there is none, it is the *tail*, never acknowledged as durable: the
-log is cut there. Nothing durable is ever cut.
+What replay takes for damage and what for a torn end: see `replay`. Damaged footers and checkpoints: see `salvage`.
 
 What replay accepts is sealed (footer, sync), and the checkpoint with the new epoch is durable, before anything is
 served. A segment that was recovered is never written again.
@@ -16,28 +12,19 @@ served. A segment that was recovered is never written again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from core.store import checkpoint, manifest
 from core.store.disk import Disk, File
-from core.store.index import Block, Extents, Footer, read_footer
-from core.store.log_files import SealedFiles, Segment, log_name, log_number, seal
-from core.store.partition import Partition, Range
-from core.store.producers import ProducerTable
+from core.store.index import Extents, Footer, read_footer
+from core.store.log_files import SealedFiles, log_name, log_number
+from core.store.partition import Partition
+from core.store.replay import Recovered, Replay
+from core.store.salvage import EVERYTHING, Stretch, index_settled, load_checkpoint, mark_lost
 from core.store.segment import (
     FILE_HEADER_BYTES,
     BadFile,
-    EntryHeader,
-    EntryKind,
-    FileHeader,
-    Group,
-    Window,
-    batch_of,
     decode_file_header,
-    find_group,
-    read_group,
 )
-from trivium.record_batch import BatchError, BatchHeader, parse_header
 
 FORMAT_NAME = "format"
 FORMAT_VERSION = 1
@@ -46,23 +33,6 @@ _FORMAT_PREFIX = "trivium-store "
 
 class StoreFormatError(Exception):
     """The directory is of a newer format, or holds something else."""
-
-
-@dataclass
-class Recovered:
-    """The state of a store that was just opened. `sequence`, `position`, `log_number` are the next ones."""
-
-    epoch: int
-    log_number: int
-    sequence: int
-    position: int
-    partitions: dict[int, Partition]
-    retired: list[Range]
-    manifest: manifest.Manifest
-    files: SealedFiles
-    replayed_groups: int = 0
-    cut_bytes: int = 0
-    findings: list[str] = field(default_factory=list)  # damage, in words for the log
 
 
 def check_format(disk: Disk) -> None:
@@ -93,7 +63,10 @@ def check_format(disk: Disk) -> None:
 def recover(disk: Disk, now_ms: int) -> Recovered:
     """Opens the store. Raises OSError, BadFile, manifest.BadManifest, StoreFormatError."""
     check_format(disk)
-    found = checkpoint.load(disk) or checkpoint.empty()
+    known = manifest.read(disk)
+    logs = _logs(disk, known)
+    findings: list[str] = []
+    found, epochs_skipped = load_checkpoint(disk, known, logs, findings)
     state = Recovered(
         found.epoch,
         found.log_number,
@@ -101,16 +74,69 @@ def recover(disk: Disk, now_ms: int) -> Recovered:
         found.position,
         found.partitions,
         found.retired,
-        manifest.read(disk),
+        known,
         SealedFiles(disk),
+        findings=findings,
     )
-    logs = _live_logs(disk, state)
-    footers: list[tuple[str, File, Footer]] = []
+    _remove_left_overs(disk, known)
+    losses: list[tuple[str, Stretch]] = []
+    footers = _settled_footers(disk, state, losses) + _log_footers(disk, state, logs, losses)
+    replay = Replay(disk, state, now_ms)
+    sealed = replay.run([n for n in logs if n >= found.log_number])
+    manifest.forget_aborted(state.partitions, state.manifest)
+    for name, file, footer in [*footers, *sealed]:
+        add_file(state, name, file, footer)
+    for name, lost in losses:
+        mark_lost(state.partitions, lost, known.dropped.get(name, ()), known.clean)
+    state.epoch += 1 + epochs_skipped
+    data = checkpoint.encode(
+        state.epoch, state.log_number, state.sequence, state.position, state.partitions.values(), state.retired
+    )
+    checkpoint.write(disk, data)
+    return state
+
+
+def _logs(disk: Disk, known: manifest.Manifest) -> list[int]:
+    """Numbers of the log segments that count, rising."""
+    numbers = (log_number(name) for name in disk.list())
+    return sorted(number for number in numbers if number is not None and number not in known.dead_logs)
+
+
+def _remove_left_overs(disk: Disk, known: manifest.Manifest) -> None:
+    """Unlinks what the manifest does not want."""
+    for name in disk.list():
+        number, settled = log_number(name), manifest.settled_number(name)
+        if number in known.dead_logs or (settled is not None and settled not in known.settled):
+            disk.unlink(name)
+
+
+Sealed = tuple[str, File, Footer]
+
+
+def _settled_footers(disk: Disk, state: Recovered, losses: list[tuple[str, Stretch]]) -> list[Sealed]:
+    """The settled files' footers, made anew where they are damaged; what was lost with them goes to `losses`."""
+    footers: list[Sealed] = []
     for number in sorted(state.manifest.settled):
         name = manifest.settled_name(number)
-        file = disk.open(name)
-        footers.append((name, file, read_footer(file)))
-    for number in [n for n in logs if n < found.log_number]:
+        try:
+            file = disk.open(name)
+            footers.append((name, file, read_footer(file)))
+        except (BadFile, FileNotFoundError) as e:
+            state.findings.append(f"{name}: missing" if isinstance(e, FileNotFoundError) else str(e))
+            try:
+                file, footer, lost = index_settled(disk, name)
+            except (BadFile, FileNotFoundError):
+                losses.append((name, EVERYTHING))
+                continue
+            footers.append((name, file, footer))
+            losses += [(name, stretch) for stretch in lost]
+    return footers
+
+
+def _log_footers(disk: Disk, state: Recovered, logs: Sequence[int], losses: list[tuple[str, Stretch]]) -> list[Sealed]:
+    """As `_settled_footers`, of the log segments that the checkpoint covers."""
+    footers: list[Sealed] = []
+    for number in [n for n in logs if n < state.log_number]:
         file = disk.open(log_name(number))
         try:
             footer = read_footer(file)
@@ -119,34 +145,15 @@ def recover(disk: Disk, now_ms: int) -> Recovered:
                 disk.unlink(file.name)
                 continue
             state.findings.append(str(e))
-            footer = _index_again(disk, number, state)
+            try:
+                footer, whole = _index_again(disk, number, state)
+            except BadFile:
+                losses.append((file.name, EVERYTHING))
+                continue
+            if not whole:
+                losses.append((file.name, EVERYTHING))
         footers.append((log_name(number), file, footer))
-    replay = Replay(disk, state, now_ms)
-    sealed = replay.run([n for n in logs if n >= found.log_number])
-    manifest.forget_aborted(state.partitions, state.manifest)
-    for name, file, footer in [*footers, *sealed]:
-        add_file(state, name, file, footer)
-    state.epoch += 1
-    data = checkpoint.encode(
-        state.epoch, state.log_number, state.sequence, state.position, state.partitions.values(), state.retired
-    )
-    checkpoint.write(disk, data)
-    return state
-
-
-def _live_logs(disk: Disk, state: Recovered) -> list[int]:
-    """Numbers of the log segments that count, rising; unlinks what the manifest does not want."""
-    logs: list[int] = []
-    for name in disk.list():
-        number, settled = log_number(name), manifest.settled_number(name)
-        if number is not None:
-            if number in state.manifest.dead_logs:
-                disk.unlink(name)
-            else:
-                logs.append(number)
-        elif settled is not None and settled not in state.manifest.settled:
-            disk.unlink(name)
-    return sorted(logs)
+    return footers
 
 
 def add_file(state: Recovered, name: str, file: File | None, footer: Footer) -> int:
@@ -162,234 +169,23 @@ def add_file(state: Recovered, name: str, file: File | None, footer: Footer) -> 
     return file_id
 
 
-def retire(retired: list[Range], number: int) -> None:
-    """Adds a partition number to the sorted ranges of numbers that were used and are gone."""
-    for i, (first, end) in enumerate(retired):
-        if number == end:
-            retired[i] = Range(first, end + 1)
-            if i + 1 < len(retired) and retired[i + 1].first == end + 1:
-                retired[i : i + 2] = [Range(first, retired[i + 1].end)]
-            return
-        if number < first:
-            if number + 1 == first:
-                retired[i] = Range(number, end)
-            else:
-                retired.insert(i, Range(number, number + 1))
-            return
-    retired.append(Range(number, number + 1))
+def _index_again(disk: Disk, number: int, state: Recovered) -> tuple[Footer, bool]:
+    """A new footer for a sealed segment whose own is damaged, from its groups, and whether nothing is lost of them.
 
-
-class Replay:
-    """Replays log segments into a `Recovered`."""
-
-    def __init__(self, disk: Disk, state: Recovered, now_ms: int, *, index_only: bool = False) -> None:
-        self._disk = disk
-        self._state = state
-        self._now_ms = now_ms
-        self._index_only = index_only
-        self._segments: list[tuple[Segment, Window, FileHeader]] = []
-        self._after_loss: set[int] | None = None  # partitions met since groups were lost; others may have a hole
-        self._guessed: dict[int, int] = {}  # partition -> base offset of a damaged batch whose end is a guess
-
-    def run(self, numbers: Sequence[int]) -> list[tuple[str, File, Footer]]:
-        """Replays and seals; returns the sealed files. Unused and cut-off segments are removed."""
-        state = self._state
-        kept: list[tuple[str, File, Footer]] = []
-        unused: list[str] = []
-        for number in numbers:
-            self._open(number, unused)
-        at, place = 0, FILE_HEADER_BYTES
-        while at < len(self._segments):
-            segment, _, header = self._segments[at]
-            state.epoch = max(state.epoch, header.epoch)
-            place, done = self._replay_segment(at, place)
-            segment.groups_end = place
-            if done is None:
-                break
-            at, place = done
-        for i, (segment, window, _) in enumerate(self._segments):
-            if i > at or (not segment.blocks and segment.groups_end == FILE_HEADER_BYTES):
-                unused.append(segment.file.name)
-                continue
-            state.cut_bytes += max(0, self._last_written(window) - segment.groups_end) if i == at else 0
-            kept.append((segment.file.name, segment.file, seal(segment)))
-        for name in unused:
-            self._disk.unlink(name)
-        if kept or unused:
-            self._disk.sync_directory()
-        state.log_number = max([state.log_number, *(number + 1 for number in numbers)])
-        return kept
-
-    def _open(self, number: int, unused: list[str]) -> None:
-        file = self._disk.open(log_name(number), write=True)
-        try:
-            header = decode_file_header(file.pread(FILE_HEADER_BYTES, 0))
-        except BadFile:
-            unused.append(file.name)  # made ahead, or torn together with its first group
-            return
-        self._segments.append((Segment(number, file, file.size()), Window(file), header))
-
-    def _last_written(self, window: Window) -> int:
-        """Where the zeros begin, roughly: only to say how much was cut."""
-        place = window.end
-        while place > 0:
-            size = min(place, 1 << 20)
-            if bytes(window.view(place - size, size)).strip(b"\0"):
-                return place
-            place -= size
-        return place
-
-    def _replay_segment(self, at: int, place: int) -> tuple[int, tuple[int, int] | None]:
-        """Replays one segment from `place`; returns where it ends, and the segment and place to go on at."""
-        state = self._state
-        segment, window, header = self._segments[at]
-        while True:
-            group = read_group(window, place, header.salt)
-            if group is not None and self._fits(group, header):
-                if not self._apply(at, segment, window, group):
-                    return place, None
-                state.sequence, state.position = group.sequence + 1, group.base_position + len(group.entries)
-                state.replayed_groups += 1
-                place = group.end
-                continue
-            found = self._next_sound(at, place)
-            if found is None:
-                return place, None
-            next_at, later = found
-            if next_at > at and later.place == FILE_HEADER_BYTES and self._fits(later, self._segments[next_at][2]):
-                return place, (next_at, later.place)
-            if later.durable_position <= state.position:
-                return place, None
-            self._lost(segment.file.name, place, later)
-            state.sequence, state.position = later.sequence, later.base_position
-            if next_at > at:
-                return place, (next_at, later.place)
-            place = later.place
-
-    def _fits(self, group: Group, header: FileHeader) -> bool:
-        state = self._state
-        return (
-            group.epoch == header.epoch and group.sequence == state.sequence and group.base_position == state.position
-        )
-
-    def _next_sound(self, at: int, place: int) -> tuple[int, Group] | None:
-        """The next sound group that continues the log behind `place` of segment `at`, however far."""
-        for i in range(at, len(self._segments)):
-            _, window, header = self._segments[i]
-            place = place if i == at else FILE_HEADER_BYTES
-            while (group := find_group(window, place, header.salt)) is not None:
-                if group.epoch == header.epoch and group.sequence >= self._state.sequence:
-                    return i, group
-                place = group.place + 1
-        return None
-
-    def _lost(self, name: str, place: int, later: Group) -> None:
-        count = later.base_position - self._state.position
-        self._state.findings.append(
-            f"{name}: damage at byte {place}: {count} entries from position {self._state.position} on are lost"
-        )
-        self._after_loss = set()
-
-    def _apply(self, at: int, segment: Segment, window: Window, group: Group) -> bool:
-        """Applies a group whose batches are all sound, or known to have been durable; False if it is a torn tail."""
-        batches: list[tuple[int, BatchHeader | None, int]] = []  # place, header if sound, last offset delta if not
-        for entry, place in group.batch_places():
-            data = window.view(place, entry.size)
-            header = batch_of(entry, data)
-            batches.append((place, header, 0 if header is not None else _guess_delta(entry, data)))
-        if any(header is None for _, header, _ in batches):
-            later = self._next_sound(at, group.end)
-            if not self._index_only and (later is None or later[1].durable_position <= group.base_position):
-                return False
-        in_order = iter(batches)
-        for entry in group.entries:
-            if entry.kind == EntryKind.BATCH:
-                self._apply_batch(segment, window, group, entry, *next(in_order))
-            elif not self._index_only:
-                self._apply_change(entry)
-        return True
-
-    def _apply_change(self, entry: EntryHeader) -> None:
-        state = self._state
-        if entry.kind == EntryKind.CREATE:
-            state.partitions[entry.partition] = Partition(entry.partition)
-        elif entry.kind == EntryKind.DELETE:
-            if state.partitions.pop(entry.partition, None) is not None:
-                retire(state.retired, entry.partition)
-        elif entry.partition in state.partitions:
-            state.partitions[entry.partition].raise_log_start(entry.base_offset)
-
-    def _apply_batch(
-        self,
-        segment: Segment,
-        window: Window,
-        group: Group,
-        entry: EntryHeader,
-        place: int,
-        header: BatchHeader | None,
-        guess: int,
-    ) -> None:
-        state = self._state
-        p = state.partitions.get(entry.partition)
-        if p is None:
-            if self._after_loss is None:
-                return  # deleted later than the checkpoint that a rebuilt index is made for
-            p = state.partitions[entry.partition] = Partition(entry.partition)
-        self._check_hole(p, entry.base_offset)
-        if header is None:
-            state.findings.append(
-                f"{segment.file.name}: damaged batch at byte {place}, partition {p.number}, offset {entry.base_offset}"
-            )
-            p.damage.append(Range(entry.base_offset, entry.base_offset + guess + 1))
-            self._guessed[p.number] = entry.base_offset
-            p.high_watermark = p.next_offset = max(p.next_offset, entry.base_offset + guess + 1)
-            return
-        block = segment.blocks.get(p.number)
-        if block is None:
-            block = segment.blocks[p.number] = Block()
-        block.append(
-            entry.base_offset, entry.position, header.max_timestamp, place, entry.size, header.last_offset_delta
-        )
-        if header.producer_id >= 0 and not self._index_only:
-            if p.producers is None:
-                p.producers = ProducerTable()
-            p.producers.begin(header, entry.base_offset, self._now_ms, bytes(window.view(place, entry.size)))
-            p.producers.durable(header.next_offset)
-        p.add_epoch(group.epoch, entry.base_offset)
-        p.high_watermark = p.next_offset = header.next_offset
-
-    def _check_hole(self, p: Partition, base_offset: int) -> None:
-        """Notes as damage what is missing before this batch, if anything was lost since the partition's last one."""
-        first = self._guessed.pop(p.number, None)
-        if first is not None:
-            p.damage = [r for r in p.damage if r.first != first]
-            if first < base_offset:
-                p.damage.append(Range(first, base_offset))
-        elif self._after_loss is not None and p.number not in self._after_loss and base_offset > p.next_offset:
-            p.damage.append(Range(p.next_offset, base_offset))
-        if self._after_loss is not None:
-            self._after_loss.add(p.number)
-
-
-def _guess_delta(entry: EntryHeader, data: memoryview) -> int:
-    """Last offset delta of a batch that is damaged: what its header says, if the header looks whole."""
-    try:
-        header = parse_header(data)
-    except BatchError:
-        return 0
-    whole = header.base_offset == entry.base_offset and header.size_bytes == entry.size and header.crc == entry.crc
-    return max(0, header.last_offset_delta) if whole else 0
-
-
-def _index_again(disk: Disk, number: int, state: Recovered) -> Footer:
-    """A new footer for a sealed segment whose own is damaged, from its groups. Partitions keep their state."""
+    Partitions keep their state. Raises OSError, BadFile.
+    """
     file = disk.open(log_name(number), write=True)
     header = decode_file_header(file.pread(FILE_HEADER_BYTES, 0))
+    size = file.size()
     shadows = {n: Partition(n) for n in state.partitions}
     shadow = Recovered(0, number, header.sequence, header.base_position, shadows, [], state.manifest, state.files)
-    [(_, _, footer)] = Replay(disk, shadow, 0, index_only=True).run([number])
+    kept = Replay(disk, shadow, 0, index_only=True).run([number])
     state.findings += shadow.findings
-    for row in footer.rows:
+    if not kept:
+        raise BadFile(f"{file.name}: no sound group")
+    [(_, _, footer)] = kept
+    for row in footer.rows:  # what is missing before a partition's first batch here may be in other files
         if row.partition in state.partitions:
-            state.partitions[row.partition].damage += shadows[row.partition].damage
-    return footer
+            damage = shadows[row.partition].damage
+            state.partitions[row.partition].damage += [r for r in damage if r.first > row.first_offset]
+    return footer, not shadow.findings and size == file.size()  # the same batches have a footer of the same size

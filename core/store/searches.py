@@ -16,9 +16,18 @@ from core.store.log_files import SealedFiles
 from core.store.lookup import first_record_from, offsets_of_key
 from core.store.partition import Partition
 from core.store.reader import Reader
+from core.store.segment import BadFile
 from trivium.record_batch import BatchHeader, iter_batches
 
 _SCAN_BYTES = 1024 * 1024
+
+
+def _first_offset(found: Extent | Block) -> int:
+    return found.bases[0] if isinstance(found, Block) else found.first_offset
+
+
+def _first_position(found: Extent | Block) -> int:
+    return found.positions[0] if isinstance(found, Block) else found.first_position
 
 
 class Searches:
@@ -44,8 +53,12 @@ class Searches:
         for opened in p.open:
             yield opened.block
 
-    def _loaded(self, block: Extent | Block) -> Block:
-        return block if isinstance(block, Block) else self.files.load(block)
+    def _loaded(self, found: Extent | Block) -> Block | None:
+        """Its index, None when it is damaged: then its first batch is the answer, never a later one."""
+        try:
+            return found if isinstance(found, Block) else self.files.load(found)
+        except BadFile:
+            return None
 
     def offset_at(self, partition: int, position: int) -> int:
         """As in `Engine`; may read an index from the disk."""
@@ -54,7 +67,8 @@ class Searches:
             last = found.positions[-1] if isinstance(found, Block) else found.last_position
             if last >= position:
                 block = self._loaded(found)
-                return max(block.bases[block.find_position(position)], p.log_start)
+                first = _first_offset(found) if block is None else block.bases[block.find_position(position)]
+                return max(first, p.log_start)
         return p.high_watermark
 
     def position_at(self, partition: int, offset: int) -> int:
@@ -63,7 +77,7 @@ class Searches:
         for found in self._blocks(p):
             if offset < found.end_offset:
                 block = self._loaded(found)
-                return block.positions[block.find(offset)]
+                return _first_position(found) if block is None else block.positions[block.find(offset)]
         return self._position
 
     # By time
@@ -75,7 +89,10 @@ class Searches:
             largest = found.stamps[-1] if isinstance(found, Block) else found.max_timestamp
             if largest < timestamp_ms or found.end_offset <= p.log_start:
                 continue
-            block = found if isinstance(found, Block) else await self._reader.load(found)
+            try:
+                block = found if isinstance(found, Block) else await self._reader.load(found)
+            except BadFile:
+                continue  # as what is damaged in other ways: its readers are told
             i = max(block.find_time(timestamp_ms), block.find(p.log_start))
             if i == len(block):
                 continue
@@ -95,8 +112,7 @@ class Searches:
         for found in list(self._blocks(p)):
             if found.end_offset <= p.log_start:
                 continue
-            first = found.bases[0] if isinstance(found, Block) else found.first_offset
-            if first >= p.log_start:
+            if _first_offset(found) >= p.log_start:
                 stamp = found.stamps[-1] if isinstance(found, Block) else found.max_timestamp
                 largest = stamp if largest is None else max(largest, stamp)
                 continue
@@ -140,7 +156,10 @@ class Searches:
             if batches is None:
                 await self._scan_for_key(p, key, at, extent.end_offset, count_max, found)
             elif batches:
-                block = self.files.block(extent) or await self._reader.load(extent)
+                try:
+                    block = self.files.block(extent) or await self._reader.load(extent)
+                except BadFile:
+                    batches = []
                 for j in batches:
                     if block.bases[j] + block.rows[3 * j + 2] >= at:
                         # by offset, not by place: the file may have been replaced meanwhile

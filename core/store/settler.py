@@ -168,7 +168,11 @@ class Settler:
     async def _retain(self) -> None:
         moves = []
         for partition in list(self._host.living_partitions().values()):
-            start = await self._retention.new_log_start(partition, self._now_ms())
+            try:
+                start = await self._retention.new_log_start(partition, self._now_ms())
+            except BadFile as e:
+                log.error("no retention over a damaged index", partition=partition.number, error=str(e))
+                continue
             if start > partition.log_start:
                 moves.append(DeleteBefore(partition.number, start))
         for move in moves:  # one by one: a partition deleted meanwhile must not refuse the others

@@ -111,6 +111,10 @@ def _read_manifest(disk: Disk, report: Report) -> Manifest:
 
 def _read_checkpoint(disk: Disk, report: Report) -> Checkpoint:
     try:
+        checkpoint.load(disk, checkpoint.COPY_NAME)
+    except BadFile as e:
+        report.damage.append(Damage(checkpoint.COPY_NAME, 0, str(e)))
+    try:
         return checkpoint.load(disk) or checkpoint.empty()
     except BadFile as e:
         report.damage.append(Damage(checkpoint.CHECKPOINT_NAME, 0, str(e)))
