@@ -150,7 +150,8 @@ def test_retained_messages_survive_kill_and_are_found_by_wildcards(tmp_path: Pat
         device = Device(broker.mqtt)
         device.subscribe("state/+/x", qos=1)
         messages = [device.get() for _ in range(2)]
-        assert [(m.topic, m.payload, m.retain) for m in messages] == [
+        found = [(m.topic, m.payload, m.retain) for m in messages]
+        assert found == [
             ("state/a/x", b"1", True),
             ("state/b/x", b"2", True),
         ]

@@ -1,0 +1,250 @@
+"""Sessions, wills and subscriptions of the whole broker, with real clients: clauses that need more than the machine."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from tests.mqtt.child import Child, Device, child_broker
+
+clause = pytest.mark.clause
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    with child_broker(tmp_path_factory.mktemp("broker")) as child:
+        yield child
+
+
+def _nothing_came(device: Device, publisher: Device, marker: str) -> None:
+    """What is published last is what comes next: nothing was before it."""
+    publisher.publish(marker, b"marker")
+    assert device.get().topic == marker
+
+
+@clause("MQTT-3.1.2-8", v=4)
+@clause("MQTT-3.1.2-8", v=5)
+def test_a_will_is_published_when_the_connection_breaks(broker: Child) -> None:
+    watcher = Device(broker.mqtt)
+    watcher.subscribe("wills/#", qos=1)
+    dying = Device(broker.mqtt, will={"topic": "wills/a", "payload": b"gone", "qos": 1})
+    dying.break_off()
+    message = watcher.get()
+    assert (message.topic, message.payload, message.qos) == ("wills/a", b"gone", 1)
+    watcher.close()
+
+
+@clause("MQTT-3.1.2-10", v=4)
+@clause("MQTT-3.14.4-3", v=4)
+@clause("MQTT-3.14.4-3", v=5)
+def test_a_will_is_removed_by_disconnect(broker: Child) -> None:
+    watcher = Device(broker.mqtt)
+    watcher.subscribe([("nowill/#", 1), ("marker/nowill", 1)])
+    leaving = Device(broker.mqtt, will={"topic": "nowill/a", "payload": b"gone", "qos": 1})
+    leaving.close()
+    _nothing_came(watcher, watcher, "marker/nowill")
+    watcher.close()
+
+
+@clause("MQTT-3.1.2-17", v=4)
+@clause("MQTT-3.1.2-15", v=5)
+def test_a_retained_will_stays(broker: Child) -> None:
+    watcher = Device(broker.mqtt)
+    watcher.subscribe("wills/kept", qos=1)
+    dying = Device(broker.mqtt, will={"topic": "wills/kept", "payload": b"gone", "qos": 1, "retain": True})
+    dying.break_off()
+    assert not watcher.get().retain
+    late = Device(broker.mqtt)
+    late.subscribe("wills/kept", qos=1)
+    message = late.get()
+    assert message.retain
+    assert message.payload == b"gone"
+    watcher.close()
+    late.close()
+
+
+@clause("MQTT-3.1.3-9", v=5)
+def test_a_will_is_not_published_when_the_client_returns_within_its_delay(broker: Child) -> None:
+    watcher = Device(broker.mqtt)
+    watcher.subscribe([("late/#", 1), ("marker/late", 1)])
+    delay = Properties(PacketTypes.WILLMESSAGE)
+    delay.WillDelayInterval = 3600
+    will = {"topic": "late/a", "payload": b"gone", "qos": 1, "properties": delay}
+    device = Device(broker.mqtt, "returns", v5=True, expiry_s=4000, will=will)
+    device.break_off()
+    device = Device(broker.mqtt, "returns", v5=True, clean=False, expiry_s=4000)
+    assert device.session_present
+    _nothing_came(watcher, watcher, "marker/late")
+    # The session ends: the will it had would be due at once, but it was taken back.
+    device.close()
+    watcher.close()
+
+
+def test_a_stored_will_is_published_after_kill(tmp_path: Path) -> None:
+    with child_broker(tmp_path) as broker:
+        watcher = Device(broker.mqtt, "watcher", clean=False)
+        watcher.subscribe("killed/#", qos=1)
+        dying = Device(broker.mqtt, will={"topic": "killed/a", "payload": b"gone", "qos": 1})
+        broker.kill()
+        watcher.break_off()
+        dying.break_off()
+        broker.start()
+        watcher = Device(broker.mqtt, "watcher", clean=False)
+        assert watcher.get().payload == b"gone"
+        watcher.close()
+
+
+@clause("MQTT-3.1.4-2", v=4)
+@clause("MQTT-3.1.4-3", v=5)
+def test_a_second_connection_takes_the_session_over(broker: Child) -> None:
+    first = Device(broker.mqtt, "twin", v5=True, expiry_s=100)
+    reasons: queue.Queue[int] = queue.Queue()
+    first.client.on_disconnect = lambda _c, _u, _f, code, _p: reasons.put(code.value)
+    first.subscribe("twins", qos=1)
+    second = Device(broker.mqtt, "twin", v5=True, clean=False, expiry_s=100)
+    assert reasons.get(timeout=10) == 0x8E
+    first.client.loop_stop()
+    assert second.session_present
+    second.publish("twins", b"still subscribed")
+    assert second.get().payload == b"still subscribed"
+    second.close()
+
+
+@clause("MQTT-3.1.2-4", v=5)
+@clause("MQTT-3.1.2-6", v=4)
+def test_clean_start_discards_the_session(broker: Child) -> None:
+    device = Device(broker.mqtt, "cleaned", v5=True, expiry_s=100)
+    device.subscribe("cleaned", qos=1)
+    device.close()
+    device = Device(broker.mqtt, "cleaned", v5=True, expiry_s=100)
+    assert not device.session_present
+    device.subscribe("marker/cleaned", qos=1)
+    device.publish("cleaned", b"nobody's")
+    _nothing_came(device, device, "marker/cleaned")
+    device.close()
+
+
+@clause("MQTT-3.8.3-3", v=5)
+def test_no_local_keeps_a_device_from_its_own_messages(broker: Child) -> None:
+    device = Device(broker.mqtt, v5=True)
+    other = Device(broker.mqtt, v5=True)
+    device.subscribe("nolocal", options=SubscribeOptions(qos=1, noLocal=True))
+    device.publish("nolocal", b"mine")
+    other.publish("nolocal", b"yours")
+    assert device.get().payload == b"yours"
+    device.close()
+    other.close()
+
+
+@clause("MQTT-3.3.4-3", v=5)
+@clause("MQTT-3.3.4-5", v=5)
+def test_a_message_carries_the_identifiers_of_all_its_subscriptions(broker: Child) -> None:
+    device = Device(broker.mqtt, v5=True)
+    for number, filter_ in enumerate(["ids/a", "ids/+", "ids/#"], 1):
+        properties = Properties(PacketTypes.SUBSCRIBE)
+        properties.SubscriptionIdentifier = number
+        device.subscribe(filter_, qos=number % 3, properties=properties)
+    device.publish("ids/a", b"x", 2)
+    message = device.get()
+    assert sorted(message.properties.SubscriptionIdentifier) == [1, 2, 3]
+    assert message.qos == 2
+    device.close()
+
+
+@clause("MQTT-3.3.1-9", v=5)
+@clause("MQTT-3.3.1-10", v=5)
+@clause("MQTT-3.3.1-11", v=5)
+def test_retain_handling_says_when_retained_messages_are_sent(broker: Child) -> None:
+    device = Device(broker.mqtt, v5=True)
+    device.publish("handling", b"kept", retain=True)
+    device.subscribe("marker/handling", qos=1)
+    device.subscribe("handling", options=SubscribeOptions(qos=1, retainHandling=2))
+    _nothing_came(device, device, "marker/handling")
+    device.subscribe("handling", options=SubscribeOptions(qos=1, retainHandling=1))
+    _nothing_came(device, device, "marker/handling")
+    device.subscribe("handling", options=SubscribeOptions(qos=1, retainHandling=0))
+    assert device.get().payload == b"kept"
+    device.unsubscribe("handling")
+    device.subscribe("handling", options=SubscribeOptions(qos=1, retainHandling=1))
+    assert device.get().payload == b"kept"
+    device.close()
+
+
+@clause("MQTT-3.3.1-12", v=5)
+@clause("MQTT-3.3.1-13", v=5)
+def test_retain_as_published_keeps_the_flag(broker: Child) -> None:
+    device = Device(broker.mqtt, v5=True)
+    plain = Device(broker.mqtt, v5=True)
+    device.subscribe("published", options=SubscribeOptions(qos=1, retainAsPublished=True))
+    plain.subscribe("published", options=SubscribeOptions(qos=1))
+    device.publish("published", b"x", retain=True)
+    assert device.get().retain
+    assert not plain.get().retain
+    device.close()
+    plain.close()
+
+
+@clause("MQTT-3.10.4-1", v=4)
+@clause("MQTT-3.10.4-2", v=4)
+def test_after_unsubscribe_nothing_comes(broker: Child) -> None:
+    device = Device(broker.mqtt)
+    device.subscribe([("unsub/+", 1), ("marker/unsub", 1)])
+    device.publish("unsub/a", b"x")
+    assert device.get().payload == b"x"
+    device.unsubscribe("unsub/+")
+    device.publish("unsub/a", b"y")
+    _nothing_came(device, device, "marker/unsub")
+    device.close()
+
+
+@clause("MQTT-4.7.2-1", v=4)
+@clause("MQTT-4.7.2-1", v=5)
+def test_wildcards_in_the_first_level_do_not_match_dollar_names(broker: Child) -> None:
+    device = Device(broker.mqtt)
+    device.subscribe([("+/dollar", 1), ("marker/dollar", 1)])
+    device.publish("$other/dollar", b"hidden")
+    _nothing_came(device, device, "marker/dollar")
+    device.close()
+
+
+@clause("MQTT-3.3.2-5", v=5)
+def test_an_expired_message_is_not_delivered_a_living_one_says_what_remains(broker: Child) -> None:
+    device = Device(broker.mqtt, "expects", v5=True, expiry_s=100)
+    device.subscribe("expiring", qos=1)
+    device.close()
+    publisher = Device(broker.mqtt, v5=True)
+    for expiry_s, payload in ((1, b"short"), (500, b"long")):
+        properties = Properties(PacketTypes.PUBLISH)
+        properties.MessageExpiryInterval = expiry_s
+        publisher.publish("expiring", payload, properties=properties)
+    threading.Event().wait(1.1)  # the broker's clock is the real one
+    device = Device(broker.mqtt, "expects", v5=True, clean=False, expiry_s=100)
+    message = device.get()
+    assert message.payload == b"long"
+    assert 400 < message.properties.MessageExpiryInterval <= 500
+    device.close()
+    publisher.close()
+
+
+def test_a_device_whose_window_is_small_gets_everything_in_order(broker: Child) -> None:
+    device = Device(broker.mqtt, "narrow", clean=False)
+    device.client.manual_ack_set(True)
+    device.subscribe("narrow/#", qos=1)
+    publisher = Device(broker.mqtt)
+    infos = [publisher.client.publish("narrow/a", b"%d" % number, 1) for number in range(2500)]
+    infos[-1].wait_for_publish(15)
+    found = []
+    for _ in range(2500):
+        message = device.get()
+        found.append(message.payload)
+        device.client.ack(message.mid, message.qos)
+    assert found == [b"%d" % number for number in range(2500)]
+    device.close()
+    publisher.close()
