@@ -1,0 +1,115 @@
+"""The same client for scripts without an event loop: every call waits, and a loop runs in a thread behind it.
+
+The thread lives as long as the `connect` block. Calls may come from several threads; records sent at once from many of
+them are joined like those of many tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from trivium import client as async_client
+from trivium import consumer as async_consumer
+from trivium import frames
+from trivium import producer as async_producer
+from trivium.record_batch import Codec
+
+
+class Producer:
+    """As `trivium.producer.Producer`."""
+
+    def __init__(self, portal: BlockingPortal, made: async_producer.Producer) -> None:
+        self._portal = portal
+        self._made = made
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: async_producer.Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> async_producer.Sent:
+        """Stores one record; durable on return."""
+        send = partial(
+            self._made.send, topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
+        )
+        return self._portal.call(send)
+
+
+class Consumer:
+    """As `trivium.consumer.Consumer`, a plain iterator."""
+
+    def __init__(self, portal: BlockingPortal, made: async_consumer.Consumer) -> None:
+        self._portal = portal
+        self._made = made
+
+    def __iter__(self) -> Iterator[async_consumer.Message]:
+        return self
+
+    def __next__(self) -> async_consumer.Message:
+        return self._portal.call(self._made.__anext__)
+
+    def commit(self) -> None:
+        self._portal.call(self._made.commit)
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        self._portal.call(self._made.seek, topic, partition, offset)
+
+
+class Client:
+    """As `trivium.client.Client`."""
+
+    def __init__(self, portal: BlockingPortal, made: async_client.Client) -> None:
+        self._portal = portal
+        self._made = made
+
+    @contextmanager
+    def producer(self, *, codec: Codec = Codec.NONE, linger_ms: int = 0) -> Iterator[Producer]:
+        """A producer; leaving the block sends what still waits."""
+        with self._portal.wrap_async_context_manager(self._made.producer(codec=codec, linger_ms=linger_ms)) as made:
+            yield Producer(self._portal, made)
+
+    @contextmanager
+    def consumer(
+        self, *topics: str, group: str | None = None, start: int = frames.LATEST, committed: bool = True
+    ) -> Iterator[Consumer]:
+        """A consumer of all partitions of some topics."""
+        opened = self._made.consumer(*topics, group=group, start=start, committed=committed)
+        with self._portal.wrap_async_context_manager(opened) as made:
+            yield Consumer(self._portal, made)
+
+    def topics(self) -> list[async_client.TopicDescription]:
+        return self._portal.call(self._made.topics)
+
+    def describe_topic(self, name: str) -> async_client.TopicDescription:
+        return self._portal.call(self._made.describe_topic, name)
+
+    def create_topic(self, name: str, partitions: int = 0, config: Mapping[str, str] | None = None) -> None:
+        self._portal.call(self._made.create_topic, name, partitions, config)
+
+    def delete_topic(self, name: str) -> None:
+        self._portal.call(self._made.delete_topic, name)
+
+    def find_offsets(self, topic: str, time_ms: int) -> dict[int, int]:
+        return self._portal.call(self._made.find_offsets, topic, time_ms)
+
+    def commit(self, group: str, offsets: Mapping[tuple[str, int], int]) -> None:
+        self._portal.call(self._made.commit, group, offsets)
+
+    def committed(self, group: str) -> dict[tuple[str, int], int]:
+        return self._portal.call(self._made.committed, group)
+
+
+@contextmanager
+def connect(addresses: str, *, client_id: str = "", request_timeout_s: float = 30.0) -> Iterator[Client]:
+    """A client for `host:port[,host:port...]`, closed when the block is left. Connects on first use."""
+    opened = async_client.connect(addresses, client_id=client_id, request_timeout_s=request_timeout_s)
+    with start_blocking_portal("asyncio") as portal, portal.wrap_async_context_manager(opened) as made:
+        yield Client(portal, made)

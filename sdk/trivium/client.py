@@ -1,0 +1,241 @@
+"""The client: one connection to one of several addresses, opened anew with backoff when it is lost, and what is asked
+about topics and offsets.
+
+Written once for trio and asyncio, with anyio: the two differ in streams, tasks and cancellation, and anyio gives both
+trio's rules, of which the SDK needs one most: what is cancelled has ended when its scope is left.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+
+from trivium import frames
+from trivium.connection import Connection, open_connection
+from trivium.errors import Closed, Disconnected, ErrorCode, RequestRefused, RequestTimedOut
+from trivium.record_batch import Codec
+
+if TYPE_CHECKING:
+    from trivium.consumer import Consumer
+    from trivium.producer import Producer
+
+DEFAULT_PORT = 9876
+SOFTWARE = "trivium-python/0.1.0"
+BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 2.0
+ADDRESSES_MAX = 100
+
+Buffer = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class TopicDescription:
+    """A topic as it stands; `config` holds what was set for it alone."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+
+
+def parse_addresses(addresses: str) -> list[tuple[str, int]]:
+    """Hosts and ports of `host:port,[ipv6]:port,host`. Raises ValueError."""
+    found = []
+    for address in addresses.split(","):
+        host, colon, port = address.strip().rpartition(":")
+        if not colon or port.endswith("]"):
+            host, port = address.strip(), str(DEFAULT_PORT)
+        host = host.removeprefix("[").removesuffix("]")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise ValueError(f"{address.strip()!r} is no address: give HOST:PORT")
+        found.append((host, int(port)))
+    if len(found) > ADDRESSES_MAX:
+        raise ValueError(f"more than {ADDRESSES_MAX} addresses")
+    return found
+
+
+class Client:
+    """Made by `connect`. Safe to share between tasks of one event loop."""
+
+    def __init__(self, addresses: str, tasks: anyio.abc.TaskGroup, client_id: str, request_timeout_s: float) -> None:
+        self._addresses = parse_addresses(addresses)
+        self._tasks = tasks
+        self._client_id = client_id
+        self.request_timeout_s = request_timeout_s
+        self._connection: Connection | None = None
+        self._connecting = anyio.Lock()
+        self._closed = False
+        self._partitions: dict[str, int] = {}
+
+    async def connection(self) -> Connection:
+        """The connection as it stands, or a new one: addresses are tried in random order, then again after a pause
+        with jitter. Raises Closed, or RequestRefused when no address speaks our version.
+        """
+        backoff_s = BACKOFF_S_MIN
+        async with self._connecting:
+            while self._connection is None or self._connection.closed:
+                if self._closed:
+                    raise Closed("the client is closed")
+                found = await self._try_addresses()
+                if found is None:
+                    await anyio.sleep(backoff_s * random.uniform(0.5, 1))
+                    backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
+                    continue
+                self._connection = found
+                self._tasks.start_soon(found.receive)
+            return self._connection
+
+    async def _try_addresses(self) -> Connection | None:
+        for host, port in random.sample(self._addresses, len(self._addresses)):
+            try:
+                return await open_connection(host, port, self._client_id, SOFTWARE, self.request_timeout_s)
+            except Disconnected:
+                continue
+        return None
+
+    async def request(
+        self, message: Any, payload: Sequence[Buffer] = (), *, timeout_s: float | None = None, retry: bool = True
+    ) -> tuple[Any, memoryview]:
+        """One request, over as many connections as it takes within the time (seconds; the client's by default).
+
+        `retry` says that asking twice does no harm. Raises RequestRefused, RequestTimedOut; Disconnected without
+        `retry`; Closed.
+        """
+        limit_s = self.request_timeout_s if timeout_s is None else timeout_s
+        try:
+            with anyio.fail_after(None if math.isinf(limit_s) else limit_s):
+                while True:
+                    connection = await self.connection()
+                    try:
+                        return await connection.request(message, payload)
+                    except Disconnected:
+                        if not retry:
+                            raise
+        except TimeoutError:
+            where = ", ".join(f"{host}:{port}" for host, port in self._addresses)
+            raise RequestTimedOut(f"no answer to {type(message).__name__} in {limit_s} s from {where}") from None
+
+    async def partitions(self, topic: str, *, create: bool = False) -> int:
+        """How many partitions a topic has; `create` makes a missing one, if the broker allows it. Remembered.
+
+        Raises RequestRefused (UNKNOWN_TOPIC, INVALID_TOPIC).
+        """
+        known = self._partitions.get(topic)
+        if known is None:
+            reply, _ = await self.request(frames.Metadata(int(create), [topic]))
+            info = reply.topics[0]
+            if info.status:
+                raise RequestRefused(info.status, f"topic {topic!r}")
+            known = self._partitions[topic] = info.partitions
+        return known
+
+    def forget(self, topic: str) -> None:
+        """Asks anew for the topic's partitions next time."""
+        self._partitions.pop(topic, None)
+
+    # -- topics and offsets
+
+    async def topics(self) -> list[TopicDescription]:
+        """All topics but the broker's own."""
+        reply, _ = await self.request(frames.Metadata(0, []))
+        return [_description(info) for info in reply.topics]
+
+    async def describe_topic(self, name: str) -> TopicDescription:
+        """Raises RequestRefused (UNKNOWN_TOPIC)."""
+        reply, _ = await self.request(frames.Metadata(0, [name]))
+        if reply.topics[0].status:
+            raise RequestRefused(reply.topics[0].status, f"topic {name!r}")
+        return _description(reply.topics[0])
+
+    async def create_topic(self, name: str, partitions: int = 0, config: Mapping[str, str] | None = None) -> None:
+        """Makes a topic; durable on return. 0 partitions: the broker's default. `config` is Kafka's topic configs.
+
+        Not asked twice when the connection is lost: Disconnected then leaves open whether it was made. Raises
+        RequestRefused (TOPIC_EXISTS, INVALID_TOPIC, INVALID_PARTITIONS, INVALID_CONFIG).
+        """
+        entries = [frames.ConfigEntry(key, value) for key, value in (config or {}).items()]
+        await self.request(frames.CreateTopic(name, partitions, entries), retry=False)
+        self.forget(name)
+
+    async def delete_topic(self, name: str) -> None:
+        """Deletes a topic with its records; durable on return. Raises as `create_topic` (UNKNOWN_TOPIC)."""
+        await self.request(frames.DeleteTopic(name), retry=False)
+        self.forget(name)
+
+    async def find_offsets(self, topic: str, time_ms: int) -> dict[int, int]:
+        """Per partition the first offset with at least this time (ms since the epoch), or `frames.EARLIEST` or
+        `frames.LATEST`; the end where there is none. Raises RequestRefused.
+        """
+        count = await self.partitions(topic)
+        entries = [frames.TimeEntry(topic, index, time_ms) for index in range(count)]
+        reply, _ = await self.request(frames.FindOffsets(entries))
+        for found in reply.entries:
+            if found.status:
+                raise RequestRefused(found.status, f"topic {topic!r}")
+        return {index: found.offset for index, found in enumerate(reply.entries)}
+
+    async def commit(self, group: str, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Keeps offsets, (topic, partition) -> next to read, under a group's name; durable on return.
+
+        Raises RequestRefused for the first that was refused, when the others have been kept.
+        """
+        entries = [frames.OffsetEntry(topic, part, offset, "") for (topic, part), offset in offsets.items()]
+        reply, _ = await self.request(frames.Commit(group, entries))
+        for entry, status in zip(entries, reply.statuses, strict=True):
+            if status:
+                raise RequestRefused(status, f"commit of {entry.topic}/{entry.partition} for group {group!r}")
+
+    async def committed(self, group: str) -> dict[tuple[str, int], int]:
+        """All offsets kept under a group's name."""
+        try:
+            reply, _ = await self.request(frames.Committed(group))
+        except RequestRefused as refused:
+            if refused.code == ErrorCode.GROUP_NOT_FOUND:
+                return {}
+            raise
+        return {(entry.topic, entry.partition): entry.offset for entry in reply.entries}
+
+    # -- records
+
+    def producer(
+        self, *, codec: Codec = Codec.NONE, linger_ms: int = 0, buffer_bytes_max: int = 32 * 1024 * 1024
+    ) -> AbstractAsyncContextManager[Producer]:
+        """A producer; see `trivium.producer`."""
+        from trivium.producer import producer
+
+        return producer(self, codec=codec, linger_ms=linger_ms, buffer_bytes_max=buffer_bytes_max)
+
+    def consumer(
+        self, *topics: str, group: str | None = None, start: int = frames.LATEST, committed: bool = True
+    ) -> AbstractAsyncContextManager[Consumer]:
+        """A consumer of all partitions of some topics; see `trivium.consumer`."""
+        from trivium.consumer import consumer
+
+        return consumer(self, topics, group=group, start=start, committed=committed)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._connection is not None:
+            await self._connection.aclose()
+
+
+def _description(info: frames.TopicInfo) -> TopicDescription:
+    return TopicDescription(info.name, info.partitions, {one.name: one.value for one in info.config})
+
+
+@asynccontextmanager
+async def connect(addresses: str, *, client_id: str = "", request_timeout_s: float = 30.0) -> AsyncIterator[Client]:
+    """A client for `host:port[,host:port...]`, closed when the block is left. Connects on first use."""
+    async with anyio.create_task_group() as tasks:
+        client = Client(addresses, tasks, client_id, request_timeout_s)
+        try:
+            yield client
+        finally:
+            with anyio.CancelScope(shield=True):
+                await client.aclose()
+            tasks.cancel_scope.cancel()

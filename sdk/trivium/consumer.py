@@ -1,0 +1,164 @@
+"""The consumer: reads all partitions of its topics by pulling, and keeps positions under a group's name if it has one.
+
+Rules:
+- It starts where the group's offsets say, else at `start`. A position that retention has overtaken goes on at `start`'s
+  end of what is there; damaged data raises RequestRefused (DATA_DAMAGED), and `seek` goes on behind it.
+- Records of aborted transactions, and the markers, are left out (Kafka's read_committed rule: a producer's records
+  count not from an aborted transaction's first offset up to its marker).
+- What one pull brought is bounded by `PULL_BYTES_MAX` and by one batch; nothing is pulled ahead of the reader.
+- `commit` keeps the offset after the last message handed out, per partition.
+- A group here shares no load: give each group one consumer at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from trivium import frames
+from trivium.client import Client
+from trivium.errors import ErrorCode, RequestRefused
+from trivium.record_batch import iter_batches
+from trivium.records import decode, parse_control
+
+PULL_BYTES_MAX = 4 * 1024 * 1024
+PARTITION_BYTES_MAX = 1024 * 1024
+DECODED_BYTES_MAX = 128 * 1024 * 1024
+WAIT_MS = 5_000
+
+_Key = tuple[str, int]
+
+
+class Message(NamedTuple):
+    """One record: where it stands, its time (ms since the epoch, -1 for none), and what was sent."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+
+class Consumer:
+    """Made by `consumer`; iterate over it. One task at a time."""
+
+    def __init__(self, client: Client, topics: Sequence[str], group: str | None, start: int, committed: bool) -> None:
+        self._client = client
+        self._topics = topics
+        self._group = group
+        self._start = start
+        self._committed = committed
+        self._positions: dict[_Key, int] = {}  # where the next pull reads
+        self._handed: dict[_Key, int] = {}  # what `commit` will keep
+        self._messages: Iterator[Message] = iter(())
+
+    @property
+    def positions(self) -> dict[tuple[str, int], int]:
+        """(topic, partition) -> offset after the last message handed out."""
+        return dict(self._handed)
+
+    async def open(self) -> None:
+        """Finds where to start. Raises RequestRefused (UNKNOWN_TOPIC)."""
+        kept = await self._client.committed(self._group) if self._group is not None else {}
+        for topic in self._topics:
+            await self._client.partitions(topic, create=True)
+            for partition, offset in (await self._client.find_offsets(topic, self._start)).items():
+                self._positions[topic, partition] = kept.get((topic, partition), offset)
+        self._handed = dict(self._positions)
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Goes on at this offset; what has been pulled already is dropped. Raises KeyError for another's partition."""
+        self._handed[topic, partition]
+        self._handed[topic, partition] = offset
+        self._positions = dict(self._handed)
+        self._messages = iter(())
+
+    async def commit(self) -> None:
+        """Keeps the positions under the group's name; durable on return. Raises ValueError without a group."""
+        if self._group is None:
+            raise ValueError("a consumer without a group has nothing to commit under: give group=...")
+        await self._client.commit(self._group, self._handed)
+
+    def __aiter__(self) -> Consumer:
+        return self
+
+    async def __anext__(self) -> Message:
+        """The next message, when there is one. Raises RequestRefused, RequestTimedOut, BatchError."""
+        while True:
+            for message in self._messages:
+                self._handed[message.topic, message.partition] = message.offset + 1
+                return message
+            self._handed.update(self._positions)
+            await self._pull()
+
+    async def _pull(self) -> None:
+        # Whoever had the bytes first last time stands last now, so that no partition starves.
+        entries = [frames.PullEntry(*where, offset, PARTITION_BYTES_MAX) for where, offset in self._positions.items()]
+        request = frames.Pull(int(self._committed), entries, PULL_BYTES_MAX, WAIT_MS)
+        timeout_s = self._client.request_timeout_s + WAIT_MS / 1000
+        reply, payload = await self._client.request(request, timeout_s=timeout_s)
+        found: list[Message] = []
+        at = 0
+        for entry, result in zip(entries, reply.entries, strict=True):
+            where = (entry.topic, entry.partition)
+            if result.status == ErrorCode.OFFSET_OUT_OF_RANGE:
+                to = result.log_start if self._start != frames.LATEST else result.high_watermark
+                self._positions[where] = self._handed[where] = to
+            elif result.status:
+                raise RequestRefused(result.status, f"{entry.topic}/{entry.partition} at {entry.offset}")
+            elif result.size:
+                data = payload[at : at + result.size]
+                messages, following = _open(entry, result, data, committed=self._committed)
+                found += messages
+                del self._positions[where]
+                self._positions[where] = following
+            at += result.size
+        self._messages = iter(found)
+
+
+def _open(
+    entry: frames.PullEntry, result: frames.PullResult, data: memoryview, *, committed: bool
+) -> tuple[list[Message], int]:
+    """The messages from the asked offset on, and the offset to read on at."""
+    aborted = sorted(result.aborted, key=lambda one: one.first_offset, reverse=True)
+    aborting: set[int] = set()
+    found: list[Message] = []
+    following = entry.offset
+    for header, batch in iter_batches(data):
+        following = header.next_offset
+        while aborted and aborted[-1].first_offset <= header.last_offset:
+            aborting.add(aborted.pop().producer_id)
+        if header.is_control:
+            marker = parse_control(batch)
+            if marker is not None and not marker.commit:
+                aborting.discard(header.producer_id)
+            continue
+        if committed and header.is_transactional and header.producer_id in aborting:
+            continue
+        for offset, timestamp_ms, key, value, headers in decode(batch, DECODED_BYTES_MAX):
+            if offset >= entry.offset:
+                found.append(Message(entry.topic, entry.partition, offset, timestamp_ms, key, value, headers))
+    return found, following
+
+
+@asynccontextmanager
+async def consumer(
+    client: Client,
+    topics: Sequence[str],
+    *,
+    group: str | None = None,
+    start: int = frames.LATEST,
+    committed: bool = True,
+) -> AsyncIterator[Consumer]:
+    """A consumer of `topics`; `start` is EARLIEST, LATEST or a time in ms, where the group has kept no offset.
+
+    `committed` leaves out what belongs to open or aborted transactions. Raises ValueError without topics.
+    """
+    if not topics:
+        raise ValueError("a consumer needs at least one topic")
+    made = Consumer(client, topics, group, start, committed)
+    await made.open()
+    yield made
