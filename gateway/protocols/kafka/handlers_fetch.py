@@ -31,6 +31,8 @@ PartitionData = FetchResponse.PartitionData
 
 REREAD_PAUSE_S = 0.002  # while min_bytes is not reached: records that trickle in are not re-read one by one
 FIRST_TOPIC_ID_VERSION = 13
+PARTITIONS_PER_TURN = 500  # looked at before others get their turn
+SESSION_PARTITIONS_MAX = 5_000  # who fetches more is served without a session
 
 
 class _Answer:
@@ -59,10 +61,12 @@ async def fetch(context: Context, request: Request) -> Message:
             return FetchResponse(error_code=resumed, session_id=0, responses=[])
         session = resumed
         session.update(wanted, _forgotten(body))
+        if len(session.partitions) > SESSION_PARTITIONS_MAX:
+            context.fetch_sessions.close(session.id)  # so that the next poll starts anew
         partitions = list(session.partitions.values())
     answer = await _collect_enough(context, request, body, partitions)
     session_id = session.id if session else 0
-    if session is None and body.session_epoch == NEW_EPOCH and request.version >= 7:
+    if session is None and body.session_epoch == NEW_EPOCH and request.version >= 7 and len(wanted) <= SESSION_PARTITIONS_MAX:
         opened = context.fetch_sessions.open(by_id, wanted, context.now_ms())
         session_id = opened.id if opened else 0
         for fetched, data in answer.partitions:
@@ -178,7 +182,9 @@ def _number(context: Context, fetched: FetchPartition, version: int) -> int | No
 async def _collect(context: Context, request: Request, body: FetchRequest, partitions: list[FetchPartition]) -> _Answer:
     answer = _Answer()
     bytes_max = min(body.max_bytes if request.version >= 3 else context.fetch_bytes_max, context.fetch_bytes_max)
-    for fetched in partitions:
+    for number, fetched in enumerate(partitions):
+        if number % PARTITIONS_PER_TURN == PARTITIONS_PER_TURN - 1:
+            await trio.lowlevel.checkpoint()
         room = min(bytes_max - answer.size_bytes, request.connection.response_bytes_max)
         data, size = await _read_one(context, request, body, fetched, room, first=not answer.size_bytes)
         answer.size_bytes += size
@@ -225,6 +231,7 @@ async def _read_one(
                 request.version,
                 committed=committed,
                 first=first,
+                zstd_topic=topic.settings.compression_type == "zstd",
                 decoded_bytes_max=decoded_bytes_max(topic),
             )
     except UnknownPartition:

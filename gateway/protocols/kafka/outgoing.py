@@ -43,17 +43,19 @@ async def read(
     *,
     committed: bool,
     first: bool,
+    zstd_topic: bool,
     decoded_bytes_max: int,
 ) -> Fetched:
     """Reads for a Fetch of `version`; `first` promises at least one batch. A batch that has to be converted and
     becomes more than `decoded_bytes_max` is left out. Raises UnknownPartition, OffsetOutOfRange.
+
+    Before Fetch v10 a topic whose `compression.type` is zstd (`zstd_topic`) is refused; zstd that producers chose is
+    sent as it is from v4 on, as in Kafka: kafka-python 2.0 fetches with v4 and reads it.
     """
     found = await _read(engine, partition, offset, bytes_max, committed, first)
-    if version >= FIRST_ZSTD_VERSION or not found.size_bytes:
-        return Fetched(found, found.buffers, found.size_bytes)
-    if version >= FIRST_BATCH_VERSION:
-        if any(header.codec == Codec.ZSTD for buffer in found.buffers for header, _ in iter_batches(buffer)):
-            return Fetched(found, (), 0, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE)
+    if zstd_topic and version < FIRST_ZSTD_VERSION:
+        return Fetched(found, (), 0, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE)
+    if version >= FIRST_BATCH_VERSION or not found.size_bytes:
         return Fetched(found, found.buffers, found.size_bytes)
     return await _read_message_sets(engine, partition, offset, bytes_max, version, found, decoded_bytes_max)
 
