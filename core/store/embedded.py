@@ -41,11 +41,11 @@ from core.store.engine import (
     Outcome,
     StoreFailed,
 )
-from core.store.index import Block, Footer
+from core.store.index import Block, Extents, Footer
 from core.store.log_files import Segment, seal
 from core.store.partition import HotRing, OpenBlock, Partition, Range
 from core.store.reader import Reader
-from core.store.recovery import add_file, recover
+from core.store.recovery import recover
 from core.store.replay import Recovered, retire
 from core.store.segment import EntryKind
 from core.store.settler import Settler
@@ -57,6 +57,7 @@ LOCK_NAME = "lock"
 _SWITCH_INTERVAL_S = 0.0005  # loop and writer thread do not wait longer than this for each other
 _ROOM_INTERVAL_S = 1.0
 _EXPIRE_INTERVAL_S = 60.0
+_PARTITIONS_PER_STEP = 256
 
 
 _log = structlog.get_logger("store")
@@ -107,6 +108,7 @@ class EmbeddedEngine(Views):
         self._hot = HotRing(self.config.hot_bytes_max, self.config.hot_batches_max)
         self._segment: Segment | None = None
         self._to_seal: deque[tuple[Segment, bytes]] = deque()
+        self._sealed_number = 0  # the newest segment that has its footer
         self._work = trio.Event()
         self._listeners: list[Callable[[list[DurableBatch]], None]] = []
         self._failure: Exception | None = StoreFailed("the store is not open")
@@ -388,24 +390,27 @@ class EmbeddedEngine(Views):
     async def _seal_all(self) -> None:
         while self._to_seal:
             segment, data = self._to_seal[0]
-            footer = await trio.to_thread.run_sync(seal, segment)
-            self._sealed(segment, footer)
+            if segment.number > self._sealed_number:  # else it was, and then there was no room or no time left
+                with trio.CancelScope(shield=True):
+                    await self._sealed(segment, await trio.to_thread.run_sync(seal, segment))
+                self._sealed_number = segment.number
             await trio.to_thread.run_sync(checkpoint.write, self.disk, data)
             self._checkpoint_log_number = segment.number + 1
             self._to_seal.popleft()
 
-    def _sealed(self, segment: Segment, footer: Footer) -> None:
-        """From now on the footer says where the segment's batches are."""
-        file_id = add_file(self.recovered, segment.file.name, segment.file, footer)
-        for row in footer.rows:
+    async def _sealed(self, segment: Segment, footer: Footer) -> None:
+        """From now on the footer says where the segment's batches are; for each partition in one step of the loop."""
+        file_id = self.files.add(segment.file.name, footer, segment.file)
+        for n, row in enumerate(footer.rows, 1):
             p = self._partitions.get(row.partition)
             if p is not None:
                 p.open = [o for o in p.open if o.segment is not segment]
-                assert p.extents is not None
-                i = p.extents.find(row.first_offset)
-                extent = p.extents.get(i)
-                if extent.file_id == file_id:
-                    self.files.keep(extent, segment.blocks[row.partition])
+                if p.extents is None:
+                    p.extents = Extents()
+                p.extents.insert(file_id, row)
+                self.files.keep(p.extents.get(p.extents.find(row.first_offset)), segment.blocks[row.partition])
+            if n % _PARTITIONS_PER_STEP == 0:
+                await trio.lowlevel.checkpoint()
         segment.blocks = {}
 
     def statistics(self) -> dict[str, int]:

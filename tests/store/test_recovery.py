@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import trio
 import trio.testing
 
+from core.store import checkpoint
+from core.store.disk import Disk
 from core.store.embedded import EmbeddedEngine, EngineConfig, StoreLocked
 from core.store.engine import (
     Appended,
@@ -159,6 +162,36 @@ class TestStops:
             assert engine.recovered.replayed_groups == 21
             assert await read_all(engine, 1) == before
             assert engine.recovered.findings == []
+
+    @pytest.mark.parametrize("stop", [False, True])
+    async def test_a_checkpoint_that_fails_for_want_of_room_leaves_the_sealed_segment_as_it_is(
+        self, stop: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write, failures = checkpoint.write, 0
+
+        def full_at_first(disk: Disk, data: bytes) -> None:
+            nonlocal failures
+            if failures < 1:
+                failures += 1
+                raise OSError(errno.ENOSPC, "no space left")
+            write(disk, data)
+
+        disk = SimulatedDisk()
+        async with running(disk) as engine:
+            await append(engine, [CreatePartition(1)])
+            for i in range(20):
+                await put(engine, 1, b"%d" % i, b"y" * 1000)
+            before = await read_all(engine, 1)
+            monkeypatch.setattr(checkpoint, "write", full_at_first)
+            await engine.settler._host.roll()
+            while not failures:
+                await trio.lowlevel.checkpoint()
+            while not stop and engine._to_seal:
+                engine._work.set()
+                await trio.lowlevel.checkpoint()
+            assert await read_all(engine, 1) == before
+        async with running(disk) as engine:
+            assert await read_all(engine, 1) == before
 
 
 class TestTornEnds:
