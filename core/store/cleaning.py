@@ -26,6 +26,7 @@ from core.store.log_files import SealedFiles
 from core.store.merge import Merged, Source, merge, read_row
 from core.store.partition import Partition
 from core.store.producers import LastBatch
+from core.store.segment import BadFile
 from trivium.record_batch import BatchHeader
 
 JOB_BYTES_MAX = 256 * 1024 * 1024  # no further partition joins a job of so much
@@ -82,6 +83,17 @@ def plan_cleaning(
     return works
 
 
+def waits_too_long(living: Mapping[int, Partition], open_number: int, now_ms: int) -> bool:
+    """Whether a record in the open log segment, which no clean takes, is older than its partition lets it wait."""
+    for p in living.values():
+        if p.policy.compact and p.open:
+            segment, block = p.open[-1]
+            late = now_ms - block.stamps[0] > p.policy.max_compaction_lag_ms
+            if late and segment.number == open_number and block.bases[0] < p.last_stable:
+                return True
+    return False
+
+
 def _work(
     partition: Partition, state: CleanState, files: SealedFiles, usable: Collection[int], now_ms: int
 ) -> Work | None:
@@ -123,8 +135,11 @@ def _work(
 
 def _first_timestamp(extent: Extent, files: SealedFiles, max_compaction_lag_ms: int) -> int:
     """Of the extent's first batch; of its latest one if nobody asks so exactly or the block is not in memory."""
-    if max_compaction_lag_ms < _NO_LIMIT_MS and (block := files.block(extent)) is not None:
-        return block.stamps[0]
+    try:
+        if max_compaction_lag_ms < _NO_LIMIT_MS and (block := files.block(extent)) is not None:
+            return block.stamps[0]
+    except BadFile:
+        pass  # the clean meets it, in its thread
     return extent.max_timestamp
 
 

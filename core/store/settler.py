@@ -27,7 +27,7 @@ import trio
 
 from core.store import key_index
 from core.store import manifest as manifests
-from core.store.cleaning import clean, plan_cleaning
+from core.store.cleaning import clean, plan_cleaning, waits_too_long
 from core.store.compaction import CleanState
 from core.store.disk import Disk
 from core.store.engine import AbortedTxn, Appended, DeleteBefore, Entry, Outcome
@@ -152,7 +152,7 @@ class Settler:
         try:
             async with self._turn:
                 await self._retain()
-                await self._roll_if_dead()
+                await self._roll_if_due()
                 await self._drop_dead()
                 await self._clean_due()
                 while await self._rewrite():
@@ -180,12 +180,14 @@ class Settler:
             if answer.outcome is Outcome.APPENDED:
                 self.statistics.log_starts_moved += 1
 
-    async def _roll_if_dead(self) -> None:
-        """Ends the open segment when most of it is dead: only sealed files give room back."""
+    async def _roll_if_due(self) -> None:
+        """Ends the open segment when most of it is dead, since only sealed files give room back; or when a record in it
+        has waited for compaction as long as it may (KIP-354, where it is the first record of the segment too)."""
         dead_bytes, share = self._host.open_dead_share()
-        if dead_bytes < self._roll_dead_bytes_min or share < DEAD_SHARE_MIN:
-            return
         number = self._host.open_log_number
+        dead = dead_bytes >= self._roll_dead_bytes_min and share >= DEAD_SHARE_MIN
+        if not dead and not waits_too_long(self._host.living_partitions(), number, self._now_ms()):
+            return
         await self._host.roll()
         with trio.move_on_after(_SEAL_WAIT_S):
             while self._host.checkpoint_log_number <= number:  # noqa: ASYNC110  rare, and seals are not announced

@@ -104,6 +104,24 @@ async def test_a_deleted_topic_in_the_open_segment_is_freed_too() -> None:
         assert len(await read_all(engine, 2)) == 3
 
 
+@pytest.mark.parametrize("late_ms", [0, 1])
+async def test_a_record_in_the_open_segment_does_not_wait_longer_for_compaction_than_it_may(late_ms: int) -> None:
+    disk, clock = SimulatedDisk(), Clock()
+    async with running(disk, clock) as engine:
+        await append(engine, [CreatePartition(1)])
+        engine.set_policy(1, PartitionPolicy(delete=False, compact=True, max_compaction_lag_ms=500))
+        for i in range(4):
+            await append(engine, [entry(1, batch(b"%d" % i, key=b"k", timestamp_ms=1000 + i))])
+        clock.ms = 1500 + late_ms
+        await engine.settler.run_once()
+        assert engine.settler.statistics.cleans == late_ms
+        kept = [r.value for b in await read_all(engine, 1) for r in decode(b, 1 << 20)]
+        assert kept == ([b"3"] if late_ms else [b"0", b"1", b"2", b"3"])
+        number = engine.settler._host.open_log_number
+        await engine.settler.run_once()
+        assert engine.settler._host.open_log_number == number  # no roll without new records
+
+
 async def test_a_log_segment_that_cold_readers_meet_in_pieces_is_sorted() -> None:
     disk, clock = SimulatedDisk(coldness=1.0), Clock()
     async with running(disk, clock) as engine:

@@ -7,7 +7,7 @@ import random
 import pytest
 import trio
 
-from core.store.checkpoint import CHECKPOINT_NAME
+from core.store.checkpoint import CHECKPOINT_NAME, COPY_NAME
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import CreatePartition, DeletePartition, append
 from core.store.key_index import build_for, index_name
@@ -56,12 +56,13 @@ async def test_a_sound_store_has_no_damage(clean_stop: bool) -> None:
 async def test_every_byte_that_changes_is_found() -> None:
     disk = await store()
     rng = random.Random(1)
-    files = [n for n in disk.list() if log_number(n) or settled_number(n) or n in (MANIFEST_NAME, CHECKPOINT_NAME)]
+    plain = (MANIFEST_NAME, CHECKPOINT_NAME, COPY_NAME)
+    files = [n for n in disk.list() if log_number(n) or settled_number(n) or n in plain]
     for name in files:
         for _ in range(40):
             at = rng.randrange(len(disk.content(name)))
             disk.corrupt(name, at)
-            if not 44 <= at < 60 or name in (MANIFEST_NAME, CHECKPOINT_NAME):
+            if not 44 <= at < 60 or name in plain:
                 found = [d.file for d in verify(disk).damage]
                 assert name in found, f"{name}, byte {at}"
             disk.corrupt(name, at)
