@@ -6,6 +6,7 @@
 | `p` client id                | position in the log, partitions that stand elsewhere, unacknowledged QoS 1  |
 | `i` packet id, client id     | (empty) an inbound QoS 2 packet id that was not released                    |
 | `o` packet id, client id     | state, partition, offset of an outbound QoS 2 message                       |
+| `g` shared subscription      | as `p`, of a group; the messages to be given out again instead of QoS 1       |
 | `w` client id                | the will (opaque)                                                         |
 | `t` topic                    | (empty) the topic was made by a device                                    |
 
@@ -28,12 +29,22 @@ SESSION: Final = b"s"
 POSITION: Final = b"p"
 INBOUND: Final = b"i"
 OUTBOUND: Final = b"o"
+GROUP: Final = b"g"
 WILL: Final = b"w"
 TOPIC: Final = b"t"
 _POSITION = struct.Struct(">QII")
 _OFFSET = struct.Struct(">IQ")
 _QOS1 = struct.Struct(">HIQ?")
 _OUT = struct.Struct(">BIQ?")
+
+
+@dataclass(slots=True)
+class GroupRow:
+    """One shared subscription as stored."""
+
+    position: int
+    offsets: dict[int, int]
+    again: list[tuple[int, int]]
 
 
 @dataclass(slots=True)
@@ -65,6 +76,16 @@ def position_change(
     return POSITION + client_id.encode(), b"".join(pieces)
 
 
+def group_change(name: str, position: int, offsets: dict[int, int], again: list[tuple[int, int]] | None) -> Change:
+    """A shared subscription's place in the log; `again` None: the group is gone."""
+    key = GROUP + name.encode()
+    if again is None:
+        return key, None
+    pieces = [_POSITION.pack(position, len(offsets), len(again))]
+    pieces += [_OFFSET.pack(partition, offset) for partition, offset in [*offsets.items(), *again]]
+    return key, b"".join(pieces)
+
+
 def inbound_change(client_id: str, packet_id: int, stored: bool) -> Change:
     return INBOUND + packet_id.to_bytes(2, "big") + client_id.encode(), b"" if stored else None
 
@@ -94,6 +115,7 @@ class SessionLog:
         self.state = StateLog(engine, partition)
         self._engine = engine
         self.rows: dict[str, SessionRow] = {}  # as loaded; the owner takes them out
+        self.groups: dict[str, GroupRow] = {}
         self.wills: dict[str, bytes] = {}
         self.topics: set[str] = set()
         self._changes: dict[bytes, bytes | None] = {}
@@ -131,6 +153,12 @@ class SessionLog:
         kind, name = key[:1], key[1:]
         if kind in (INBOUND, OUTBOUND):
             self._apply_packet_id(kind, int.from_bytes(name[:2], "big"), self._row(name[2:]), value)
+        elif kind == GROUP:
+            self.groups.pop(name.decode(), None)
+            if value is not None:
+                position, offsets, _ = _POSITION.unpack_from(value)
+                rows = list(_OFFSET.iter_unpack(value[_POSITION.size :]))
+                self.groups[name.decode()] = GroupRow(position, dict(rows[:offsets]), rows[offsets:])
         elif kind == WILL:
             if value is None:
                 self.wills.pop(name.decode(), None)

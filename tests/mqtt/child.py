@@ -56,6 +56,11 @@ class Child:
         return code
 
 
+def properties(kind: int) -> Any:
+    """Empty MQTT 5 properties for a packet type."""
+    return Properties(kind)  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def child_broker(folder: Path, *flags: str) -> Iterator[Child]:
     child = Child(folder, *flags)
@@ -72,8 +77,10 @@ class Device:
     def __init__(self, port: int, client_id: str = "", *, v5: bool = False, clean: bool = True, **options: Any) -> None:
         version = paho.MQTTv5 if v5 else paho.MQTTv311
         clean_session = None if v5 else clean
-        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session, protocol=version)
-        self.messages: queue.Queue[paho.MQTTMessage] = queue.Queue()
+        self.client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id, clean_session, protocol=version, reconnect_on_failure=False
+        )
+        self.messages: queue.Queue[Any] = queue.Queue()
         self._answers: queue.Queue[Any] = queue.Queue()
         self.client.on_message = lambda _c, _u, message: self.messages.put(message)
         self.client.on_connect = lambda _c, _u, flags, code, _p: self._answers.put((flags.session_present, code))
@@ -85,7 +92,7 @@ class Device:
         if v5:
             connect["clean_start"] = clean
             if options.get("expiry_s"):
-                connect["properties"] = Properties(PacketTypes.CONNECT)
+                connect["properties"] = properties(PacketTypes.CONNECT)
                 connect["properties"].SessionExpiryInterval = options["expiry_s"]
         self.client.connect("127.0.0.1", port, keepalive=30, **connect)
         self.client.loop_start()
@@ -105,7 +112,8 @@ class Device:
         """Returns when the broker has acknowledged it (QoS 1 and 2)."""
         self.client.publish(topic, payload, qos, **options).wait_for_publish(WAIT_S)
 
-    def get(self) -> paho.MQTTMessage:
+    def get(self) -> Any:
+        """The next message (a paho.MQTTMessage)."""
         return self.messages.get(timeout=WAIT_S)
 
     def payloads(self, count: int) -> list[bytes]:
@@ -114,7 +122,18 @@ class Device:
     def close(self) -> None:
         """DISCONNECT."""
         self.client.disconnect()
+        self.break_off()
+
+    def pause(self) -> None:
+        """The network connection is lost; the client keeps its state and what it has to send again."""
         self.client.loop_stop()
+        self.client._reset_sockets()  # paho forgets the pair it wakes its thread with
+
+    def resume(self, port: int) -> None:
+        self.client.connect("127.0.0.1", port, keepalive=30)
+        self.client.loop_start()
+        self.session_present, code = self._answers.get(timeout=WAIT_S)
+        assert code == 0, code
 
     def break_off(self) -> None:
         """The network connection is lost."""

@@ -53,7 +53,7 @@ def test_kafka_clients_read_what_devices_publish(broker: Child) -> None:
     consumer = KafkaConsumer(bootstrap_servers=broker.kafka)
     consumer.assign([TopicPartition("tokafka", 0), TopicPartition("mqtt.other", 0)])
     consumer.seek_to_beginning()
-    found = []
+    found: list[tuple[str, bytes, bytes, bytes]] = []
     while len(found) < 23:
         for records in consumer.poll(5000).values():
             found += [(r.topic, r.key, r.value, dict(r.headers)["trivium.qos"]) for r in records]

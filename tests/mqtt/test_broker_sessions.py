@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from tests.mqtt.child import Child, Device, child_broker
+from tests.mqtt.child import properties as make_properties
 
 clause = pytest.mark.clause
 
@@ -74,7 +74,7 @@ def test_a_retained_will_stays(broker: Child) -> None:
 def test_a_will_is_not_published_when_the_client_returns_within_its_delay(broker: Child) -> None:
     watcher = Device(broker.mqtt)
     watcher.subscribe([("late/#", 1), ("marker/late", 1)])
-    delay = Properties(PacketTypes.WILLMESSAGE)
+    delay = make_properties(PacketTypes.WILLMESSAGE)
     delay.WillDelayInterval = 3600
     will = {"topic": "late/a", "payload": b"gone", "qos": 1, "properties": delay}
     device = Device(broker.mqtt, "returns", v5=True, expiry_s=4000, will=will)
@@ -110,7 +110,7 @@ def test_a_second_connection_takes_the_session_over(broker: Child) -> None:
     first.subscribe("twins", qos=1)
     second = Device(broker.mqtt, "twin", v5=True, clean=False, expiry_s=100)
     assert reasons.get(timeout=10) == 0x8E
-    first.client.loop_stop()
+    first.break_off()
     assert second.session_present
     second.publish("twins", b"still subscribed")
     assert second.get().payload == b"still subscribed"
@@ -148,7 +148,7 @@ def test_no_local_keeps_a_device_from_its_own_messages(broker: Child) -> None:
 def test_a_message_carries_the_identifiers_of_all_its_subscriptions(broker: Child) -> None:
     device = Device(broker.mqtt, v5=True)
     for number, filter_ in enumerate(["ids/a", "ids/+", "ids/#"], 1):
-        properties = Properties(PacketTypes.SUBSCRIBE)
+        properties = make_properties(PacketTypes.SUBSCRIBE)
         properties.SubscriptionIdentifier = number
         device.subscribe(filter_, qos=number % 3, properties=properties)
     device.publish("ids/a", b"x", 2)
@@ -221,7 +221,7 @@ def test_an_expired_message_is_not_delivered_a_living_one_says_what_remains(brok
     device.close()
     publisher = Device(broker.mqtt, v5=True)
     for expiry_s, payload in ((1, b"short"), (500, b"long")):
-        properties = Properties(PacketTypes.PUBLISH)
+        properties = make_properties(PacketTypes.PUBLISH)
         properties.MessageExpiryInterval = expiry_s
         publisher.publish("expiring", payload, properties=properties)
     threading.Event().wait(1.1)  # the broker's clock is the real one

@@ -60,7 +60,6 @@ class BrokerHandler:
         self._deliveries = deliveries
         self._retained = retained
         self._expiry_s_max = expiry_s_max
-        self._next_number = 1
         self._opening: set[str] = set()  # CONNECTs whose session is being stored
         self._waiting: dict[str, tuple[Connection, Connect]] = {}  # CONNECTs that wait for their predecessors
         self._wills: Pending[Will] = Pending()
@@ -70,7 +69,7 @@ class BrokerHandler:
     def load(self, now_s: float) -> None:
         """Takes over the stored sessions; those that were connected count as gone from now on."""
         for client_id, row in self._log.rows.items():
-            session = restore(client_id, self._number(), row)
+            session = restore(client_id, self._deliveries.take_number(), row)
             device = Device(session, row.position)
             device.offsets = row.offsets
             device.pending = True
@@ -83,6 +82,13 @@ class BrokerHandler:
                 self._deliveries.subscribe(device, filter_, subscription)
             self._expire_later(device, now_s)
         self._log.rows = {}
+        for name, place in self._log.groups.items():
+            group = self._deliveries.groups.get(name)
+            if group is not None:
+                group.position, group.offsets, group.again = place.position, place.offsets, place.again
+            else:
+                self._log.put([stored.group_change(name, 0, {}, None)])
+        self._log.groups = {}
         for client_id, packed in self._log.wills.items():
             will = unpack_will(packed)
             delay_s = min(float(will.properties.get(props.WILL_DELAY, 0)), self._expiry_of(client_id))
@@ -92,10 +98,6 @@ class BrokerHandler:
     def _expiry_of(self, client_id: str) -> float:
         device = self.devices.get(client_id)
         return float(device.session.expiry_s) if device is not None else 0.0
-
-    def _number(self) -> int:
-        self._next_number += 1
-        return self._next_number - 1
 
     # -- a turn ------------------------------------------------------------------------------------------------------
 
@@ -119,7 +121,7 @@ class BrokerHandler:
                     self._on_unsubscribe(connection, ticket, unsubscribe.filters)
                 case ev.WindowOpened(connection):
                     if isinstance(connection.user, Device):
-                        self._deliveries.catch_up(connection.user)
+                        self._deliveries.window_opened(connection.user)
                 case ev.Closed():
                     self._on_closed(event, publishes)
                 case _:
@@ -200,7 +202,7 @@ class BrokerHandler:
             self._publisher.publish([self._will_of(client_id, will_due)])
         present = device is not None
         if device is None:
-            device = Device(Session(client_id, self._number()), self._deliveries.tail.position)
+            device = Device(Session(client_id, self._deliveries.take_number()), self._deliveries.tail.position)
             self.devices[client_id] = device
             self._deliveries.devices[device.session.number] = device
         self._expiries.take(client_id)
@@ -262,8 +264,8 @@ class BrokerHandler:
         if not isinstance(device, Device) or device.connection is not connection:
             return
         session = device.session
-        self._deliveries.end(device)
         device.connection, device.closing = None, connection
+        self._deliveries.ended(device)
         if closed.will is not None:
             delay_s = min(closed.will.properties.get(props.WILL_DELAY, 0), closed.session_expiry_s)
             if delay_s:
@@ -313,8 +315,17 @@ class BrokerHandler:
             for device in self.devices.values():
                 if device.dirty and device.connection is not None:
                     self._log.put(position_changes(device, *self._deliveries.cursor(device)))
+            self._log.put(self._group_rows())
         self._log.append()
         self._answered()
+
+    def _group_rows(self) -> list[Change]:
+        """The places of shared subscriptions that have moved since they were stored, if a member is durable."""
+        deliveries = self._deliveries
+        changes = [stored.group_change(name, 0, {}, None) for name in deliveries.groups_gone]
+        deliveries.groups_gone.clear()
+        durable = [one for one in deliveries.groups.values() if one.dirty and one.durable]
+        return changes + [group.row(*deliveries.cursor(group)) for group in durable]
 
     # -- QoS 2 to devices --------------------------------------------------------------------------------------------
 
@@ -337,6 +348,8 @@ class BrokerHandler:
                 continue
             changes = unstored_changes(device, unstored)
             changes += position_changes(device, *self._deliveries.cursor(device))
+            if device.groups:
+                changes += self._group_rows()
             self._put(connection, changes, partial(_send_stored, connection, len(unstored)))
         self._log.append()
 
@@ -358,20 +371,20 @@ class BrokerHandler:
             subscription = Subscription(*request[1:], identifier, since)
             new = self._deliveries.subscribe(device, request.filter, subscription)
             codes.append(request.qos)
+            if request.filter.startswith("$share/"):
+                continue  # retained messages are not for shared subscriptions
             if request.retain_handling == 0 or (request.retain_handling == 1 and new):
                 retained.append((request.filter, subscription))
         done = partial(self._subscribed, device, connection, ticket, codes, retained)
         if device.session.durable:
-            self._put(connection, [session_row(device.session)], done)
+            self._put(connection, [session_row(device.session), *self._group_rows()], done)
         else:
             done()
 
     def _refused(self, device: Device, filter_: str) -> int | None:
-        share, plain, problem = parse_filter(filter_)
+        _, plain, problem = parse_filter(filter_)
         if problem is not None:
             return reasons.TOPIC_FILTER_INVALID
-        if share is not None:
-            return reasons.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
         if plain.startswith("__"):
             return reasons.NOT_AUTHORIZED
         subscriptions = device.session.subscriptions or {}

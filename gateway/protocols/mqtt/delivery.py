@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import trio
 
 from core.delivery import READ_BYTES, LogTail, Stretch, committed_batches, next_offset, records_of
-from core.filters import parse_filter
+from core.filters import matches, parse_filter
 from core.matching import OPTIONS_BITS, OPTIONS_MASK, SubscriptionIndex
 from core.store.engine import DataDamaged, Engine, OffsetOutOfRange, UnknownPartition
 from core.topic_mapping import TopicMapping
@@ -27,8 +27,8 @@ from gateway.protocols.mqtt.codec.properties import encode_property
 from gateway.protocols.mqtt.devices import Device, RetainedMessages
 from gateway.protocols.mqtt.message import Message, Run
 from gateway.protocols.mqtt.records import message_of
-from gateway.protocols.mqtt.session import Delivery as InFlight
 from gateway.protocols.mqtt.session import Subscription
+from gateway.protocols.mqtt.shared import Group
 
 PLANS_MAX: Final = 65_536
 DECODED_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -77,13 +77,19 @@ class Deliveries:
         self.retained_partition = -1  # its records have whole names as keys
         self.index = SubscriptionIndex()
         self.devices: dict[int, Device] = {}  # by the session's number
+        self.groups: dict[str, Group] = {}
+        self.groups_by_number: dict[int, Group] = {}
+        self.groups_gone: list[str] = []  # whose rows are to be deleted
+        self._last_number = 0
         self._topics_wanted: Counter[str] = Counter()  # topics that filters name; "" for those that name any
         self._plans: dict[str, list[Target]] = {}
         self._plans_version = -1
         self._decoded: OrderedDict[tuple[int, int], tuple[int, list[NamedRun]]] = OrderedDict()
         self._decoded_bytes = 0
         self._storing: set[Device] = set()
-        self._behind_send, self._behind_receive = trio.open_memory_channel[Device](float("inf"))  # each device once
+        self._behind_send, self._behind_receive = trio.open_memory_channel[Device | Group](
+            float("inf")
+        )  # each device once
         self.tail = LogTail(engine, self._wanted, self._deliver_live, self._after)
 
     async def run(self) -> None:
@@ -92,11 +98,19 @@ class Deliveries:
             for _ in range(READERS):
                 nursery.start_soon(self._read_for_the_behind)
 
+    def take_number(self) -> int:
+        """A subscriber number that nobody has had."""
+        self._last_number += 1
+        return self._last_number
+
     # -- subscriptions -----------------------------------------------------------------------------------------------
 
     def subscribe(self, device: Device, filter_: str, subscription: Subscription) -> bool:
-        """Adds a subscription (not a shared one); True if it is new."""
+        """Adds a subscription; True if it is new."""
         new = device.add(filter_, subscription)
+        if filter_.startswith("$share/"):
+            self._share(device, filter_, subscription)
+            return new
         self.index.add(filter_, device.session.number, options_of(subscription))
         if new:
             self._topics_wanted.update(self._names_of(filter_))
@@ -105,13 +119,45 @@ class Deliveries:
     def unsubscribe(self, device: Device, filter_: str) -> bool:
         if not device.remove(filter_):
             return False
+        if filter_.startswith("$share/"):
+            self._unshare(device, self.groups[filter_])
+            return True
         self.index.remove(filter_, device.session.number)
         self._topics_wanted.subtract(self._names_of(filter_))
         self._topics_wanted += Counter()
         return True
 
+    def _share(self, device: Device, name: str, subscription: Subscription) -> None:
+        group = self.groups.get(name)
+        if group is None:
+            filter_ = parse_filter(name)[1]
+            group = Group(name, filter_, self.take_number(), self.tail.position)
+            self.groups[name] = self.groups_by_number[group.number] = group
+            self.index.add(filter_, group.number, 0)
+            self._topics_wanted.update(self._names_of(filter_))
+        group.join(device, subscription)
+        group.dirty = True
+        self.catch_up(group)
+
+    def _unshare(self, device: Device, group: Group) -> None:
+        group.leave(device)
+        group.dirty = True
+        if not group.members:
+            del self.groups[group.name], self.groups_by_number[group.number]
+            self.index.remove(group.filter, group.number)
+            self._topics_wanted.subtract(self._names_of(group.filter))
+            self._topics_wanted += Counter()
+            self.groups_gone.append(group.name)
+        elif not group.present:
+            self.end(group)
+
     def remove(self, device: Device) -> None:
         """The session is over."""
+        for number in list(device.groups):
+            group = self.groups_by_number[number]
+            group.take_back(device)
+            self.end(group)
+            self.catch_up(group)
         for filter_ in list(device.session.subscriptions or {}):
             self.unsubscribe(device, filter_)
         self.devices.pop(device.session.number, None)
@@ -163,7 +209,10 @@ class Deliveries:
         for named in self._runs(stretch):
             run = named.run
             for target in self._plan(named.name):
-                device = self.devices[target.number]
+                device = self.devices.get(target.number)
+                if device is None:
+                    self._deliver_to_group(self.groups_by_number[target.number], stretch.partition, run, now_s)
+                    continue
                 if not device.live:
                     device.pending = True
                     continue
@@ -174,7 +223,15 @@ class Deliveries:
                     self._fall_behind(device, stretch.partition, run.messages[taken].offset)
 
     def _hand_over(
-        self, device: Device, run: Run, start: int, qos: int, published: bool, identifiers: bytes, now_s: float
+        self,
+        device: Device,
+        run: Run,
+        start: int,
+        qos: int,
+        published: bool,
+        identifiers: bytes,
+        now_s: float,
+        group: int = 0,
     ) -> int:
         connection = device.connection
         if connection is None:
@@ -186,6 +243,7 @@ class Deliveries:
             now_s,
             retain_as_published=published,
             identifiers=identifiers if connection.version == V5 else b"",
+            group=group,
         )
         if device.session.durable:
             device.dirty = True
@@ -193,7 +251,26 @@ class Deliveries:
                 self._storing.add(device)
         return taken
 
-    def _fall_behind(self, device: Device, partition: int, offset: int) -> None:
+    def _deliver_to_group(self, group: Group, partition: int, run: Run, now_s: float) -> None:
+        if group.live:
+            for message in run.messages:
+                if not self._to_member(group, message, now_s):
+                    self._fall_behind(group, partition, message.offset)
+                    return
+
+    def _to_member(self, group: Group, message: Message, now_s: float) -> bool:
+        """Gives a message to the member whose turn it is; False when nobody has room."""
+        run = Run([message])
+        group.dirty = True
+        for device in group.in_turn():
+            subscription = group.members[device]
+            identifiers = encoded_identifiers([subscription.identifier] if subscription.identifier else [])
+            published = subscription.retain_as_published
+            if self._hand_over(device, run, 0, subscription.qos, published, identifiers, now_s, group.number):
+                return True
+        return False
+
+    def _fall_behind(self, device: Device | Group, partition: int, offset: int) -> None:
         device.live = False
         device.pending = True
         device.position = self.tail.position  # the batch that is being delivered, or one that was held
@@ -245,26 +322,42 @@ class Deliveries:
         """A connection was accepted: deliver again what was in flight, then what came since, then live."""
         if not device.pending and not device.session.inflight:
             self._join_tail(device)
-            return
-        self.catch_up(device)
+        else:
+            self.catch_up(device)
+        for number in device.groups:
+            self.catch_up(self.groups_by_number[number])
 
-    def end(self, device: Device) -> None:
-        """The connection is over: the device's place in the log stays."""
+    def window_opened(self, device: Device) -> None:
+        """There is room for more."""
+        self.catch_up(device)
+        for number in device.groups:
+            self.catch_up(self.groups_by_number[number])
+
+    def ended(self, device: Device) -> None:
+        """Its connection is over."""
+        self.end(device)
+        for number in device.groups:
+            group = self.groups_by_number[number]
+            if not group.present:
+                self.end(group)
+
+    def end(self, device: Device | Group) -> None:
+        """It stops being live: its place in the log stays."""
         if device.live:
             device.live = False
             device.position, device.offsets = self.tail.position, dict(self.tail.held)
 
-    def cursor(self, device: Device) -> tuple[int, dict[int, int]]:
+    def cursor(self, device: Device | Group) -> tuple[int, dict[int, int]]:
         return (self.tail.position, self.tail.held) if device.live else (device.position, device.offsets)
 
-    def _join_tail(self, device: Device) -> None:
+    def _join_tail(self, device: Device | Group) -> None:
         device.live = True
         device.pending = False
         device.offsets = {}
 
-    def catch_up(self, device: Device) -> None:
-        """The device has room: let it go on, if it is behind."""
-        if not device.queued and device.connection is not None:
+    def catch_up(self, device: Device | Group) -> None:
+        """There is room: let it go on, if it is behind."""
+        if not device.queued and device.present:
             device.queued = True
             self._behind_send.send_nowait(device)
 
@@ -283,10 +376,13 @@ class Deliveries:
             self.store_packet_ids()
             self.flush()
 
-    async def _catch_up(self, device: Device) -> None:
-        if not await self._redeliver(device) or not self._retained(device):
+    async def _catch_up(self, device: Device | Group) -> None:
+        if isinstance(device, Group):
+            if not await self._give_again(device):
+                return
+        elif not await self._redeliver(device) or not self._retained(device):
             return
-        while not device.live and device.connection is not None:
+        while not device.live and device.present:
             position, held = self.tail.position, dict(self.tail.held)
             for partition in self._partitions_for(device):
                 try:
@@ -306,16 +402,15 @@ class Deliveries:
             else:
                 await trio.lowlevel.checkpoint()
 
-    def _partitions_for(self, device: Device) -> list[int]:
+    def _partitions_for(self, device: Device | Group) -> list[int]:
         names: set[str] = set()
-        for filter_ in device.session.subscriptions or {}:
-            if not filter_.startswith("$share/"):
-                names.update(self._names_of(filter_))
+        for filter_ in [device.filter] if isinstance(device, Group) else device.filters():
+            names.update(self._names_of(filter_))
         topics = self._topics.all() if "" in names else [self._topics.get(name) for name in names]
         numbers = [number for topic in topics if topic is not None for number in topic.partitions]
         return [number for number in numbers if self.visible(number) is not None]
 
-    async def _read_on(self, device: Device, partition: int, offset: int, target: int) -> bool:
+    async def _read_on(self, device: Device | Group, partition: int, offset: int, target: int) -> bool:
         """Delivers a partition up to `target`; False when the device's window is full or it is gone."""
         while offset < target:
             try:
@@ -333,7 +428,10 @@ class Deliveries:
             for stretch in committed_batches(partition, read, offset):
                 if stretch.base_offset >= target:
                     break
-                stopped = self._deliver_behind(device, stretch, offset)
+                if isinstance(device, Group):
+                    stopped = self._deliver_behind_to_group(device, stretch, offset)
+                else:
+                    stopped = self._deliver_behind(device, stretch, offset)
                 if stopped is not None:
                     device.offsets[partition] = stopped
                     return False
@@ -365,28 +463,49 @@ class Deliveries:
                 return messages[taken].offset
         return None
 
+    def _deliver_behind_to_group(self, group: Group, stretch: Stretch, offset: int) -> int | None:
+        now_s = time.time()
+        for named in self._runs(stretch):
+            if matches(group.filter, named.name):
+                for message in named.run.messages:
+                    if message.offset >= offset and not self._to_member(group, message, now_s):
+                        return message.offset
+        return None
+
+    async def _give_again(self, group: Group) -> bool:
+        """What members that left had not acknowledged; False when nobody has room before the end."""
+        while group.again:
+            place = group.again[0]
+            message = await self.read_message(*place)
+            if not group.again or group.again[0] != place:
+                continue
+            if message is not None and not self._to_member(group, message, time.time()):
+                return False
+            group.again.pop(0)
+        return True
+
     async def _redeliver(self, device: Device) -> bool:
         """What was in flight on the old connection; False when the window is full before the end."""
         connection = device.connection
         while connection is not None and (found := connection.next_redelivery()) is not None:
             packet_id, delivery = found
-            message = await self.read_message(delivery)
+            message = await self.read_message(delivery.partition, delivery.offset)
             if device.connection is not connection:
                 return False
             if connection.next_redelivery() == found:
                 connection.redeliver(packet_id, message, time.time())
         return connection is not None and not connection.stalled
 
-    async def read_message(self, delivery: InFlight) -> Message | None:
+    async def read_message(self, partition: int, offset: int) -> Message | None:
         """The record of a message in flight, None when the log does not have it any more."""
         try:
-            read = await self._engine.read(delivery.partition, delivery.offset, 1, committed=True)
+            read = await self._engine.read(partition, offset, 1, committed=True)
         except (UnknownPartition, OffsetOutOfRange, DataDamaged):
             return None
-        for stretch in committed_batches(delivery.partition, read, delivery.offset):
+        for stretch in committed_batches(partition, read, offset):
             for named in self._runs(stretch):
                 for message in named.run.messages:
-                    if message.offset == delivery.offset:
+                    if message.offset == offset:
                         return message
         return None
 

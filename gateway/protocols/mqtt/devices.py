@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from core.filters import is_wildcard, matches, parse_filter
+from core.filters import is_wildcard, matches
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.message import Message
 from gateway.protocols.mqtt.session import Session, Subscription
@@ -25,6 +25,7 @@ class Device:
         "closing",
         "connection",
         "dirty",
+        "groups",
         "has_will",
         "live",
         "no_local",
@@ -53,6 +54,7 @@ class Device:
         self.retained: list[RetainedMessages] = []
         self.stored_out: set[int] = set()  # outbound packet ids with an entry in the log
         self.closing: Connection | None = None  # the last connection, whose answers may be on their way
+        self.groups: list[int] = []  # numbers of the shared subscriptions it is a member of
         self.has_will = False  # the connection's will stands in the log
         self.stored = False  # the session has rows in the log
         self.stored_expiry_s = session.expiry_s
@@ -98,4 +100,9 @@ class Device:
         return old is not None
 
     def filters(self) -> list[str]:
-        return [parse_filter(filter_)[1] for filter_ in self.session.subscriptions or {}]
+        """Those of its own cursor: shared subscriptions have theirs."""
+        return [filter_ for filter_ in self.session.subscriptions or {} if not filter_.startswith("$share/")]
+
+    @property
+    def present(self) -> bool:
+        return self.connection is not None

@@ -1,0 +1,105 @@
+"""Delivery of the whole broker under what goes wrong: shared members that leave, kill -9 in the middle of QoS 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.mqtt.child import Child, Device, child_broker
+
+clause = pytest.mark.clause
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    with child_broker(tmp_path_factory.mktemp("broker")) as child:
+        yield child
+
+
+def test_each_message_of_a_shared_subscription_goes_to_one_member(broker: Child) -> None:
+    members = [Device(broker.mqtt, v5=True) for _ in range(3)]
+    for member in members:
+        assert member.subscribe("$share/workers/jobs/+", qos=1) == [1]
+        member.subscribe("jobs-done", qos=1)
+    publisher = Device(broker.mqtt)
+    for number in range(60):
+        publisher.publish("jobs/a", b"%d" % number)
+    publisher.publish("jobs-done", b"")
+    found: list[list[int]] = []
+    for member in members:
+        mine: list[int] = []
+        while (message := member.get()).topic != "jobs-done":
+            mine.append(int(message.payload))
+        assert mine == sorted(mine)
+        found.append(mine)
+        member.close()
+    assert sorted(number for mine in found for number in mine) == list(range(60))
+    assert all(len(mine) == 20 for mine in found)
+    publisher.close()
+
+
+@clause("MQTT-4.8.2-5", v=5)
+def test_what_a_member_did_not_acknowledge_goes_to_another_when_its_session_ends(broker: Child) -> None:
+    leaver = Device(broker.mqtt, v5=True)
+    leaver.client.manual_ack_set(True)
+    leaver.subscribe("$share/leavers/left/#", qos=1)
+    publisher = Device(broker.mqtt)
+    for number in range(10):
+        publisher.publish("left/a", b"%d" % number)
+    assert len(leaver.payloads(10)) == 10
+    stayer = Device(broker.mqtt, v5=True)
+    stayer.subscribe("$share/leavers/left/#", qos=1)
+    leaver.close()
+    assert sorted(stayer.payloads(10)) == [b"%d" % number for number in range(10)]
+    publisher.publish("left/b", b"next")
+    assert stayer.payloads(1) == [b"next"]
+    stayer.close()
+    publisher.close()
+
+
+def test_a_durable_shared_subscription_waits_in_the_log_while_all_are_away(tmp_path: Path) -> None:
+    with child_broker(tmp_path) as broker:
+        member = Device(broker.mqtt, "worker", v5=True, expiry_s=1000)
+        member.subscribe("$share/night/shift", qos=2)
+        member.close()
+        publisher = Device(broker.mqtt)
+        for number in range(20):
+            publisher.publish("shift", b"%d" % number, 2)
+        broker.kill()
+        publisher.break_off()
+        broker.start()
+        member = Device(broker.mqtt, "worker", v5=True, clean=False, expiry_s=1000)
+        assert member.session_present
+        assert member.payloads(20) == [b"%d" % number for number in range(20)]
+        member.close()
+
+
+@clause("MQTT-4.3.3-13", v=5)
+@clause("MQTT-4.1.0-1", v=4)
+@clause("MQTT-4.1.0-1", v=5)
+def test_qos_2_is_delivered_once_through_kill_in_the_middle(tmp_path: Path) -> None:
+    """Both paho clients keep their state and resume with it, so a doubled or lost message would be seen."""
+    total = 600
+    with child_broker(tmp_path) as broker:
+        receiver = Device(broker.mqtt, "receiver", clean=False)
+        receiver.subscribe("once/a", qos=2)
+        sender = Device(broker.mqtt, "sender", clean=False)
+        infos = [sender.client.publish("once/a", b"%d" % number, 2) for number in range(total)]
+        got = receiver.payloads(100)
+        broker.kill()
+        for device in (sender, receiver):
+            device.pause()
+        broker.start()
+        for device in (receiver, sender):
+            device.resume(broker.mqtt)
+            assert device.session_present
+        for info in infos:
+            info.wait_for_publish(15)
+        sender.publish("once/a", b"end", 2)
+        while (payload := receiver.get().payload) != b"end":
+            got.append(payload)
+        assert got == [b"%d" % number for number in range(total)]
+        receiver.close()
+        sender.close()
