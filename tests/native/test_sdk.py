@@ -11,6 +11,7 @@ import trio
 import trivium
 import trivium.blocking
 from tests.native.harness import in_thread, serving
+from trivium.frame_reader import FrameReader
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python's own, when it is imported
@@ -174,3 +175,47 @@ def test_native_and_kafka_agree_on_keys_order_and_headers() -> None:
         with client.consumer("t", start=trivium.EARLIEST) as consumer:
             messages = [next(consumer) for _ in range(2 * len(keys))]
         assert {m.key for m in messages if m.value == b"kafka" and m.headers == [("h", b"v")]} == set(keys)
+
+
+class Relay:
+    """Stands between client and broker, and cuts the connection instead of passing on the answer to a chosen send."""
+
+    def __init__(self, target: str, cut_reply: int) -> None:
+        self.target = target
+        self.cut_reply = cut_reply
+        self.connections = 0
+        self.sends = 0
+
+    async def serve(self, client: trio.SocketStream) -> None:
+        self.connections += 1
+        host, port = self.target.split(":")
+        broker = await trio.open_tcp_stream(host, int(port))
+        async with client, broker, trio.open_nursery() as nursery:
+            nursery.start_soon(self._forward, client, broker, nursery.cancel_scope)
+            reader = FrameReader(1 << 20)
+            while chunk := await broker.receive_some(65_536):
+                self.sends += sum(frame.kind == 0x86 for frame in reader.receive(bytes(chunk)))
+                if self.sends == self.cut_reply:
+                    self.sends += 1
+                    break
+                await client.send_all(chunk)
+            nursery.cancel_scope.cancel()
+
+    async def _forward(self, client: trio.SocketStream, broker: trio.SocketStream, scope: trio.CancelScope) -> None:
+        while chunk := await client.receive_some(65_536):
+            await broker.send_all(chunk)
+        scope.cancel()
+
+
+async def test_a_lost_answer_is_asked_for_again_and_the_record_is_stored_once() -> None:
+    async with serving() as addresses, trio.open_nursery() as nursery:
+        relay = Relay(addresses.native, cut_reply=2)
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, relay.serve, listeners)
+        address = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        async with trivium.connect(address) as client, client.producer() as producer:
+            await client.create_topic("t", 1)
+            assert [(await producer.send("t", b"x")).offset for _ in range(4)] == [0, 1, 2, 3]
+            assert await client.find_offsets("t", trivium.LATEST) == {0: 4}
+        assert relay.connections == 2
+        nursery.cancel_scope.cancel()
