@@ -24,7 +24,11 @@ def child(target: str, arguments: list[str]) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["gateway.protocols.kafka", "trivium", "tests.fuzz.targets"]):
+        from gateway.protocols.kafka import codec
         from tests.fuzz.targets import TARGETS
+    compile_reader = codec.compile_reader
+    # the readers are made by exec, which the import hook does not see
+    codec.compile_reader = lambda schema, version: atheris.instrument_func(compile_reader(schema, version))
     run = TARGETS[target]
     atheris.Setup([sys.argv[0], *arguments], run)
     atheris.Fuzz()

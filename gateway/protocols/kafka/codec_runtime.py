@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-ELEMENTS_MAX: Final = 1_000_000
+ELEMENTS_MAX: Final = 250_000
 """Array elements in one message, all its arrays together: bounds the objects that a frame of legal size can make."""
 
 STRING_BYTES_MAX: Final = 32_767

@@ -31,6 +31,7 @@ PartitionData = FetchResponse.PartitionData
 
 REREAD_PAUSE_S = 0.002  # while min_bytes is not reached: records that trickle in are not re-read one by one
 FIRST_TOPIC_ID_VERSION = 13
+POLL_MS_MAX = 120_000  # a peer that has gone is not noticed before its poll ends
 PARTITIONS_PER_TURN = 500  # looked at before others get their turn
 SESSION_PARTITIONS_MAX = 5_000  # who fetches more is served without a session
 
@@ -66,7 +67,8 @@ async def fetch(context: Context, request: Request) -> Message:
         partitions = list(session.partitions.values())
     answer = await _collect_enough(context, request, body, partitions)
     session_id = session.id if session else 0
-    if session is None and body.session_epoch == NEW_EPOCH and request.version >= 7 and len(wanted) <= SESSION_PARTITIONS_MAX:
+    may_open = request.version >= 7 and len(wanted) <= SESSION_PARTITIONS_MAX
+    if session is None and body.session_epoch == NEW_EPOCH and may_open:
         opened = context.fetch_sessions.open(by_id, wanted, context.now_ms())
         session_id = opened.id if opened else 0
         for fetched, data in answer.partitions:
@@ -153,7 +155,7 @@ async def _collect_enough(
         engine.watch(number, wake)
     request.connection.waiting = moved
     try:
-        with trio.move_on_after(body.max_wait_ms / 1000):
+        with trio.move_on_after(min(body.max_wait_ms, POLL_MS_MAX) / 1000):
             answer = await _collect(context, request, body, partitions)  # what came between the look and the watch
             while answer.size_bytes < body.min_bytes and not answer.failed and not request.connection.draining:
                 await moved.wait()
