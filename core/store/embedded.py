@@ -8,6 +8,8 @@
 Rules:
 * State belongs to the trio thread. Other threads get what they need as arguments and hand back results.
 * What is assigned but not durable can be taken back as a whole: appends that found no room are, and what came after.
+* What is assigned but not durable is bounded (`pending_bytes_max`): an append beyond it finds no room. Gateways have
+  tighter bounds of their own; this one is for who has none.
 * At each roll to a new segment the durable state is exactly that at the end of the old one: it is taken then, and
   written as checkpoint once the old segment is sealed.
 
@@ -71,6 +73,7 @@ class EngineConfig:
     flush_interval_ms: int = 1_000
     segment_bytes: int = 256 * 1024 * 1024
     reserve_bytes: int = 256 * 1024 * 1024  # of the disk: with less free, writes are refused
+    pending_bytes_max: int = 512 * 1024 * 1024  # of batches on their way to the disk; with more, writes are refused
     hot_bytes_max: int = 32 * 1024 * 1024
     hot_batches_max: int = 32_768
     producer_expiry_ms: int = 86_400_000
@@ -105,6 +108,8 @@ class EmbeddedEngine(Views):
         self._retired: list[Range] = []
         self._epoch = self._position = self._sequence = 0
         self._in_flight: deque[Item] = deque()
+        self._pending_bytes = 0  # of these
+        self._pending_bytes_max = self.config.pending_bytes_max
         self._hot = HotRing(self.config.hot_bytes_max, self.config.hot_batches_max)
         self._segment: Segment | None = None
         self._to_seal: deque[tuple[Segment, bytes]] = deque()
@@ -268,7 +273,9 @@ class EmbeddedEngine(Views):
         if self._failure is not None:
             self._soon(done, [Appended(Outcome.FAILED)] * len(entries))
             return
-        item = self._assigner.take(entries, done, self._room.full)
+        full = self._room.full or self._pending_bytes >= self._pending_bytes_max
+        item = self._assigner.take(entries, done, full)
+        self._pending_bytes += item.size
         self._in_flight.append(item)
         self._put(item)
 
@@ -308,6 +315,7 @@ class EmbeddedEngine(Views):
         pop = self._in_flight.popleft
         for item in group.items:
             pop()
+            self._pending_bytes -= item.size
             item.done(item.answers)
         for p in moved:
             for callback in tuple(p.watchers):
@@ -361,6 +369,7 @@ class EmbeddedEngine(Views):
     def _answer_all(self, outcome: Outcome) -> None:
         waiting = list(self._in_flight)
         self._in_flight.clear()
+        self._pending_bytes = 0
         for item in waiting:
             accepted = all(a.outcome in ACCEPTED for a in item.answers)
             item.done([Appended(outcome, log_start=a.log_start) for a in item.answers] if accepted else item.answers)
@@ -420,6 +429,7 @@ class EmbeddedEngine(Views):
             "appended_bytes": self._appended_bytes,
             "groups": self._writer.groups,
             "in_flight_appends": len(self._in_flight),
+            "pending_bytes": self._pending_bytes,
             "hot_batches": len(self._hot),
             "hot_bytes": self._hot.size_bytes,
             "cold_reads": self._reader.cold_reads,

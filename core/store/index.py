@@ -248,6 +248,10 @@ class Extents:
         i = bisect_right(self.firsts, offset) - 1
         return i if i >= 0 and offset < self._rows[i * self._STRIDE + 3] else i + 1
 
+    def find_position(self, position: int) -> int:
+        """Index of the first extent that reaches this position; the count when there is none."""
+        return bisect_left(self._rows[5 :: self._STRIDE], position)
+
     def size_from(self, offset: int) -> int:
         """Bytes of batches in the extents that reach above `offset`."""
         return sum(self._rows[self.find(offset) * self._STRIDE + 6 :: self._STRIDE])

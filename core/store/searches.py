@@ -47,9 +47,11 @@ class Searches:
 
     # By position
 
-    def _blocks(self, p: Partition) -> Iterator[Extent | Block]:
-        """The partition's blocks in offset order; those in files as extents."""
-        yield from p.extents or ()
+    def _blocks(self, p: Partition, first: int = 0) -> Iterator[Extent | Block]:
+        """The partition's blocks in offset order, those in files as extents, from the extent with index `first` on."""
+        if p.extents is not None:
+            for i in range(first, len(p.extents)):
+                yield p.extents.get(i)
         for opened in p.open:
             yield opened.block
 
@@ -63,10 +65,10 @@ class Searches:
     def offset_at(self, partition: int, position: int) -> int:
         """As in `Engine`; may read an index from the disk."""
         p = self._get(partition)
-        for found in self._blocks(p):
+        for found in self._blocks(p, p.extents.find_position(position) if p.extents is not None else 0):
             last = found.positions[-1] if isinstance(found, Block) else found.last_position
             if last >= position:
-                block = self._loaded(found)
+                block = self._loaded(found) if position > _first_position(found) else None
                 first = _first_offset(found) if block is None else block.bases[block.find_position(position)]
                 return max(first, p.log_start)
         return p.high_watermark
@@ -74,9 +76,9 @@ class Searches:
     def position_at(self, partition: int, offset: int) -> int:
         """As in `Engine`; may read an index from the disk."""
         p = self._get(partition)
-        for found in self._blocks(p):
+        for found in self._blocks(p, p.extents.find(offset) if p.extents is not None else 0):
             if offset < found.end_offset:
-                block = self._loaded(found)
+                block = self._loaded(found) if offset > _first_offset(found) else None
                 return _first_position(found) if block is None else block.positions[block.find(offset)]
         return self._position
 

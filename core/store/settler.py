@@ -208,14 +208,18 @@ class Settler:
         return {number: p.log_start for number, p in self._host.living_partitions().items()}
 
     async def _survey(self) -> list[FileState]:
-        return await self._in_thread(
+        candidates = self._candidates()
+        states = await self._in_thread(
             look_at,
             self._disk,
-            self._candidates(),
+            candidates,
             self._log_starts(),
             {name: set(numbers) for name, numbers in self.manifest.dropped.items()},
             Pace(self._rate),
         )
+        for name in {name for _, name in candidates} - {state.name for state in states}:
+            self._found_damage(BadFile("damaged directory: the next start makes it anew"), [name])
+        return states
 
     async def _drop_dead(self) -> None:
         dead = dead_files(await self._survey())

@@ -16,6 +16,7 @@ from core.store.disk import Disk
 from core.store.index import Row, read_footer
 from core.store.log_files import log_number
 from core.store.merge import FILE_BYTES_MAX, Source
+from core.store.segment import BadFile
 
 DEAD_SHARE_MIN = 0.5
 DELETED_SHARE_MIN = 0.125  # of partitions that were deleted
@@ -51,13 +52,18 @@ def look_at(
     dropped: Mapping[str, Collection[int]],
     pace: Callable[[int], None],
 ) -> list[FileState]:
-    """The state of each file; `log_starts` has the living partitions. For a thread: it reads every directory."""
+    """The state of each file, but for those whose directory is damaged; `log_starts` has the living partitions. For a
+    thread: it reads every directory."""
     states = []
     for file_id, name in files:
         live = dead = deleted = 0
         first_position = 2**63 - 1
         gone = dropped.get(name, ())
-        for row in read_footer(disk.open(name)).rows:
+        try:
+            rows = read_footer(disk.open(name)).rows
+        except BadFile:
+            continue
+        for row in rows:
             if is_live(row, log_starts, gone):
                 live += row.size_bytes
             else:

@@ -127,6 +127,18 @@ class TestSettledFiles:
                 assert await offsets(engine, 2) == (list(range(40, 40 + n)), [(0, 40)])
                 assert (await put(engine, 2, b"a")).base_offset == 40 + n
 
+    async def test_a_footer_that_rots_while_the_store_runs_ends_nothing(self) -> None:
+        disk, name = await settled_store()
+        async with running(disk, CONFIG) as engine:
+            before = {p: await read_all(engine, p) for p in KEPT}
+            disk.corrupt(name, len(disk.content(name)) - 10)
+            for _ in range(2):
+                await engine.settler.run_once()
+            assert engine.settler.statistics.damaged_files == 1
+            assert {p: await read_all(engine, p) for p in KEPT} == before
+        async with running(disk, CONFIG) as engine:
+            assert {p: await read_all(engine, p) for p in KEPT} == before
+
     async def test_a_damaged_index_in_a_sound_directory_is_a_damaged_range(self) -> None:
         disk, name = await settled_store()
         row = next(row for row in read_footer(disk.open(name)).rows if row.partition == 2)
