@@ -31,6 +31,7 @@ from gateway.protocols.kafka.fetch_sessions import FetchSessions
 from gateway.protocols.kafka.handlers import HANDLERS, PIPELINED
 from gateway.protocols.mqtt.server import MqttServer, open_server
 from gateway.protocols.mqtt.server import bind as mqtt_bind
+from gateway.protocols.native.server import native_server
 from trivium.records import preload
 
 log = structlog.get_logger(__name__)
@@ -69,7 +70,11 @@ async def _serve(config: Config) -> None:
         broker = Broker(engine, broker_settings(config))
         async with trio.open_nursery() as core_nursery:
             await core_nursery.start(broker.run)
-            servers: list[Server | MqttServer] = [await kafka_server(config, broker), await mqtt_server(config, broker)]
+            servers: list[Server | MqttServer] = [
+                await kafka_server(config, broker),
+                await mqtt_server(config, broker),
+                await native_server(config, broker),
+            ]
             collector = Collector()
             collector.install()
             async with trio.open_nursery() as listening:

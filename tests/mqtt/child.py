@@ -29,7 +29,7 @@ class Child:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "gateway", "serve", "--data-dir", str(self._folder / "data")]
-        ports = ["--kafka", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", *self._flags]
+        ports = ["--kafka", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--native", "127.0.0.1:0", *self._flags]
         self._log = (self._folder / "log").open("ab")
         self._process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=self._log, text=True)
         assert self._process.stdout is not None
