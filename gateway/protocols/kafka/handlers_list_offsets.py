@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING_UPLOAD = -1, -2, -3, -4, -5, -6
 
+# The version that each of these came with; Kafka refuses them below, whatever the request says.
+FIRST_VERSION_OF = {
+    LATEST: 0,
+    EARLIEST: 0,
+    MAX_TIMESTAMP: 7,
+    EARLIEST_LOCAL: 8,
+    LATEST_TIERED: 9,
+    EARLIEST_PENDING_UPLOAD: 11,
+}
+
 PartitionOffset = ListOffsetsResponse.ListOffsetsPartitionResponse
 EpochEnd = OffsetForLeaderEpochResponse.EpochEndOffset
 
@@ -78,6 +88,9 @@ async def _find(
     info = engine.info(number)
     end = info.last_stable if committed else info.high_watermark
     timestamp = wanted.timestamp
+    if timestamp < 0 and version < FIRST_VERSION_OF.get(timestamp, version + 1):
+        answer.error_code = ErrorCode.UNSUPPORTED_VERSION
+        return
     if timestamp == LATEST:
         answer.offset, answer.leader_epoch = end, engine.epoch
     elif timestamp in (EARLIEST, EARLIEST_LOCAL):
@@ -90,8 +103,7 @@ async def _find(
         found = await engine.offset_for_time(number, timestamp)
         if found is not None and found.offset < end:
             answer.offset, answer.timestamp, answer.leader_epoch = found
-    elif timestamp not in (LATEST_TIERED, EARLIEST_PENDING_UPLOAD):  # nothing is tiered here: none found
-        answer.error_code = ErrorCode.UNSUPPORTED_VERSION
+    # Nothing is tiered here: for LATEST_TIERED and EARLIEST_PENDING_UPLOAD none is found.
     if version == 0:
         # v0 asked for up to max_num_offsets segment starts at or before the time, newest first.
         found_offset = end if timestamp >= 0 and answer.offset < 0 else answer.offset
