@@ -30,3 +30,32 @@ def test_what_is_no_longer_held_does_not_count() -> None:
         budget.hold(holding, 0)
     assert cut == []
     assert budget.held_bytes == 0
+
+
+def test_pending_bytes_count_but_only_holders_are_cut() -> None:
+    cut: list[str] = []
+    budget = MemoryBudget(100)
+    budget.begin(60)
+    budget.hold(holder(cut, "waiting"), 30)
+    assert (cut, budget.room_bytes) == ([], 10)
+    budget.hold(holder(cut, "half-received"), 20)
+    assert cut == ["waiting"]
+    budget.begin(60)
+    assert budget.room_bytes == 0
+
+
+def test_whoever_waits_for_room_is_called_once_when_less_is_pending() -> None:
+    called: list[str] = []
+    budget = MemoryBudget(100)
+    wake = holder(called, "wake")
+    budget.begin(30)
+    assert not budget.full
+    budget.begin(40)
+    assert budget.full
+    budget.call_when_not_full(wake)
+    budget.call_when_not_full(wake)
+    budget.end(10)
+    assert called == []
+    budget.end(30)
+    budget.end(30)
+    assert called == ["wake"]

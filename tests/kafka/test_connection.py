@@ -200,3 +200,22 @@ async def test_an_idle_connection_is_closed(autojump_clock: trio.testing.MockClo
         began = trio.current_time()
         await client.wait_closed()
         assert 599 < trio.current_time() - began < 601
+
+
+async def test_unread_answers_are_bounded_over_all_connections_together() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        producer = listener.connect()
+        for _ in range(4):
+            await producer.call(ApiKey.PRODUCE, 9, produce(batch_of(bytes(900 * 1024))))
+        request = fetch(0, max_wait_ms=600_000, min_bytes=2**31 - 1)
+        request.topics[0].partitions[0].partition_max_bytes = request.max_bytes = 50 * 1024 * 1024
+        for _ in range(40):
+            await listener.connect().send(ApiKey.FETCH, 4, request)
+        await trio.testing.wait_all_tasks_blocked()
+        assert 32 * 1024 * 1024 < listener.responses.held_bytes <= 64 * 1024 * 1024
+        assert (await producer.call(ApiKey.METADATA, 9, METADATA)).topics[0].name == "t"
+        for connection in listener.connections:
+            connection.close("the test is over")
+        await trio.testing.wait_all_tasks_blocked()
+        assert listener.responses.held_bytes == 0
+        assert listener.budget.room_bytes == 8 * 1024 * 1024
