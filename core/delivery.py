@@ -133,7 +133,11 @@ class LogTail:
                     self._hold(partition, batch.base_offset)
                     self._wake.set()
                 elif not header.is_control and self._wanted(partition):
-                    self._deliver(Stretch(partition, batch.base_offset, header, batch.batch))
+                    try:
+                        self._deliver(Stretch(partition, batch.base_offset, header, batch.batch))
+                    except Exception:
+                        # The store calls this: a fault in delivery must not end the broker.
+                        log.exception("delivery failed", partition=partition, offset=batch.base_offset)
             self.position = batch.position + 1
         self._after()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from core.filters import is_wildcard, matches
+from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.message import Message
 from gateway.protocols.mqtt.session import Session, Subscription
@@ -106,3 +107,12 @@ class Device:
     @property
     def present(self) -> bool:
         return self.connection is not None
+
+    @property
+    def name(self) -> str:
+        return self.session.client_id
+
+    def give_up(self) -> None:
+        """Ends the connection for a fault of ours."""
+        if self.connection is not None:
+            self.connection.disconnect(reasons.UNSPECIFIED, "delivery failed")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from core.filters import is_wildcard, scan
 from core.retained import RetainedTable
 from core.topic_mapping import TopicMapping
-from gateway.protocols.mqtt.delivery import encoded_identifiers
 from gateway.protocols.mqtt.devices import RetainedMessages
+from gateway.protocols.mqtt.live import encoded_identifiers
 from gateway.protocols.mqtt.message import Message
 from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.session import Subscription

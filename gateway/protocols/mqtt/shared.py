@@ -45,6 +45,11 @@ class Group:
         """Whether its place is to outlive the broker."""
         return any(device.session.durable for device in self.order)
 
+    def give_up(self) -> None:
+        """Delivery failed by a fault of ours: the members' sessions stay."""
+        for device in self.order:
+            device.give_up()
+
     def join(self, device: Device, subscription: Subscription) -> None:
         if device not in self.members:
             self.order.append(device)

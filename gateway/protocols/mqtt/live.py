@@ -1,0 +1,355 @@
+"""From the log's tail to devices: who gets what, at once.
+
+Live: a batch is decoded once if a subscription could match its topic, cut into runs of one name, and each run goes to
+the devices that the index names. A device whose window is full stops being live: its cursor stays where it is, and
+it goes on as delivery.py says. Decoded batches are kept for a while,
+in at most `DECODED_BYTES_MAX`, so that many who are a little behind share the work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import trio
+
+from core.delivery import LogTail, Stretch, records_of
+from core.filters import parse_filter
+from core.matching import OPTIONS_BITS, OPTIONS_MASK, SubscriptionIndex
+from core.store.engine import Engine
+from core.topic_mapping import TopicMapping
+from core.topics import Topic, Topics
+from gateway.protocols.mqtt.codec import properties as props
+from gateway.protocols.mqtt.codec.packets import V5
+from gateway.protocols.mqtt.codec.properties import encode_property
+from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.message import Message, Run
+from gateway.protocols.mqtt.records import message_of
+from gateway.protocols.mqtt.session import Subscription
+from gateway.protocols.mqtt.shared import Group
+
+PLANS_MAX: Final = 65_536
+DECODED_BYTES_MAX: Final = 16 * 1024 * 1024
+
+
+class NamedRun(NamedTuple):
+    """Consecutive messages of one topic name by one publisher (None unless no-local needs to know)."""
+
+    name: str
+    publisher: str | None
+    run: Run
+
+
+class Target(NamedTuple):
+    """What one device gets of one name."""
+
+    number: int
+    qos: int
+    published: bool
+    identifiers: bytes
+    no_local: bool
+
+
+def options_of(subscription: Subscription) -> int:
+    """A subscription as the index's options."""
+    flags = subscription.qos | subscription.no_local << 2 | subscription.retain_as_published << 3
+    return flags | subscription.identifier << 4
+
+
+def encoded_identifiers(identifiers: list[int]) -> bytes:
+    return encode_property(props.SUBSCRIPTION_ID, identifiers) if identifiers else b""
+
+
+class Live:
+    """See the module; `Deliveries` is what is used. `unstored` is told of devices with packet ids to be stored."""
+
+    def __init__(
+        self, engine: Engine, topics: Topics, mapping: TopicMapping, unstored: Callable[[set[Device]], None]
+    ) -> None:
+        self._engine = engine
+        self._topics = topics
+        self._mapping = mapping
+        self._unstored = unstored
+        self.flush: Callable[[], None] = lambda: None
+        self.retained_partition = -1  # its records have whole names as keys
+        self.index = SubscriptionIndex()
+        self.devices: dict[int, Device] = {}  # by the session's number
+        self.groups: dict[str, Group] = {}
+        self.groups_by_number: dict[int, Group] = {}
+        self.groups_gone: list[str] = []  # whose rows are to be deleted
+        self._last_number = 0
+        self._topics_wanted: Counter[str] = Counter()  # topics that filters name; "" for those that name any
+        self._plans: dict[str, list[Target]] = {}
+        self._plans_version = -1
+        self._decoded: OrderedDict[tuple[int, int], tuple[int, list[NamedRun]]] = OrderedDict()
+        self._decoded_bytes = 0
+        self._storing: set[Device] = set()
+        # Bounded by the devices and groups: each stands in it once.
+        self._behind_send, self._behind_receive = trio.open_memory_channel[Device | Group](float("inf"))
+        self.tail = LogTail(engine, self._wanted, self._deliver_live, self._after)
+
+    def take_number(self) -> int:
+        """A subscriber number that nobody has had."""
+        self._last_number += 1
+        return self._last_number
+
+    # -- subscriptions -----------------------------------------------------------------------------------------------
+
+    def subscribe(self, device: Device, filter_: str, subscription: Subscription) -> bool:
+        """Adds a subscription; True if it is new."""
+        new = device.add(filter_, subscription)
+        if filter_.startswith("$share/"):
+            self._share(device, filter_, subscription)
+            return new
+        self.index.add(filter_, device.session.number, options_of(subscription))
+        if new:
+            self._topics_wanted.update(self._names_of(filter_))
+        return new
+
+    def unsubscribe(self, device: Device, filter_: str) -> bool:
+        if not device.remove(filter_):
+            return False
+        if filter_.startswith("$share/"):
+            self._unshare(device, self.groups[filter_])
+            return True
+        self.index.remove(filter_, device.session.number)
+        self._topics_wanted.subtract(self._names_of(filter_))
+        self._topics_wanted += Counter()
+        return True
+
+    def _share(self, device: Device, name: str, subscription: Subscription) -> None:
+        group = self.groups.get(name)
+        if group is None:
+            filter_ = parse_filter(name)[1]
+            group = Group(name, filter_, self.take_number(), self.tail.position)
+            self.groups[name] = self.groups_by_number[group.number] = group
+            self.index.add(filter_, group.number, 0)
+            self._topics_wanted.update(self._names_of(filter_))
+        group.join(device, subscription)
+        group.dirty = True
+        self.catch_up(group)
+
+    def _unshare(self, device: Device, group: Group) -> None:
+        group.leave(device)
+        group.dirty = True
+        if not group.members:
+            del self.groups[group.name], self.groups_by_number[group.number]
+            self.index.remove(group.filter, group.number)
+            self._topics_wanted.subtract(self._names_of(group.filter))
+            self._topics_wanted += Counter()
+            self.groups_gone.append(group.name)
+        elif not group.present:
+            self.end(group)
+
+    def remove(self, device: Device) -> None:
+        """The session is over."""
+        for number in list(device.groups):
+            group = self.groups_by_number[number]
+            group.take_back(device)
+            self.end(group)
+            self.catch_up(group)
+        for filter_ in list(device.session.subscriptions or {}):
+            self.unsubscribe(device, filter_)
+        self.devices.pop(device.session.number, None)
+
+    def _names_of(self, filter_: str) -> list[str]:
+        found = self._mapping.topics_of(parse_filter(filter_)[1])
+        return [""] if found is None else [*found, *({self._mapping.catch_all} - found)]
+
+    def visible(self, partition: int) -> Topic | None:
+        """The topic of a partition, if it exists for MQTT."""
+        owner = self._topics.owner(partition)
+        if owner is None or owner[0].name.startswith("__") or not owner[0].settings.mqtt_visible:
+            return None
+        return owner[0]
+
+    def _wanted(self, partition: int) -> bool:
+        topic = self.visible(partition)
+        return topic is not None and (topic.name in self._topics_wanted or "" in self._topics_wanted)
+
+    def _plan(self, name: str) -> list[Target]:
+        """Who gets a name, overlapping subscriptions made one ([MQTT-3.3.4-2], [MQTT-3.3.4-3])."""
+        if self._plans_version != self.index.version or len(self._plans) >= PLANS_MAX:
+            self._plans.clear()
+            self._plans_version = self.index.version
+        plan = self._plans.get(name)
+        if plan is None:
+            merged: dict[int, tuple[int, bool, list[int], bool]] = {}
+            for entry in self.index.match(name):
+                number, options = entry >> OPTIONS_BITS, entry & OPTIONS_MASK
+                qos, published, identifiers, no_local = merged.get(number, (0, False, [], True))
+                if options >> 4:
+                    identifiers = [*identifiers, options >> 4]
+                merged[number] = (
+                    max(qos, options & 3),
+                    published or bool(options & 8),
+                    identifiers,
+                    no_local and bool(options & 4),
+                )
+            plan = self._plans[name] = [
+                Target(number, qos, published, encoded_identifiers(identifiers), no_local)
+                for number, (qos, published, identifiers, no_local) in merged.items()
+            ]
+        return plan
+
+    # -- live --------------------------------------------------------------------------------------------------------
+
+    def _deliver_live(self, stretch: Stretch) -> None:
+        now_s = time.time()
+        for named in self._runs(stretch):
+            run = named.run
+            for target in self._plan(named.name):
+                device = self.devices.get(target.number)
+                if device is None:
+                    self._deliver_to_group(self.groups_by_number[target.number], stretch.partition, run, now_s)
+                    continue
+                if not device.live:
+                    device.pending = True
+                    continue
+                if target.no_local and named.publisher == device.session.client_id:
+                    continue
+                taken = self._hand_over(device, run, 0, target.qos, target.published, target.identifiers, now_s)
+                if taken < len(run.messages):
+                    self._fall_behind(device, stretch.partition, run.messages[taken].offset)
+
+    def _hand_over(
+        self,
+        device: Device,
+        run: Run,
+        start: int,
+        qos: int,
+        published: bool,
+        identifiers: bytes,
+        now_s: float,
+        group: int = 0,
+    ) -> int:
+        connection = device.connection
+        if connection is None:
+            return start
+        taken = connection.deliver(
+            run,
+            start,
+            qos,
+            now_s,
+            retain_as_published=published,
+            identifiers=identifiers if connection.version == V5 else b"",
+            group=group,
+        )
+        if device.session.durable:
+            device.dirty = True
+            if qos == 2 and run.qos_max == 2:
+                self._storing.add(device)
+        return taken
+
+    def _deliver_to_group(self, group: Group, partition: int, run: Run, now_s: float) -> None:
+        if group.live:
+            for message in run.messages:
+                if not self._to_member(group, message, now_s):
+                    self._fall_behind(group, partition, message.offset)
+                    return
+
+    def _to_member(self, group: Group, message: Message, now_s: float) -> bool:
+        """Gives a message to the member whose turn it is; False when nobody has room."""
+        run = Run([message])
+        group.dirty = True
+        for device in group.in_turn():
+            subscription = group.members[device]
+            identifiers = encoded_identifiers([subscription.identifier] if subscription.identifier else [])
+            published = subscription.retain_as_published
+            if self._hand_over(device, run, 0, subscription.qos, published, identifiers, now_s, group.number):
+                return True
+        return False
+
+    def _fall_behind(self, device: Device | Group, partition: int, offset: int) -> None:
+        device.live = False
+        device.pending = True
+        device.position = self.tail.position  # the batch that is being delivered, or one that was held
+        device.offsets = {**self.tail.held, partition: offset}
+
+    def _after(self) -> None:
+        self.store_packet_ids()
+        self.flush()
+
+    def store_packet_ids(self) -> None:
+        """Has the packet ids of new QoS 2 messages stored, for all devices that got some."""
+        if self._storing:
+            storing, self._storing = self._storing, set()
+            self._unstored(storing)
+
+    # -- decoding ----------------------------------------------------------------------------------------------------
+
+    def _runs(self, stretch: Stretch) -> list[NamedRun]:
+        key = stretch.partition, stretch.base_offset
+        known = self._decoded.get(key)
+        if known is not None:
+            self._decoded.move_to_end(key)
+            return known[1]
+        topic = self.visible(stretch.partition)
+        if topic is None and stretch.partition != self.retained_partition:
+            return []
+        topic_name = self._mapping.catch_all if topic is None else topic.name
+        runs: list[NamedRun] = []
+        name, publisher, messages = "", None, list[Message]()
+        for record in records_of(stretch):
+            this_name, message, this_publisher = message_of(record, topic_name, stretch.partition, self._mapping)
+            if this_name != name or this_publisher != publisher:
+                if messages:
+                    runs.append(NamedRun(name, publisher, Run(messages)))
+                name, publisher, messages = this_name, this_publisher, []
+            messages.append(message)
+        if messages:
+            runs.append(NamedRun(name, publisher, Run(messages)))
+        size = 2 * len(stretch.batch) + 400 * stretch.header.count
+        self._decoded[key] = size, runs
+        self._decoded_bytes += size
+        while self._decoded_bytes > DECODED_BYTES_MAX:
+            self._decoded_bytes -= self._decoded.popitem(last=False)[1][0]
+        return runs
+
+    # -- those that are behind ---------------------------------------------------------------------------------------
+
+    def begin(self, device: Device) -> None:
+        """A connection was accepted: deliver again what was in flight, then what came since, then live."""
+        if not device.pending and not device.session.inflight:
+            self._join_tail(device)
+        else:
+            self.catch_up(device)
+        for number in device.groups:
+            self.catch_up(self.groups_by_number[number])
+
+    def window_opened(self, device: Device) -> None:
+        """There is room for more."""
+        self.catch_up(device)
+        for number in device.groups:
+            self.catch_up(self.groups_by_number[number])
+
+    def ended(self, device: Device) -> None:
+        """Its connection is over."""
+        self.end(device)
+        for number in device.groups:
+            group = self.groups_by_number[number]
+            if not group.present:
+                self.end(group)
+
+    def end(self, device: Device | Group) -> None:
+        """It stops being live: its place in the log stays."""
+        if device.live:
+            device.live = False
+            device.position, device.offsets = self.tail.position, dict(self.tail.held)
+
+    def cursor(self, device: Device | Group) -> tuple[int, dict[int, int]]:
+        return (self.tail.position, self.tail.held) if device.live else (device.position, device.offsets)
+
+    def _join_tail(self, device: Device | Group) -> None:
+        device.live = True
+        device.pending = False
+        device.offsets = {}
+
+    def catch_up(self, device: Device | Group) -> None:
+        """There is room: let it go on, if it is behind."""
+        if not device.queued and device.present:
+            device.queued = True
+            if not device.catching_up:  # else its reader puts it there when it is done
+                self._behind_send.send_nowait(device)
