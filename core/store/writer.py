@@ -48,6 +48,7 @@ FIRST_SEGMENT_BYTES = 8 * 1024 * 1024
 _ZERO_BYTES = 1024 * 1024
 _BULK_BYTES = 256 * 1024  # groups larger than this, on average, need no zeros
 _JOIN_BYTES_MAX = 4096  # batches smaller than this, on average, are joined before they are written
+_SMALL_BYTES = 64 * 1024
 _FREE_CHECK_BYTES = 16 * 1024 * 1024
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -136,12 +137,16 @@ class Supply:
         self._share, self._bulk = share, bulk
         self._wake.release()
 
-    def take(self) -> Segment:
-        """The next segment; makes it if it must. Raises OSError."""
+    def take(self, small: bool) -> Segment:
+        """The next segment; makes it if it must. Raises OSError.
+
+        For a `small` group it may be one from the reserve: below that only what gives room back is appended, and a
+        start on a disk that is full has no segment left to write it to.
+        """
         with self._lock:
             if self._error is not None:
                 raise self._error
-            segment = self._ready or self._make()
+            segment = self._ready or self._make(from_reserve=small)
             self._ready = None
             self._share = 0.0
         self._wake.release()
@@ -177,12 +182,16 @@ class Supply:
                 segment.file.fdatasync()
                 self._zeroed += size
 
-    def _make(self) -> Segment:
+    def _make(self, from_reserve: bool = False) -> Segment:
         capacity = self._capacity
         while not self._room.allows(capacity):
             capacity //= 2
             if capacity < FIRST_SEGMENT_BYTES // 8:
-                raise OSError(errno.ENOSPC, "no room for a segment")
+                if not from_reserve:
+                    raise OSError(errno.ENOSPC, "no room for a segment")
+                self._room.full = True
+                capacity = min(FIRST_SEGMENT_BYTES // 8, self._capacity)
+                break
         name = log_name(self._number)
         file = self._disk.open(name, create=True)
         try:
@@ -363,7 +372,7 @@ class Writer:
             segment.place
             and (segment.place + length > segment.capacity or segment.batches + batches > SEGMENT_BATCHES_MAX)
         ):
-            segment = self._segment = self._supply.take()
+            segment = self._segment = self._supply.take(length <= _SMALL_BYTES)
             self._report_at = 0
             if not self._sync:
                 self._unsynced.append(segment)

@@ -10,7 +10,7 @@ import trio
 import trio.lowlevel
 
 from core.store.embedded import EmbeddedEngine, EngineConfig
-from core.store.engine import Appended, CreatePartition, DataDamaged, Outcome, StoreFailed, append
+from core.store.engine import Appended, CreatePartition, DataDamaged, DeletePartition, Outcome, StoreFailed, append
 from core.store.log_files import log_number
 from tests.store.batches import batch, batches_in, entry, read_all
 from tests.store.simulated_disk import Faults, SimulatedDisk
@@ -99,6 +99,33 @@ async def test_a_full_disk_refuses_and_takes_again_when_there_is_room() -> None:
                 pass
         nursery.cancel_scope.cancel()
     await holds(disk.cut(seed=1), acknowledged)
+
+
+async def test_a_start_on_a_disk_below_the_reserve_serves_reads_and_deletes_until_there_is_room() -> None:
+    disk = SimulatedDisk()
+    config = dataclasses.replace(CONFIG, reserve_bytes=200_000, settle_bytes_per_s_max=0)
+    async with trio.open_nursery() as nursery:
+        engine = EmbeddedEngine("", config, disk=disk)
+        await nursery.start(engine.run)
+        await append(engine, [CreatePartition(1), CreatePartition(2)])
+        for partition in (1, 2):
+            for _ in range(10):
+                await append(engine, [entry(partition, batch(b"x" * 10_000))])
+        nursery.cancel_scope.cancel()
+    disk.faults.capacity_bytes = disk.used_bytes() + 150_000
+    async with trio.open_nursery() as nursery:
+        engine = EmbeddedEngine("", config, disk=disk)
+        await nursery.start(engine.run)
+        [refused] = await append(engine, [entry(1, batch(b"y"))])
+        assert refused.outcome is Outcome.FULL
+        assert len(await read_all(engine, 1)) == 10
+        [deleted] = await append(engine, [DeletePartition(2)])
+        assert deleted.outcome is Outcome.APPENDED
+        with trio.fail_after(10):
+            await engine.settler.run_once()
+            while (await append(engine, [entry(1, batch(b"y"))]))[0].outcome is Outcome.FULL:
+                pass
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("seed", range(12))
