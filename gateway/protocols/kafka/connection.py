@@ -28,6 +28,7 @@ READ_BYTES = 256 * 1024
 JOIN_BYTES_MAX = 64 * 1024  # larger buffers are sent as they are: a copy costs more than a call
 REQUESTS_IN_FLIGHT_MAX = 1_000
 COUNTED_FROM_BYTES = 16 * 1024  # what one connection holds below this is not worth the counting
+DECODED_RATIO = 8  # what a request that waits takes as objects, to its bytes: a fetch of many partitions
 RESPONSE_SHARE = 4  # an answer may take this part of the memory that is left for answers ...
 RESPONSE_BYTES_MIN = 1024 * 1024  # ... but always so much
 
@@ -205,14 +206,14 @@ class Connection:
         waiting = self._dispatcher.handle(self, frame)
         if waiting is not None:
             pipelined = self._slots[-1].request_bytes  # that counts already
-            await (waiting if pipelined else self._holding(waiting))
+            await (waiting if pipelined else self._holding(waiting, DECODED_RATIO))
 
-    async def _holding(self, waiting: Awaitable[None]) -> None:
+    async def _holding(self, waiting: Awaitable[None], ratio: int = 1) -> None:
         """Awaits, and counts what was received as held meanwhile."""
         if self._received_bytes < COUNTED_FROM_BYTES:
             await waiting
             return
-        self._budget.hold(self._cut, self._received_bytes)
+        self._budget.hold(self._cut, self._received_bytes * ratio)
         await waiting
         self._budget.hold(self._cut, self._frames.held_bytes)
 

@@ -14,6 +14,8 @@ from typing import TypeVar
 import trio
 
 from core.topics import Topic
+from gateway.protocols.kafka.incoming import RefusedBatch
+from trivium.record_batch import BatchError
 
 MIB = 1024 * 1024
 THREADS_MAX = 2
@@ -39,4 +41,13 @@ def _threads() -> trio.CapacityLimiter:
 
 async def in_thread(convert: Callable[[], T]) -> T:
     """Runs a conversion in one of THREADS_MAX threads."""
-    return await trio.to_thread.run_sync(convert, limiter=_threads())
+    return await trio.to_thread.run_sync(_without_frames, convert, limiter=_threads())
+
+
+def _without_frames(convert: Callable[[], T]) -> T:
+    """Calls it; a refusal is raised without the frames it came through, for they hold what was decompressed."""
+    try:
+        return convert()
+    except (BatchError, RefusedBatch) as error:
+        error.__context__ = None
+        raise error.with_traceback(None) from None
