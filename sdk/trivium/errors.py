@@ -14,9 +14,7 @@ class ErrorCode(enum.IntEnum):
     # the connection and the request as such
     UNSUPPORTED_VERSION = 1
     UNKNOWN_KIND = 2
-    MALFORMED = 3
     INTERNAL = 4
-    DRAINING = 5  # the broker is stopping: try another address, or again
     # topics
     UNKNOWN_TOPIC = 10
     TOPIC_EXISTS = 11

@@ -11,6 +11,7 @@ import trio
 import trivium
 import trivium.blocking
 from tests.native.harness import in_thread, serving
+from trivium.client import parse_addresses
 from trivium.frame_reader import FrameReader
 
 with warnings.catch_warnings():
@@ -219,3 +220,10 @@ async def test_a_lost_answer_is_asked_for_again_and_the_record_is_stored_once() 
             assert await client.find_offsets("t", trivium.LATEST) == {0: 4}
         assert relay.connections == 2
         nursery.cancel_scope.cancel()
+
+
+def test_addresses_are_parsed_or_refused_by_name() -> None:
+    assert parse_addresses("a:1, [::1]:2,b,[::2]") == [("a", 1), ("::1", 2), ("b", 9876), ("::2", 9876)]
+    for wrong in ("", "a:", "a:0", "a:70000", "a:b", ":1", "a:1,,b:2"):
+        with pytest.raises(ValueError, match="is no address"):
+            parse_addresses(wrong)
