@@ -122,7 +122,7 @@ def prepare(broker: Broker, topics: dict[str, int]) -> dict[str, bytes]:
     for name in topics:
         one = MetadataRequest.MetadataRequestTopic(name=name)
         request = MetadataRequest(topics=[one], allow_auto_topic_creation=False)
-      
+
         _until(partial(_is_known, connection, request))
         ids[name] = bytes(connection.call(ApiKey.METADATA, 12, request).topics[0].topic_id)
     connection.close()
