@@ -36,7 +36,7 @@ class Witness(threading.Thread):
                 while not self._done.is_set():
                     began = time.monotonic()
                     value = str(len(self.acknowledged)).encode()
-                    answer = produce(client, TOPIC, build([Record(0, 1, None, value, [])]))
+                    answer = produce(client, TOPIC, build([Record(0, time.time_ns() // 1_000_000, None, value, [])]))
                     assert answer.error_code == ErrorCode.NONE, answer
                     self.acknowledged.append(answer.base_offset)
                     self.slowest_s = max(self.slowest_s, time.monotonic() - began)
@@ -60,7 +60,10 @@ class Witness(threading.Thread):
         with Client(self._address) as client:
             while offset <= self.acknowledged[-1]:
                 answer = client.call(ApiKey.FETCH, 4, fetch_request(TOPIC, offset, bytes_max=MIB))
-                for header, batch in iter_batches(answer.responses[0].partitions[0].records):
+                part = answer.responses[0].partitions[0]
+                assert part.error_code == ErrorCode.NONE, part
+                assert part.records, f"nothing at {offset}"
+                for header, batch in iter_batches(part.records):
                     found.update({record.offset: record.value for record in decode(batch, MIB)})
                     offset = header.next_offset
         assert found == {offset: str(n).encode() for n, offset in enumerate(self.acknowledged)}
