@@ -248,3 +248,157 @@ def test_a_device_whose_window_is_small_gets_everything_in_order(broker: Child) 
     assert found == [b"%d" % number for number in range(2500)]
     device.close()
     publisher.close()
+
+
+@clause("MQTT-3.1.2-4", v=4)
+@clause("MQTT-3.1.2-5", v=4)
+@clause("MQTT-3.1.2-5", v=5)
+@clause("MQTT-4.1.0-2", v=4)
+@clause("MQTT-4.1.0-2", v=5)
+def test_a_session_is_kept_with_its_subscriptions_and_messages(broker: Child) -> None:
+    device = Device(broker.mqtt, "kept", clean=False)
+    device.subscribe("kept/#", qos=1)
+    device.close()
+    publisher = Device(broker.mqtt)
+    publisher.publish("kept/a", b"1", 1)
+    publisher.publish("kept/a", b"2", 2)
+    device = Device(broker.mqtt, "kept", clean=False)
+    assert device.session_present
+    messages = [device.get(), device.get()]
+    assert [(message.payload, message.qos) for message in messages] == [(b"1", 1), (b"2", 1)]
+    device.close()
+    publisher.close()
+
+
+@clause("MQTT-3.1.2-6", v=5)
+def test_without_a_session_none_is_present(broker: Child) -> None:
+    device = Device(broker.mqtt, "never-seen", v5=True, clean=False, expiry_s=10)
+    assert not device.session_present
+    device.close()
+
+
+@clause("MQTT-3.1.2-23", v=5)
+def test_a_session_without_expiry_ends_with_its_connection(broker: Child) -> None:
+    device = Device(broker.mqtt, "ends", v5=True)
+    device.subscribe("ends", qos=1)
+    device.close()
+    device = Device(broker.mqtt, "ends", v5=True, clean=False)
+    assert not device.session_present
+    device.close()
+
+
+@clause("MQTT-3.1.2-16", v=4)
+@clause("MQTT-3.1.2-14", v=5)
+def test_a_will_without_retain_is_not_kept(broker: Child) -> None:
+    watcher = Device(broker.mqtt)
+    watcher.subscribe("wills/passing", qos=1)
+    dying = Device(broker.mqtt, will={"topic": "wills/passing", "payload": b"gone", "qos": 1})
+    dying.break_off()
+    assert watcher.get().payload == b"gone"
+    late = Device(broker.mqtt)
+    late.subscribe([("wills/passing", 1), ("marker/passing", 1)])
+    _nothing_came(late, late, "marker/passing")
+    watcher.close()
+    late.close()
+
+
+@clause("MQTT-3.3.1-5", v=4)
+@clause("MQTT-3.3.1-6", v=4)
+@clause("MQTT-3.3.1-8", v=4)
+@clause("MQTT-3.3.1-5", v=5)
+@clause("MQTT-3.8.4-3", v=4)
+@clause("MQTT-3.8.4-3", v=5)
+@clause("MQTT-3.8.4-4", v=5)
+def test_the_last_retained_message_comes_with_every_subscription(broker: Child) -> None:
+    device = Device(broker.mqtt)
+    for payload, qos in ((b"1", 1), (b"2", 0), (b"3", 2)):
+        device.publish("last/kept", payload, qos, retain=True)
+    for asked in (0, 1, 2, 2):  # subscribing again replaces the subscription and sends it again
+        device.subscribe("last/kept", qos=asked)
+        message = device.get()
+        assert (message.payload, message.retain, message.qos) == (b"3", True, asked)
+    device.publish("last/kept", b"live", 2)
+    message = device.get()
+    assert (message.payload, message.retain, message.qos) == (b"live", False, 2)
+    assert device.messages.empty()
+    device.close()
+
+
+@clause("MQTT-3.3.1-9", v=4)
+@clause("MQTT-3.3.1-10", v=4)
+@clause("MQTT-3.3.1-11", v=4)
+@clause("MQTT-3.3.1-12", v=4)
+@clause("MQTT-3.3.1-6", v=5)
+@clause("MQTT-3.3.1-7", v=5)
+@clause("MQTT-3.3.1-8", v=5)
+def test_an_empty_retained_message_is_delivered_and_removes_an_unretained_one_does_neither(broker: Child) -> None:
+    device = Device(broker.mqtt)
+    device.publish("removed/a", b"kept", 1, retain=True)
+    device.subscribe("removed/#", qos=1)
+    assert device.get().retain
+    device.publish("removed/a", b"passing", 1)
+    message = device.get()
+    assert (message.payload, message.retain) == (b"passing", False)
+    device.unsubscribe("removed/#")
+    device.subscribe("removed/#", qos=1)
+    assert device.get().payload == b"kept"
+    device.publish("removed/a", b"", 1, retain=True)
+    message = device.get()
+    assert (message.payload, message.retain) == (b"", False)
+    late = Device(broker.mqtt)
+    late.subscribe([("removed/#", 1), ("marker/removed", 1)])
+    _nothing_came(late, late, "marker/removed")
+    device.close()
+    late.close()
+
+
+@clause("MQTT-3.3.5-1", v=4)
+@clause("MQTT-3.3.4-2", v=5)
+@clause("MQTT-3.3.2-3", v=4)
+@clause("MQTT-3.3.2-3", v=5)
+def test_overlapping_subscriptions_get_the_highest_granted_qos(broker: Child) -> None:
+    device = Device(broker.mqtt)
+    device.subscribe([("over/#", 0), ("over/+", 2), ("over/a", 1)])
+    device.publish("over/a", b"x", 2)
+    message = device.get()
+    assert (message.topic, message.qos) == ("over/a", 2)
+    device.close()
+
+
+@clause("MQTT-3.10.4-1", v=5)
+@clause("MQTT-3.10.4-2", v=5)
+@clause("MQTT-3.10.4-3", v=4)
+@clause("MQTT-3.10.4-3", v=5)
+def test_unsubscribe_lets_begun_deliveries_end_and_no_others_begin(broker: Child) -> None:
+    device = Device(broker.mqtt, v5=True)
+    device.client.manual_ack_set(True)
+    device.subscribe("begun", qos=1)
+    device.subscribe("marker/begun", qos=1)
+    device.publish("begun", b"begun")
+    message = device.get()
+    device.unsubscribe("begun")
+    device.client.ack(message.mid, message.qos)
+    device.publish("begun", b"not begun")
+    _nothing_came(device, device, "marker/begun")
+    device.close()
+
+
+@clause("MQTT-4.5.0-1", v=4)
+@clause("MQTT-4.5.0-1", v=5)
+@clause("MQTT-4.6.0-5", v=4)
+@clause("MQTT-4.6.0-6", v=5)
+def test_messages_of_one_topic_keep_their_order_for_every_matching_session(broker: Child) -> None:
+    away = Device(broker.mqtt, "ordered", clean=False)
+    away.subscribe("ordered/+", qos=2)
+    away.close()
+    here = Device(broker.mqtt)
+    here.subscribe("ordered/#", qos=2)
+    publisher = Device(broker.mqtt)
+    for number in range(300):
+        publisher.client.publish("ordered/a", b"%d" % number, 2)
+    publisher.publish("ordered/a", b"300", 2)
+    back = Device(broker.mqtt, "ordered", clean=False)
+    for device in (here, back):
+        assert device.payloads(301) == [b"%d" % number for number in range(301)]
+        device.close()
+    publisher.close()

@@ -128,7 +128,7 @@ class BrokerHandler:
                     pass
         if publishes:
             self._publisher.publish(publishes)
-        self._serve_waiting()
+        self.serve_waiting()
         self._log.append()
 
     def _outgoing(self, connection: Connection, ticket: int, publish: Publish) -> Outgoing:
@@ -163,7 +163,7 @@ class BrokerHandler:
         self._log.put(changes, answered)
 
     def _answered(self) -> None:
-        self._serve_waiting()
+        self.serve_waiting()
         self.flush()
 
     # -- CONNECT -----------------------------------------------------------------------------------------------------
@@ -181,7 +181,8 @@ class BrokerHandler:
             device.connection.disconnect(reasons.SESSION_TAKEN_OVER, "the client connected again")
         self._waiting[client_id] = connection, connect
 
-    def _serve_waiting(self) -> None:
+    def serve_waiting(self) -> None:
+        """Opens what waits for the last answers of an old connection; to be called when answers were given."""
         for client_id in list(self._waiting):
             device = self.devices.get(client_id)
             if client_id in self._opening or (device is not None and not device.settled()):
@@ -189,6 +190,7 @@ class BrokerHandler:
             connection, connect = self._waiting.pop(client_id)
             if not connection.closed:
                 self._open(client_id, connection, connect)
+                self._log.append()
 
     def _open(self, client_id: str, connection: Connection, connect: Connect) -> None:
         device = self.devices.get(client_id)

@@ -72,6 +72,7 @@ class MqttServer:
             self.pump.pause()
         else:
             self.pump.resume()
+        self.handler.serve_waiting()
         self.pump.flush()
 
     def stop(self) -> None:
