@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NO_ID = bytes(16)
 NOT_ASKED = -2147483648  # authorized operations
+FIRST_NULL_NAME_VERSION = 12  # of answers; requests may lack the name from 10 on
 
 
 async def metadata(context: Context, request: Request) -> Message:
@@ -45,7 +46,8 @@ async def _wanted(
     if wanted.name is None or wanted.topic_id != NO_ID:
         topic = topics.by_id(wanted.topic_id)
         if topic is None:
-            return _failed(ErrorCode.UNKNOWN_TOPIC_ID, None, wanted.topic_id)
+            no_name = None if request.version >= FIRST_NULL_NAME_VERSION else ""
+            return _failed(ErrorCode.UNKNOWN_TOPIC_ID, no_name, wanted.topic_id)
         return _describe(context, topic)
     topic = topics.get(wanted.name)
     if topic is None:
