@@ -119,6 +119,7 @@ class MqttConfig(Section):
     auto_topic_retention_bytes: Unlimited = 1024 * MIB  # of a partition of theirs
     catch_all: str = "mqtt.other"  # for names that are no topic of their own
     rules: tuple[MqttRule, ...] = ()
+    password_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = None  # as mosquitto_passwd writes it
 
 
 class NativeConfig(Section):

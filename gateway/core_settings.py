@@ -9,6 +9,7 @@ from core.store.embedded import EngineConfig
 from core.topic_mapping import Rule, TopicMapping
 from core.transaction_types import TransactionLimits
 from gateway.protocols.mqtt.limits import Limits
+from gateway.protocols.mqtt.passwords import Passwords
 from gateway.protocols.mqtt.publishing import PublishSettings
 from gateway.protocols.mqtt.server import MqttSettings
 
@@ -61,7 +62,7 @@ def engine_config(config: Config) -> EngineConfig:
 
 
 def mqtt_settings(config: Config) -> MqttSettings:
-    """Raises ValueError for mapping rules that cannot be undone."""
+    """Raises ValueError for mapping rules that cannot be undone, and OSError or ValueError for the password file."""
     mqtt = config.mqtt
     return MqttSettings(
         limits=Limits(
@@ -84,4 +85,5 @@ def mqtt_settings(config: Config) -> MqttSettings:
         mapping=TopicMapping([Rule(rule.filter, rule.topic, rule.key) for rule in mqtt.rules], mqtt.catch_all),
         connections_max=mqtt.connections_max,
         drain_s=config.limits.drain_ms_max / 1000,
+        passwords=Passwords.read(mqtt.password_file) if mqtt.password_file is not None else None,
     )

@@ -23,10 +23,12 @@ from gateway.protocols.mqtt import events as ev
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt import session as ses
 from gateway.protocols.mqtt.codec import properties as props
-from gateway.protocols.mqtt.codec.packets import V5, Connect, Publish, Subscribe, Will
+from gateway.protocols.mqtt.codec.packets import Connect, Subscribe, Will
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.packet_changes import NEVER_S, asked_expiry_s, outgoing_of, will_of
+from gateway.protocols.mqtt.passwords import Passwords
 from gateway.protocols.mqtt.publishing import Outgoing, Publisher
 from gateway.protocols.mqtt.retained import Retained
 from gateway.protocols.mqtt.session import Session, Subscription
@@ -41,7 +43,7 @@ from gateway.protocols.mqtt.will_codec import pack_will, unpack_will
 
 log = structlog.get_logger(__name__)
 
-NEVER_S = 0xFFFFFFFF
+
 WILL_GRACE_S = 10.0  # after a restart, a client has this long (or its will's delay) to come back
 POSITION_INTERVAL_S = 5.0
 SUBSCRIPTIONS_MAX = 10_000  # of one session
@@ -51,7 +53,13 @@ class BrokerHandler:
     """The pump's handler. `flush` is the pump's, set once it is there."""
 
     def __init__(
-        self, log_: SessionLog, publisher: Publisher, deliveries: Deliveries, retained: Retained, expiry_s_max: int
+        self,
+        log_: SessionLog,
+        publisher: Publisher,
+        deliveries: Deliveries,
+        retained: Retained,
+        expiry_s_max: int,
+        passwords: Passwords | None = None,
     ) -> None:
         self.flush: Callable[[], None] = lambda: None
         self.devices: dict[str, Device] = {}
@@ -60,6 +68,7 @@ class BrokerHandler:
         self._deliveries = deliveries
         self._retained = retained
         self._expiry_s_max = expiry_s_max
+        self._passwords = passwords
         self._opening: set[str] = set()  # CONNECTs whose session is being stored
         self._waiting: dict[str, tuple[Connection, Connect]] = {}  # CONNECTs that wait for their predecessors
         self._wills: Pending[Will] = Pending()
@@ -105,7 +114,7 @@ class BrokerHandler:
         publishes: list[Outgoing] = []
         for event in events:
             if type(event) is ev.PublishReceived:
-                publishes.append(self._outgoing(event.connection, event.ticket, event.publish))
+                publishes.append(outgoing_of(event.connection, event.ticket, event.publish))
                 continue
             match event:
                 case ev.ConnectReceived(connection, connect):
@@ -131,25 +140,6 @@ class BrokerHandler:
         self.serve_waiting()
         self._log.append()
 
-    def _outgoing(self, connection: Connection, ticket: int, publish: Publish) -> Outgoing:
-        device = connection.user
-        assert isinstance(device, Device)
-        session = device.session
-        changes: tuple[Change, ...] = ()
-        if publish.qos == 2 and session.durable:
-            changes = (stored.inbound_change(session.client_id, publish.packet_id, True),)
-        return Outgoing(
-            connection,
-            ticket,
-            publish.topic,
-            publish.payload,
-            publish.qos,
-            publish.retain,
-            publish.properties,
-            session.client_id if device.no_local else None,
-            changes,
-        )
-
     def _put(self, connection: Connection, changes: list[Change], done: Callable[[], object]) -> None:
         """Has changes stored with this turn's others, then answers; a store that cannot ends the connection."""
 
@@ -169,6 +159,9 @@ class BrokerHandler:
     # -- CONNECT -----------------------------------------------------------------------------------------------------
 
     def _on_connect(self, connection: Connection, connect: Connect) -> None:
+        if self._passwords is not None and not self._passwords.check(connect.username, connect.password):
+            connection.refuse(reasons.BAD_CREDENTIALS, "user name or password is wrong")
+            return
         client_id = connect.client_id or f"trivium-{uuid.uuid4().hex}"
         earlier = self._waiting.pop(client_id, None)
         if earlier is not None:
@@ -201,7 +194,7 @@ class BrokerHandler:
             device = None
         if will_due is not None and device is None:
             # The session that the will belongs to has ended ([MQTT-3.1.3-9]).
-            self._publisher.publish([self._will_of(client_id, will_due)])
+            self._publisher.publish([will_of(client_id, will_due)])
         present = device is not None
         if device is None:
             device = Device(Session(client_id, self._deliveries.take_number()), self._deliveries.tail.position)
@@ -209,7 +202,7 @@ class BrokerHandler:
             self._deliveries.devices[device.session.number] = device
         self._expiries.take(client_id)
         session = device.session
-        expiry_s = min(_asked_expiry_s(connect), self._expiry_s_max)
+        expiry_s = min(asked_expiry_s(connect), self._expiry_s_max)
         if expiry_s != session.expiry_s or not present:
             was_durable = session.durable
             session.expiry_s, session.durable = expiry_s, expiry_s > 0
@@ -273,7 +266,7 @@ class BrokerHandler:
             if delay_s:
                 self._wills.put(session.client_id, time.time() + delay_s, closed.will)
             else:
-                publishes.append(self._will_of(session.client_id, closed.will))
+                publishes.append(will_of(session.client_id, closed.will))
         elif device.has_will:
             self._log.put([stored.will_change(session.client_id, None)])
         if closed.session_expiry_s == 0:
@@ -284,11 +277,6 @@ class BrokerHandler:
             self._log.put([session_row(session)])
         self._log.put(position_changes(device, device.position, device.offsets))
         self._expire_later(device, time.time())
-
-    def _will_of(self, client_id: str, will: Will) -> Outgoing:
-        properties = {key: value for key, value in will.properties.items() if key != props.WILL_DELAY}
-        change = stored.will_change(client_id, None)
-        return Outgoing(None, 0, will.topic, will.payload, will.qos, will.retain, properties, None, (change,))
 
     def _forget(self, device: Device) -> list[Change]:
         client_id = device.session.client_id
@@ -307,11 +295,11 @@ class BrokerHandler:
         for _, device in self._expiries.take_due(now_s):
             will = self._wills.take(device.session.client_id)
             if will is not None:
-                self._publisher.publish([self._will_of(device.session.client_id, will)])
+                self._publisher.publish([will_of(device.session.client_id, will)])
             self._log.put(self._forget(device))
         due = self._wills.take_due(now_s)
         if due:
-            self._publisher.publish([self._will_of(client_id, will) for client_id, will in due])
+            self._publisher.publish([will_of(client_id, will) for client_id, will in due])
         if now_s >= self._positions_due_s:
             self._positions_due_s = now_s + POSITION_INTERVAL_S
             for device in self.devices.values():
@@ -420,12 +408,6 @@ class BrokerHandler:
             self._put(connection, [session_row(device.session)], done)
         else:
             connection.unsubscribe_done(ticket, codes)
-
-
-def _asked_expiry_s(connect: Connect) -> int:
-    if connect.version == V5:
-        return int(connect.properties.get(props.SESSION_EXPIRY, 0))
-    return 0 if connect.clean_start else NEVER_S
 
 
 def _send_stored(connection: Connection, count: int) -> None:

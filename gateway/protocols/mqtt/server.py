@@ -17,6 +17,7 @@ from gateway.protocols.mqtt.broker_handler import BrokerHandler
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.limits import Limits
+from gateway.protocols.mqtt.passwords import Passwords
 from gateway.protocols.mqtt.peers import Listener
 from gateway.protocols.mqtt.publishing import Publisher, PublishSettings
 from gateway.protocols.mqtt.pump import Pump
@@ -35,6 +36,7 @@ class MqttSettings:
     mapping: TopicMapping
     connections_max: int
     drain_s: float
+    passwords: Passwords | None = None  # None: everybody may connect
 
 
 class MqttServer:
@@ -57,7 +59,12 @@ class MqttServer:
         )
         self.deliveries.retained_partition = table.partition
         self.handler = BrokerHandler(
-            log, self.publisher, self.deliveries, Retained(table, mapping), settings.limits.session_expiry_s_max
+            log,
+            self.publisher,
+            self.deliveries,
+            Retained(table, mapping),
+            settings.limits.session_expiry_s_max,
+            settings.passwords,
         )
         self.pump = Pump(self.handler, connections_max=settings.connections_max)
         self.handler.flush = self.deliveries.flush = self._flush

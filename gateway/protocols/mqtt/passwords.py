@@ -1,0 +1,66 @@
+"""mosquitto's `password_file`: `user:$7$iterations$salt$hash` (PBKDF2 with SHA-512) or `user:$6$salt$hash` (SHA-512).
+
+Read once, at start. A file makes anonymous clients unwelcome, as in mosquitto 2.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ITERATIONS_MAX: Final = 100_000  # one check must not hold up the loop
+
+
+class Hashed(NamedTuple):
+    """`iterations` 0: plain SHA-512 of password and salt."""
+
+    iterations: int
+    salt: bytes
+    digest: bytes
+
+
+class Passwords:
+    """Users and their hashed passwords. Raises ValueError for a line that is none."""
+
+    def __init__(self, text: str) -> None:
+        self._users: dict[str, Hashed] = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip() and not line.startswith("#"):
+                user, colon, hashed = line.strip().partition(":")
+                if not colon or not user:
+                    raise ValueError(f"password file, line {number}: must be USER:HASH")
+                self._users[user] = _parse(hashed, number)
+
+    @classmethod
+    def read(cls, path: Path) -> Passwords:
+        return cls(path.read_text())
+
+    def check(self, user: str | None, password: bytes | None) -> bool:
+        hashed = self._users.get(user) if user is not None else None
+        if hashed is None or password is None:
+            return False
+        if hashed.iterations:
+            digest = hashlib.pbkdf2_hmac("sha512", password, hashed.salt, hashed.iterations, len(hashed.digest))
+        else:
+            digest = hashlib.sha512(password + hashed.salt).digest()
+        return hmac.compare_digest(digest, hashed.digest)
+
+
+def _parse(text: str, number: int) -> Hashed:
+    fields = text.split("$")
+    try:
+        if len(fields) == 5 and fields[1] == "7" and 1 <= int(fields[2]) <= ITERATIONS_MAX:
+            return Hashed(int(fields[2]), _bytes(fields[3]), _bytes(fields[4]))
+        if len(fields) == 4 and fields[1] == "6":
+            return Hashed(0, _bytes(fields[2]), _bytes(fields[3]))
+    except (ValueError, binascii.Error):
+        pass
+    raise ValueError(f"password file, line {number}: the hash is none of mosquitto_passwd's")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)

@@ -1,0 +1,37 @@
+"""The whole broker with a password file."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.mqtt.child import child_broker
+from tests.mqtt.test_passwords import _file
+
+
+def _connect(port: int, user: str | None, password: str | None) -> int:
+    client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5, reconnect_on_failure=False)
+    answers: queue.Queue[Any] = queue.Queue()
+    client.on_connect = lambda _c, _u, _f, code, _p: answers.put(code.value)
+    client.username_pw_set(user, password)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    code: int = answers.get(timeout=15)
+    client.disconnect()
+    client.loop_stop()
+    client._reset_sockets()
+    return code
+
+
+def test_only_users_of_the_password_file_may_connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "passwords").write_text(_file())
+    monkeypatch.setenv("TRIVIUM_MQTT_PASSWORD_FILE", str(tmp_path / "passwords"))
+    with child_broker(tmp_path) as broker:
+        assert _connect(broker.mqtt, "new", "secret") == 0
+        assert _connect(broker.mqtt, "new", "wrong") == 0x86
+        assert _connect(broker.mqtt, None, None) == 0x86

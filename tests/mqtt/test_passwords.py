@@ -1,0 +1,35 @@
+"""mosquitto's password file: hashes made here the way mosquitto_passwd makes them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+
+from gateway.protocols.mqtt.passwords import Passwords
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _file() -> str:
+    salt = bytes(range(12))
+    new = hashlib.pbkdf2_hmac("sha512", b"secret", salt, 101)
+    old = hashlib.sha512(b"older" + salt).digest()
+    return f"# users\nnew:$7$101${_b64(salt)}${_b64(new)}\n\nold:$6${_b64(salt)}${_b64(old)}\n"
+
+
+def test_the_right_password_opens_every_other_does_not() -> None:
+    passwords = Passwords(_file())
+    assert passwords.check("new", b"secret")
+    assert passwords.check("old", b"older")
+    for user, password in (("new", b"older"), ("old", b""), ("nobody", b"secret"), (None, None), ("new", None)):
+        assert not passwords.check(user, password)
+
+
+@pytest.mark.parametrize("line", ["user", ":$7$1$aaaa$aaaa", "user:plain", "user:$7$0$aaaa$aaaa", "user:$7$101$!$aaaa"])
+def test_a_line_that_is_none_is_refused_with_its_number(line: str) -> None:
+    with pytest.raises(ValueError, match="line 1"):
+        Passwords(line)
