@@ -103,3 +103,15 @@ def test_qos_2_is_delivered_once_through_kill_in_the_middle(tmp_path: Path) -> N
         assert got == [b"%d" % number for number in range(total)]
         receiver.close()
         sender.close()
+
+
+def test_wildcard_retained_messages_beyond_the_window_all_come(broker: Child) -> None:
+    publisher = Device(broker.mqtt)
+    for number in range(1500):
+        publisher.client.publish(f"many/{number:04}", b"%d" % number, 1, retain=True)
+    publisher.publish("many/last", b"last", 1, retain=True)
+    late = Device(broker.mqtt)
+    late.subscribe("many/+", qos=1)
+    assert late.payloads(1501) == [*(b"%d" % number for number in range(1500)), b"last"]
+    publisher.close()
+    late.close()

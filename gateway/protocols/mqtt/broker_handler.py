@@ -261,6 +261,7 @@ class BrokerHandler:
         session = device.session
         device.connection, device.closing = None, connection
         self._deliveries.ended(device)
+        device.retained.clear()  # asked for by this connection's SUBSCRIBE
         if closed.will is not None:
             delay_s = min(closed.will.properties.get(props.WILL_DELAY, 0), closed.session_expiry_s)
             if delay_s:
@@ -391,7 +392,9 @@ class BrokerHandler:
         retained: list[tuple[str, Subscription]],
     ) -> None:
         connection.subscribe_done(ticket, codes)
-        if device.connection is connection and retained:
+        if len(device.retained) + len(retained) > SUBSCRIPTIONS_MAX:
+            connection.disconnect(reasons.QUOTA_EXCEEDED, "too many subscriptions wait for retained messages")
+        elif device.connection is connection and retained:
             for filter_, subscription in retained:
                 device.retained.append(self._retained.messages(filter_, subscription))
             self._deliveries.deliver_retained(device)
