@@ -48,6 +48,7 @@ class Partition:
         "extents",
         "high_watermark",
         "hot",
+        "hot_from",
         "hot_head",
         "log_start",
         "next_offset",
@@ -69,6 +70,7 @@ class Partition:
         self.open: list[OpenBlock] = []  # unsealed segments, oldest first
         self.hot: list[tuple[int, int, bytes] | None] = []  # (base offset, last offset, batch) from hot_head on
         self.hot_head = 0
+        self.hot_from = 0  # below, batches in the ring are as they were before they were compacted
         self.damage: list[Range] = []
         self.watchers: list[Callable[[int], None]] = []
         self.policy = _DEFAULT_POLICY
@@ -130,7 +132,7 @@ class Partition:
     def find_hot(self, offset: int) -> int:
         """Index in `hot` of the batch that holds `offset`, or the next; -1 when the ring does not reach back so far."""
         hot, head = self.hot, self.hot_head
-        if head == len(hot) or offset < hot[head][0]:  # type: ignore[index]
+        if head == len(hot) or offset < self.hot_from or offset < hot[head][0]:  # type: ignore[index]
             return -1
         i = bisect_right(hot, offset, lo=head, key=_base_of) - 1  # type: ignore[arg-type]
         return i if offset <= hot[i][1] else i + 1  # type: ignore[index]

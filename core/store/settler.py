@@ -364,6 +364,9 @@ class Settler:
         self.manifest = new
         forget_aborted(living, new)
         await self._install(merged, {state.file_id for state in dead}, replaced or {})
+        for number, cleaned in states.items():
+            if partition := living.get(number):
+                partition.hot_from = cleaned.clean_until
         if dead:
             await self._in_thread(self._unlink, [state.name for state in dead])
             for state in dead:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import trio
@@ -39,9 +40,9 @@ class Clock:
 
 
 @asynccontextmanager
-async def running(disk: SimulatedDisk, clock: Clock) -> AsyncIterator[EmbeddedEngine]:
+async def running(disk: SimulatedDisk, clock: Clock, config: EngineConfig = CONFIG) -> AsyncIterator[EmbeddedEngine]:
     async with trio.open_nursery() as nursery:
-        engine = EmbeddedEngine("", CONFIG, disk=disk, now_ms=clock)
+        engine = EmbeddedEngine("", config, disk=disk, now_ms=clock)
         await nursery.start(engine.run)
         yield engine
         nursery.cancel_scope.cancel()
@@ -231,6 +232,21 @@ async def test_compaction_keeps_the_latest_of_each_key_through_restarts() -> Non
             assert len(await read_all(engine, 2)) == 120 * (life + 1)
             assert engine.settler.manifest.clean[1].clean_until > 0
         cut = cut.cut(seed=life)
+
+
+async def test_readers_see_what_compaction_left_though_the_ring_of_recent_batches_has_it_all() -> None:
+    config = replace(CONFIG, hot_batches_max=1000)
+    async with running(SimulatedDisk(), Clock(), config) as engine:
+        await append(engine, [CreatePartition(1)])
+        engine.set_policy(1, PartitionPolicy(delete=False, compact=True))
+        for i in range(100):
+            await append(engine, [entry(1, batch(b"%d" % i + bytes(500), key=b"k"))])
+        await sealed(engine)
+        await engine.settler.run_once()
+        clean_until = engine.settler.manifest.clean[1].clean_until
+        offsets = [r.offset for b in await read_all(engine, 1) for r in decode(b, 1 << 20)]
+        assert offsets == list(range(clean_until - 1, 100))
+        assert 1 < clean_until < 100
 
 
 async def keyed(engine: EmbeddedEngine) -> None:
