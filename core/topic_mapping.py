@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from core.filters import NAME_BYTES_MAX, check_filter, check_topic, is_wildcard, matches, overlap
+from trivium import partitioner
 
 CATCH_ALL: Final = "mqtt.other"
 _LEGAL: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -210,25 +211,7 @@ def _is_name_key(key: bytes | None) -> bool:
 
 # -- partitions ------------------------------------------------------------------------------------------------------
 
-_MASK: Final = 0xFFFFFFFF
-_M: Final = 0x5BD1E995
-
-
-def murmur2(data: bytes) -> int:
-    """MurmurHash2, 32 bits, with the seed of Kafka's Java client, as an unsigned number."""
-    length = len(data)
-    value = 0x9747B28C ^ length
-    whole = length & ~3
-    for at in range(0, whole, 4):
-        part = int.from_bytes(data[at : at + 4], "little") * _M & _MASK
-        part = (part ^ part >> 24) * _M & _MASK
-        value = (value * _M & _MASK) ^ part
-    if whole < length:
-        value = (value ^ int.from_bytes(data[whole:], "little")) * _M & _MASK
-    value = (value ^ value >> 13) * _M & _MASK
-    return value ^ value >> 15
-
 
 def partition_of(key: bytes | None, partitions: int) -> int:
     """The partition (0 <= p < partitions) of a key, as Kafka's default partitioner has it; 0 for a null key."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions if key is not None else 0
+    return partitioner.partition_of(key, partitions) if key is not None else 0

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.filters import check_topic, matches
-from core.topic_mapping import CATCH_ALL, MappingError, Place, Rule, TopicMapping, murmur2, partition_of
+from core.topic_mapping import CATCH_ALL, MappingError, Place, Rule, TopicMapping, partition_of
+from trivium.partitioner import murmur2
 
 LEVEL = st.text(st.characters(exclude_characters="/+#\0", codec="utf-8"), max_size=6)
 NAMES = st.one_of(
