@@ -7,12 +7,11 @@ the target's epoch and gets whatever is free; what others still hold it waits fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from core.consumer_group import ConsumerGroup, ConsumerMember, Epochs, MemberState
 
 Owned = Mapping[bytes, set[int]]  # topic id -> partitions, as the member reports them
-TopicIds = Callable[[frozenset[str]], set[bytes]]
 
 
 def reconcile(

@@ -132,11 +132,6 @@ class ClassicGroup:
         return not self.members
 
     @property
-    def is_simple(self) -> bool:
-        """Holds offsets only: nobody ever joined."""
-        return self.protocol_type is None and not self.members and not self.pending_joins and self.generation == 0
-
-    @property
     def uses_consumer_protocol(self) -> bool:
         return self.protocol_type == CONSUMER_PROTOCOL_TYPE
 

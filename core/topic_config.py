@@ -257,8 +257,3 @@ def topic_settings(config: Mapping[str, str], defaults: Mapping[str, str] = NO_D
         mqtt_visible=flag("mqtt.visible"),
         mqtt_retain=flag("mqtt.retain"),
     )
-
-
-def partition_policy(config: Mapping[str, str], defaults: Mapping[str, str] = NO_DEFAULTS) -> PartitionPolicy:
-    """What the engine may drop from a partition of a topic with these overrides."""
-    return topic_settings(config, defaults).policy

@@ -69,10 +69,6 @@ class Server:
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
 
-    @property
-    def connections(self) -> int:
-        return len(self._connections)
-
     def stop(self) -> None:
         """Stops accepting; `run` returns when every connection has drained or the deadline has passed."""
         self._accepting.cancel()

@@ -8,7 +8,6 @@ message and exit code 1.
 from __future__ import annotations
 
 import signal
-import sys
 from functools import partial
 
 import structlog
@@ -36,13 +35,11 @@ from trivium.records import preload
 
 log = structlog.get_logger(__name__)
 
-SWITCH_INTERVAL_S = 0.0005  # the loop and the store's writer thread hand the interpreter over this often
 FETCH_SESSION_IDLE_MS_MAX = 120_000  # after which its place may be taken, as in Kafka
 
 
 def run(config: Config) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit code."""
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         trio.run(_serve, config)
     except BaseExceptionGroup as group:

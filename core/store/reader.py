@@ -112,11 +112,6 @@ class Reader:
         self._files.keep(extent, block)
         return block
 
-    async def batch_at(self, file: File, block: Block, i: int) -> bytes:
-        """The bytes of batch `i` of a block."""
-        place, size, _ = block.rows[3 * i : 3 * i + 3]
-        return await trio.to_thread.run_sync(file.pread, size, place, limiter=self._threads)
-
     def _check(self, partition: Partition, offset: int, committed: bool) -> int:
         """The offset that the read may reach."""
         end = partition.last_stable if committed else partition.high_watermark

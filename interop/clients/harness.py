@@ -81,10 +81,7 @@ def raises(*kinds: type[BaseException]) -> Iterator[None]:
     raise AssertionError(f"nothing raised, expected {' or '.join(kind.__name__ for kind in kinds)}")
 
 
-EVENTUALLY_S = 60.0  # above the clients' session time-outs: a leave that was lost on the way heals by itself
-
-
-def eventually(condition: Callable[[], Any], what: str, timeout_s: float = EVENTUALLY_S) -> Any:
+def eventually(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
     """Asks until `condition` is true; for what a client or broker only promises to do soon."""
     deadline = time.monotonic() + timeout_s
     while True:

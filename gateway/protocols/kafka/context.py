@@ -13,8 +13,6 @@ from gateway.protocols.kafka.broker_configs import BrokerConfig
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.fetch_sessions import FetchSessions
 
-MAX_RECORD_BYTES = 64 * 1024 * 1024
-
 
 @dataclass(slots=True)
 class Context:
