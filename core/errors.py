@@ -15,6 +15,14 @@ class CoreError(enum.Enum):
     INVALID_PARTITIONS = "invalid number of partitions"
     INVALID_CONFIG = "invalid configuration"
     POLICY_VIOLATION = "policy violation"
+    # messages
+    WRONG_MESSAGE_TYPE = "not a kind of message that the topic takes"
+    INVALID_MESSAGE = "invalid message"
+    UNKNOWN_MESSAGE = "unknown message"
+    MESSAGE_ENDED = "the message has ended otherwise"
+    LIMIT_REACHED = "a limit of the broker is reached"
+    KEY_CHANGED = "the key has changed since"
+    CONTENDED = "too many writers at once"
     # groups and offsets
     INVALID_GROUP_ID = "invalid group id"
     INVALID_GROUP_REQUEST = "invalid group request"

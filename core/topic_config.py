@@ -101,6 +101,7 @@ _B, _S, _I, _L, _D, _LS = (
     ConfigType.DOUBLE,
     ConfigType.LIST,
 )
+MESSAGE_TYPES = ("any", "normal", "fifo", "delay", "transaction", "mixed")
 _CODECS = ("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer")
 
 _ROWS = (
@@ -137,10 +138,14 @@ _ROWS = (
     ConfigKey("segment.jitter.ms", _L, "0", False, _between(0)),
     ConfigKey("segment.ms", _L, "604800000", False, _between(1)),
     ConfigKey("unclean.leader.election.enable", _B, "false", False),
-    # Ours: how deep produced batches are checked, the store's key index, and what MQTT devices see and keep.
+    # Ours: how deep produced batches are checked, the store's key index, what MQTT devices see and keep.
     ConfigKey("key.index", _B, "false", True, own=True),
+    # What kinds of message a topic takes (core.intake), and how long and how many ids of `once-id` it remembers.
+    ConfigKey("message.type", _S, "any", True, _one_of(*MESSAGE_TYPES), own=True),
     ConfigKey("mqtt.retain", _B, "true", True, own=True),
     ConfigKey("mqtt.visible", _B, "true", True, own=True),
+    ConfigKey("once.ids.max", _I, "100000", True, _between(1, 10_000_000), own=True),
+    ConfigKey("once.window.ms", _L, "0", True, _between(0, 7 * 86_400_000), own=True),
     ConfigKey("validate", _S, "header", True, _one_of("header", "records"), own=True),
 )
 
@@ -218,6 +223,9 @@ class TopicSettings:
     validate_records: bool
     mqtt_visible: bool
     mqtt_retain: bool
+    message_type: str  # one of MESSAGE_TYPES
+    once_window_ms: int  # 0: ids are not looked for
+    once_ids_max: int
 
 
 def topic_settings(config: Mapping[str, str], defaults: Mapping[str, str] = NO_DEFAULTS) -> TopicSettings:
@@ -256,4 +264,7 @@ def topic_settings(config: Mapping[str, str], defaults: Mapping[str, str] = NO_D
         validate_records=compact or text("validate") == "records",
         mqtt_visible=flag("mqtt.visible"),
         mqtt_retain=flag("mqtt.retain"),
+        message_type=text("message.type"),
+        once_window_ms=integer("once.window.ms"),
+        once_ids_max=integer("once.ids.max"),
     )

@@ -94,6 +94,8 @@ class Assigner:
                     self._take_back(before)
                     raise ValueError("a batch whose header tells another size")
                 answer = self._refusal(p, entry, full)
+                if entry.unless_duplicate and answer is None and _has_duplicate(answers):
+                    answer = Appended(Outcome.DUPLICATE)
                 if answer is None:
                     before.append((entry, p, p.next_offset))  # type: ignore[union-attr,arg-type]
                     answer = self._assign(p, entry, position, headers, batches, changes)  # type: ignore[arg-type]
@@ -123,7 +125,7 @@ class Assigner:
         """Why a batch cannot be appended now (or where its duplicate is), None when it can."""
         if p is None:
             return Appended(Outcome.UNKNOWN_PARTITION)
-        _, header, batch, if_next_offset, keep_offsets = entry
+        _, header, batch, if_next_offset, keep_offsets, _ = entry
         offset = header.base_offset if keep_offsets else p.next_offset
         if offset < p.next_offset or (if_next_offset is not None and if_next_offset != offset):
             return Appended(Outcome.OFFSET_MISMATCH, log_start=p.start_next)
@@ -148,7 +150,7 @@ class Assigner:
         changes: list[tuple[Partition, Any]],
     ) -> Appended:
         """Gives a batch its offset and position."""
-        number, header, data, _, keep_offsets = entry
+        number, header, data, _, keep_offsets, _ = entry
         base_offset = header.base_offset if keep_offsets else p.next_offset
         batch = b"".join((_pack_patch(base_offset, header.batch_length, self._epoch), memoryview(data)[16:]))
         p.next_offset = base_offset + header.last_offset_delta + 1
@@ -217,3 +219,7 @@ class Assigner:
                 self._assigned[p.number] = p
             else:
                 p.start_next = value
+
+
+def _has_duplicate(answers: list[Appended]) -> bool:
+    return any(answer.outcome is Outcome.DUPLICATE for answer in answers)

@@ -71,6 +71,7 @@ class Append(NamedTuple):
     batch: Buffer
     if_next_offset: int | None = None  # else OFFSET_MISMATCH: the offset the batch must get
     keep_offsets: bool = False  # append at the batch's own base offset (relay): gaps are allowed, going back is not
+    unless_duplicate: bool = False  # DUPLICATE, and not stored, when an entry before it in the same append is one
 
 
 class CreatePartition(NamedTuple):

@@ -138,7 +138,11 @@ class MemoryEngine:
         batches: list[DurableBatch] = []
         position = self._position
         for entry in entries:
-            answer = self._apply(entry, position, undo, batches)
+            skipped = isinstance(entry, Append) and entry.unless_duplicate and entry.partition in self._logs
+            if skipped and any(a.outcome is Outcome.DUPLICATE for a in answers):
+                answer = Appended(Outcome.DUPLICATE, -1, -1, self._logs[entry.partition].start)
+            else:
+                answer = self._apply(entry, position, undo, batches)
             answers.append(answer)
             if answer.outcome is Outcome.APPENDED:
                 position += 1

@@ -273,6 +273,19 @@ class EngineContract:
         assert [a.base_offset for a in answers] == [0, 2, 4, 6] * 2
         assert engine.info(1).high_watermark == 8
 
+    async def test_what_goes_with_a_duplicate_is_not_stored_again(self, engine: Engine) -> None:
+        await created(engine, 1, 2)
+        sent = entry(1, batch(b"a", producer=(7, 0), sequence=0))
+        beside = entry(2, batch(b"b"))._replace(unless_duplicate=True)
+        first = await append(engine, [sent, beside])
+        again = await append(engine, [sent, beside, entry(2, batch(b"c"))])
+        assert [a.outcome for a in first] == [Outcome.APPENDED] * 2
+        assert [a.outcome for a in again] == [Outcome.DUPLICATE, Outcome.DUPLICATE, Outcome.APPENDED]
+        assert again[0].base_offset == 0
+        assert engine.info(2).high_watermark == 2
+        gone = await append(engine, [sent, beside._replace(partition=9)])
+        assert [a.outcome for a in gone] == [Outcome.NOT_APPENDED, Outcome.UNKNOWN_PARTITION]
+
     async def test_sequences_and_producer_epochs_are_checked(self, engine: Engine) -> None:
         await created(engine, 1)
         assert (await put(engine, 1, batch(producer=(7, 3), sequence=0))).outcome is Outcome.APPENDED
