@@ -43,6 +43,7 @@ class CoreError(enum.Enum):
     MEMBER_EPOCHS_UNSUPPORTED = "the request's version knows no member epochs"
     UNSUPPORTED_ASSIGNOR = "unsupported assignor"
     INVALID_REGEX = "invalid regular expression"
+    INVALID_FILTER = "invalid filter"
     OFFSET_METADATA_TOO_LARGE = "offset metadata too large"
     UNSTABLE_OFFSET = "offset awaits the end of a transaction"
     GROUP_SUBSCRIBED = "group is subscribed to the topic"

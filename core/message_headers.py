@@ -1,11 +1,12 @@
 """What a message says about itself, as record headers, the same for every road into and out of the log.
 
 Headers whose name begins with `trivium.` are ours: QoS, RETAIN, content type, response topic, correlation data, payload
-format and expiry. User properties of MQTT are headers under their own names, in order, with duplicates; what devices
-send under the reserved prefix is dropped. The other way, headers are user properties; what is no UTF-8 text without NUL
-travels as base64 under `trivium.base64.<name>`, a null value as empty text under `trivium.null.<name>`, and both are
-turned back when a device sends them on. Empty payloads of MQTT are empty values, never null; a null value reaches MQTT
-as an empty payload with `trivium.null-value`, a key that is no topic name in `trivium.key` or `trivium.key-base64`.
+format and expiry; and the message's tag, which any client may set (from MQTT: a user property `trivium.tag`). User
+properties of MQTT are headers under their own names, in order, with duplicates; what else devices send under the
+reserved prefix is dropped. The other way, headers are user properties; what is no UTF-8 text without NUL travels as
+base64 under `trivium.base64.<name>`, a null value as empty text under `trivium.null.<name>`, and both are turned back
+when a device sends them on. Empty payloads of MQTT are empty values, never null; a null value reaches MQTT as an empty
+payload with `trivium.null-value`, a key that is no topic name in `trivium.key` or `trivium.key-base64`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ PUBLISHER: Final = "trivium.publisher"
 BASE64: Final = "trivium.base64."
 NULL: Final = "trivium.null."
 NULL_VALUE: Final = "trivium.null-value"
+TAG: Final = "trivium.tag"
 KEY: Final = "trivium.key"
 KEY_BASE64: Final = "trivium.key-base64"
 TEXT_BYTES_MAX: Final = 65_535
@@ -88,7 +90,9 @@ def to_headers(attributes: Attributes) -> Headers:
 
 
 def _unmark(name: str, text: str) -> tuple[str, bytes | None] | None:
-    """The header that a marked user property stands for; None for every other reserved name."""
+    """The header that a marked user property (or the tag) stands for; None for every other reserved name."""
+    if name == TAG:
+        return TAG, text.encode()
     if name.startswith(NULL) and not text:
         inner = name[len(NULL) :]
         return None if inner.startswith(PREFIX) else (inner, None)
@@ -109,7 +113,7 @@ def from_headers(headers: Sequence[tuple[str, bytes | None]]) -> Attributes:
     """
     attributes = Attributes()
     for name, value in headers:
-        if not name.startswith(PREFIX):
+        if not name.startswith(PREFIX) or name == TAG:
             if (pair := _user_property(name, value)) is not None:
                 attributes.user.append(pair)
         elif value is not None:

@@ -14,8 +14,10 @@ CLIENTS = ROOT / "clients"
 
 KAFKA_JARS = CACHE / "jars" / "kafka"
 KAFKA_OLD_JARS = CACHE / "jars" / "kafka-0.10"
+ROCKETMQ_FILTER_JARS = CACHE / "jars" / "rocketmq-filter"
 JAVA_CLASSES = CACHE / "classes" / "java"
 JAVA_OLD_CLASSES = CACHE / "classes" / "java-0.10"
+ROCKETMQ_FILTER_CLASSES = CACHE / "classes" / "rocketmq-filter"
 FRANZ_GO = CACHE / "bin" / "franz-go"
 KAFKAJS_MODULES = CACHE / "kafkajs" / "node_modules"
 

@@ -25,6 +25,8 @@ from interop.places import (
     KAFKA_OLD_JARS,
     KAFKAJS_MODULES,
     PEERS,
+    ROCKETMQ_FILTER_CLASSES,
+    ROCKETMQ_FILTER_JARS,
     venv_python,
 )
 
@@ -98,6 +100,12 @@ def kafka_old() -> None:
     _javac("java-0.10", KAFKA_OLD_JARS, JAVA_OLD_CLASSES, "8")
 
 
+def rocketmq_filter() -> None:
+    """RocketMQ's filter library, and our program that asks it."""
+    _maven("rocketmq-filter", ROCKETMQ_FILTER_JARS)
+    _javac("rocketmq-filter", ROCKETMQ_FILTER_JARS, ROCKETMQ_FILTER_CLASSES, "17")
+
+
 def _venv(name: str, *packages: str) -> None:
     def install() -> None:
         python = venv_python(name)
@@ -151,6 +159,7 @@ TARGETS: dict[str, Callable[[], None]] = {
     "debian": debian,
     "kafka": kafka,
     "kafka-0.10": kafka_old,
+    "rocketmq-filter": rocketmq_filter,
     "kafka-python-1.4.7": kafka_python_1,
     "kafka-python-2.0.2": kafka_python_2,
     "franz-go": franz_go,

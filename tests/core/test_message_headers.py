@@ -49,6 +49,12 @@ def test_the_reserved_prefix_is_stripped_from_what_devices_send() -> None:
     assert to_headers(Attributes(qos=1, user=user)) == [("trivium.qos", b"1"), ("x", b"y")]
 
 
+def test_a_device_sets_and_sees_the_tag() -> None:
+    attributes = Attributes(user=[("trivium.tag", "hot"), ("a", "b")])
+    assert to_headers(attributes)[-2:] == [("trivium.tag", b"hot"), ("a", b"b")]
+    assert from_headers(to_headers(attributes)) == attributes
+
+
 @given(st.lists(st.tuples(TEXT.map("trivium.".__add__), st.none() | st.binary(max_size=9)), max_size=6))
 def test_no_header_can_break_delivery(headers: Headers) -> None:
     assert from_headers(headers).qos in (0, 1, 2)
