@@ -49,7 +49,14 @@ def parse_address(value: object) -> Address:
     return Address(host, int(port))
 
 
+def parse_listen(value: object) -> Address | None:
+    """As `parse_address`; empty text: no such listener."""
+    return None if value is None or value == "" else parse_address(value)
+
+
 ListenAddress = Annotated[Address, BeforeValidator(parse_address)]
+MaybeListenAddress = Annotated[Address | None, BeforeValidator(parse_listen)]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 Unlimited = Annotated[int, Field(ge=-1, le=INT64_MAX)]
 Positive = Annotated[int, Field(ge=1, le=INT64_MAX)]
 Count = Annotated[int, Field(ge=1, le=INT32_MAX)]
@@ -68,7 +75,7 @@ class Section(BaseModel):
 class StoreConfig(Section):
     """`[store]`: the log on disk."""
 
-    data_dir: Annotated[Path, AfterValidator(Path.expanduser)] = Field(default_factory=_data_dir)
+    data_dir: UserPath = Field(default_factory=_data_dir)
     flush: Literal["sync", "async"] = "sync"  # sync: nothing is acknowledged before it is on disk
     flush_interval_ms: Annotated[int, Field(ge=1, le=60_000)] = 200  # of async
     segment_bytes: Annotated[int, Field(ge=1 * MIB, le=4096 * MIB)] = 256 * MIB
@@ -104,9 +111,15 @@ class MqttRule(Section):
 
 
 class MqttConfig(Section):
-    """`[mqtt]`: the MQTT listener."""
+    """`[mqtt]`: the MQTT listeners and what devices may do."""
 
-    listen: ListenAddress = Address("127.0.0.1", 1883)
+    listen: MaybeListenAddress = Address("127.0.0.1", 1883)
+    listen_tls: MaybeListenAddress = None
+    listen_ws: MaybeListenAddress = None  # WebSocket
+    listen_wss: MaybeListenAddress = None  # WebSocket over TLS
+    ws_path: Annotated[str, Field(pattern=r"^(/[!-~]*|\*)$")] = "/mqtt"  # `*`: any
+    tls_certificate: UserPath | None = None  # PEM, with the chain
+    tls_key: UserPath | None = None  # PEM, without a passphrase
     connections_max: Count = 100_000
     packet_bytes_max: Annotated[int, Field(ge=1024, le=268_435_460)] = MIB  # one packet from a device
     receive_max: Annotated[int, Field(ge=1, le=65_535)] = 1_000  # publishes of a device not acknowledged yet
@@ -119,7 +132,13 @@ class MqttConfig(Section):
     auto_topic_retention_bytes: Unlimited = 1024 * MIB  # of a partition of theirs
     catch_all: str = "mqtt.other"  # for names that are no topic of their own
     rules: tuple[MqttRule, ...] = ()
-    password_file: Annotated[Path, AfterValidator(Path.expanduser)] | None = None  # as mosquitto_passwd writes it
+    password_file: UserPath | None = None  # as mosquitto_passwd writes it
+
+    @model_validator(mode="after")
+    def _certified(self) -> MqttConfig:
+        if (self.listen_tls or self.listen_wss) and (self.tls_certificate is None or self.tls_key is None):
+            raise ValueError("listen_tls and listen_wss need tls_certificate and tls_key")
+        return self
 
 
 class NativeConfig(Section):

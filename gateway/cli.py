@@ -25,6 +25,11 @@ def main() -> None:
 @click.option("--kafka", metavar="HOST:PORT", help="Where Kafka clients connect [127.0.0.1:9092]; port 0: a free one.")
 @click.option("--kafka-advertised", metavar="HOST:PORT", help="The address given to Kafka clients to connect to.")
 @click.option("--mqtt", metavar="HOST:PORT", help="Where MQTT devices connect [127.0.0.1:1883].")
+@click.option("--mqtts", metavar="HOST:PORT", help="Where devices connect over TLS.")
+@click.option("--mqtt-ws", metavar="HOST:PORT", help="Where devices connect over WebSocket.")
+@click.option("--mqtt-wss", metavar="HOST:PORT", help="Where devices connect over WebSocket and TLS.")
+@click.option("--mqtt-certificate", type=click.Path(path_type=Path), help="Certificate (PEM) of --mqtts, --mqtt-wss.")
+@click.option("--mqtt-key", type=click.Path(path_type=Path), help="Its key (PEM).")
 @click.option("--native", metavar="HOST:PORT", help="Where the native SDK connects [127.0.0.1:9876].")
 @click.option("--flush", metavar="sync|async", help="Acknowledge after the disk has it (sync, the default) or before.")
 def serve(
@@ -33,6 +38,11 @@ def serve(
     kafka: str | None,
     kafka_advertised: str | None,
     mqtt: str | None,
+    mqtts: str | None,
+    mqtt_ws: str | None,
+    mqtt_wss: str | None,
+    mqtt_certificate: Path | None,
+    mqtt_key: Path | None,
     native: str | None,
     flush: str | None,
 ) -> None:
@@ -51,6 +61,11 @@ def serve(
         ("kafka", "listen"): ("--kafka", kafka),
         ("kafka", "advertised"): ("--kafka-advertised", kafka_advertised),
         ("mqtt", "listen"): ("--mqtt", mqtt),
+        ("mqtt", "listen_tls"): ("--mqtts", mqtts),
+        ("mqtt", "listen_ws"): ("--mqtt-ws", mqtt_ws),
+        ("mqtt", "listen_wss"): ("--mqtt-wss", mqtt_wss),
+        ("mqtt", "tls_certificate"): ("--mqtt-certificate", mqtt_certificate),
+        ("mqtt", "tls_key"): ("--mqtt-key", mqtt_key),
         ("native", "listen"): ("--native", native),
     }
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conf.schema import Config
+from conf.schema import Config, MqttConfig
 from core.broker import BrokerSettings
 from core.group_types import GroupLimits
 from core.store.embedded import EngineConfig
@@ -11,7 +11,8 @@ from core.transaction_types import TransactionLimits
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.passwords import Passwords
 from gateway.protocols.mqtt.publishing import PublishSettings
-from gateway.protocols.mqtt.server import MqttSettings
+from gateway.protocols.mqtt.server import ListenAt, MqttSettings
+from gateway.tls import Certificate
 
 CONNECT_BYTES_MAX = 131_072  # the first packet of an MQTT connection
 
@@ -62,9 +63,10 @@ def engine_config(config: Config) -> EngineConfig:
 
 
 def mqtt_settings(config: Config) -> MqttSettings:
-    """Raises ValueError for mapping rules that cannot be undone, and OSError or ValueError for the password file."""
+    """Reads the files that it names. Raises ValueError (mapping rules that cannot be undone too) or OSError."""
     mqtt = config.mqtt
     return MqttSettings(
+        listeners=_mqtt_listeners(mqtt),
         limits=Limits(
             packet_bytes_max=mqtt.packet_bytes_max,
             connect_bytes_max=min(mqtt.packet_bytes_max, CONNECT_BYTES_MAX),
@@ -85,5 +87,22 @@ def mqtt_settings(config: Config) -> MqttSettings:
         mapping=TopicMapping([Rule(rule.filter, rule.topic, rule.key) for rule in mqtt.rules], mqtt.catch_all),
         connections_max=mqtt.connections_max,
         drain_s=config.limits.drain_ms_max / 1000,
-        passwords=Passwords.read(mqtt.password_file) if mqtt.password_file is not None else None,
+        passwords=Passwords(mqtt.password_file) if mqtt.password_file is not None else None,
+        certificate=_certificate(mqtt),
     )
+
+
+def _mqtt_listeners(mqtt: MqttConfig) -> list[ListenAt]:
+    kinds = [
+        (mqtt.listen, False, None),
+        (mqtt.listen_tls, True, None),
+        (mqtt.listen_ws, False, mqtt.ws_path),
+        (mqtt.listen_wss, True, mqtt.ws_path),
+    ]
+    return [ListenAt(*address, tls, path) for address, tls, path in kinds if address is not None]
+
+
+def _certificate(mqtt: MqttConfig) -> Certificate | None:
+    if mqtt.tls_certificate is None or mqtt.tls_key is None:
+        return None
+    return Certificate(mqtt.tls_certificate, mqtt.tls_key)

@@ -62,6 +62,7 @@ class Server:
     ) -> None:
         self.protocol = protocol
         self.address = format_address(*address_of(listener))
+        self.listening = [(protocol, self.address)]
         self._listener = listener
         self._connect = connect
         self._connections_max = connections_max

@@ -1,13 +1,15 @@
 """The composition root: puts store, core and listeners together, and takes them down in the opposite order.
 
 A clean stop (SIGTERM, SIGINT): listeners stop accepting, begun requests are answered within the drain deadline, the
-core's tasks end, and the store flushes and notes that it was closed. A store that fails ends the broker at once with a
+core's tasks end, and the store flushes and notes that it was closed. SIGHUP has certificates and password files read
+again. A store that fails ends the broker at once with a
 message and exit code 1.
 """
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -17,6 +19,7 @@ from conf.schema import Address, Config, LimitsConfig
 from core.broker import Broker
 from core.store.embedded import EmbeddedEngine, StoreLocked
 from core.store.engine import StoreFailed
+from gateway.cli import EXIT_CONFIG
 from gateway.collector import Collector
 from gateway.core_settings import broker_settings, engine_config, mqtt_settings
 from gateway.listeners import Server, address_of, bind
@@ -28,8 +31,7 @@ from gateway.protocols.kafka.context import Context
 from gateway.protocols.kafka.dispatch import Dispatcher
 from gateway.protocols.kafka.fetch_sessions import FetchSessions
 from gateway.protocols.kafka.handlers import HANDLERS, PIPELINED
-from gateway.protocols.mqtt.server import MqttServer, open_server
-from gateway.protocols.mqtt.server import bind as mqtt_bind
+from gateway.protocols.mqtt.server import MqttServer, MqttSettings, bind_listeners, open_server
 from gateway.protocols.native.server import native_server
 from trivium.records import preload
 
@@ -41,7 +43,12 @@ FETCH_SESSION_IDLE_MS_MAX = 120_000  # after which its place may be taken, as in
 def run(config: Config) -> int:
     """Serves until SIGTERM or SIGINT. Returns the exit code."""
     try:
-        trio.run(_serve, config)
+        mqtt = mqtt_settings(config)
+    except (ValueError, OSError) as unusable:
+        log.critical("the configuration cannot be used", reason=str(unusable))
+        return EXIT_CONFIG
+    try:
+        trio.run(_serve, config, mqtt)
     except BaseExceptionGroup as group:
         expected, others = group.split((StoreFailed, StoreLocked, OSError))
         if expected is None or others is not None:
@@ -59,7 +66,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return leaves
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, mqtt: MqttSettings) -> None:
     engine = EmbeddedEngine(config.store.data_dir, engine_config(config))
     async with trio.open_nursery() as store_nursery:
         await store_nursery.start(engine.run)
@@ -67,9 +74,10 @@ async def _serve(config: Config) -> None:
         broker = Broker(engine, broker_settings(config))
         async with trio.open_nursery() as core_nursery:
             await core_nursery.start(broker.run)
+            devices = await open_server(broker, bind_listeners(mqtt), mqtt)
             servers: list[Server | MqttServer] = [
                 await kafka_server(config, broker),
-                await mqtt_server(config, broker),
+                devices,
                 await native_server(config, broker),
             ]
             collector = Collector()
@@ -77,8 +85,9 @@ async def _serve(config: Config) -> None:
             async with trio.open_nursery() as listening:
                 for server in servers:
                     listening.start_soon(server.run)
-                    print(f"{server.protocol} listening on {server.address}", flush=True)
-                await _wait_for_stop_signal()
+                    for protocol, address in server.listening:
+                        print(f"{protocol} listening on {address}", flush=True)
+                await _wait_for_stop_signal(devices.reload)
                 for server in servers:
                     server.stop()
                 broker.groups.stop()
@@ -87,11 +96,14 @@ async def _serve(config: Config) -> None:
     log.info("stopped", longest_gc_pause_ms=round(collector.longest_pause_ms, 1))
 
 
-async def _wait_for_stop_signal() -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+async def _wait_for_stop_signal(reload: Callable[[], None]) -> None:
+    """`reload` is called at every SIGHUP."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
-            log.info("stopping", signal=signal.Signals(number).name)
-            return
+            if number != signal.SIGHUP:
+                log.info("stopping", signal=signal.Signals(number).name)
+                return
+            reload()
 
 
 async def kafka_server(config: Config, broker: Broker) -> Server:
@@ -121,10 +133,6 @@ async def kafka_server(config: Config, broker: Broker) -> Server:
         connections_max=config.limits.connections_max,
         drain_deadline_s=config.limits.drain_ms_max / 1000,
     )
-
-
-async def mqtt_server(config: Config, broker: Broker) -> MqttServer:
-    return await open_server(broker, mqtt_bind(*config.mqtt.listen), mqtt_settings(config))
 
 
 def _connection_limits(limits: LimitsConfig) -> ConnectionLimits:

@@ -6,6 +6,7 @@ import queue
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,12 +35,22 @@ class Child:
         self._process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=self._log, text=True)
         assert self._process.stdout is not None
         addresses: dict[str, str] = {}
-        while len(addresses) < 2:
+        while "native" not in addresses:
             line = self._process.stdout.readline()
             assert line, (self._folder / "log").read_text()[-3000:]
             addresses[line.split()[0]] = line.split()[-1]
         self.kafka = addresses["kafka"]
-        self.mqtt = int(addresses["mqtt"].rpartition(":")[2])
+        self.ports = {name: int(address.rpartition(":")[2]) for name, address in addresses.items()}
+        self.mqtt = self.ports.get("mqtt", 0)
+
+    def reload(self) -> None:
+        """SIGHUP; returns when the broker has read its files again."""
+        lines = (self._folder / "log").read_text().count("read again")
+        self._process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + WAIT_S
+        while (self._folder / "log").read_text().count("read again") == lines:
+            assert time.monotonic() < deadline
+            assert self._process.poll() is None
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)

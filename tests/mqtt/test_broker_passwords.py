@@ -35,3 +35,7 @@ def test_only_users_of_the_password_file_may_connect(tmp_path: Path, monkeypatch
         assert _connect(broker.mqtt, "new", "secret") == 0
         assert _connect(broker.mqtt, "new", "wrong") == 0x86
         assert _connect(broker.mqtt, None, None) == 0x86
+        (tmp_path / "passwords").write_text(_file().replace("new:", "renamed:"))
+        broker.reload()
+        assert _connect(broker.mqtt, "renamed", "secret") == 0
+        assert _connect(broker.mqtt, "new", "secret") == 0x86

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -21,8 +22,10 @@ def _file() -> str:
     return f"# users\nnew:$7$101${_b64(salt)}${_b64(new)}\n\nold:$6${_b64(salt)}${_b64(old)}\n"
 
 
-def test_the_right_password_opens_every_other_does_not() -> None:
-    passwords = Passwords(_file())
+def test_the_right_password_opens_every_other_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "passwords"
+    path.write_text(_file())
+    passwords = Passwords(path)
     assert passwords.check("new", b"secret")
     assert passwords.check("old", b"older")
     for user, password in (("new", b"older"), ("old", b""), ("nobody", b"secret"), (None, None), ("new", None)):
@@ -30,6 +33,14 @@ def test_the_right_password_opens_every_other_does_not() -> None:
 
 
 @pytest.mark.parametrize("line", ["user", ":$7$1$aaaa$aaaa", "user:plain", "user:$7$0$aaaa$aaaa", "user:$7$101$!$aaaa"])
-def test_a_line_that_is_none_is_refused_with_its_number(line: str) -> None:
+def test_a_line_that_is_none_is_refused_with_its_number_and_changes_nothing(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "passwords"
+    path.write_text(line)
+    with pytest.raises(ValueError, match="passwords, line 1"):
+        Passwords(path)
+    path.write_text(_file())
+    passwords = Passwords(path)
+    path.write_text(line)
     with pytest.raises(ValueError, match="line 1"):
-        Passwords(line)
+        passwords.reload()
+    assert passwords.check("new", b"secret")

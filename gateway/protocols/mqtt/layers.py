@@ -24,6 +24,7 @@ from wsproto.events import (
 from wsproto.utilities import ProtocolError
 
 SUBPROTOCOL: Final = "mqtt"
+ANY_PATH: Final = "*"
 _READ_BYTES: Final = 65_536
 
 
@@ -89,7 +90,7 @@ class Tls:
 
 
 class WebSocket:
-    """The server's side of a WebSocket on `path`, subprotocol `mqtt` ([MQTT-6.0.0-1] to -4)."""
+    """The server's side of a WebSocket on `path` (ANY_PATH: on any), subprotocol `mqtt` ([MQTT-6.0.0-1] to -4)."""
 
     __slots__ = ("_connection", "_out", "_path", "ended")
 
@@ -123,7 +124,7 @@ class WebSocket:
         return b"".join(payload)
 
     def _on_request(self, request: Request) -> None:
-        if request.target.partition("?")[0] != self._path:
+        if self._path not in (ANY_PATH, request.target.partition("?")[0]):
             self._say(RejectConnection(status_code=404))
             raise LayerError("WebSocket: no such path")
         if SUBPROTOCOL not in request.subprotocols:

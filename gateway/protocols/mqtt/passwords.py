@@ -1,6 +1,6 @@
 """mosquitto's `password_file`: `user:$7$iterations$salt$hash` (PBKDF2 with SHA-512) or `user:$6$salt$hash` (SHA-512).
 
-Read once, at start. A file makes anonymous clients unwelcome, as in mosquitto 2.
+Read at start and at SIGHUP. A file makes anonymous clients unwelcome, as in mosquitto 2.
 """
 
 from __future__ import annotations
@@ -24,20 +24,26 @@ class Hashed(NamedTuple):
 
 
 class Passwords:
-    """Users and their hashed passwords. Raises ValueError for a line that is none."""
+    """Users and their hashed passwords. Raises OSError or ValueError, for a line that is none."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._users: dict[str, Hashed] = {}
-        for number, line in enumerate(text.splitlines(), 1):
+        self.reload()
+
+    def reload(self) -> None:
+        """Raises as the constructor does, and then changes nothing."""
+        users: dict[str, Hashed] = {}
+        for number, line in enumerate(self._path.read_text().splitlines(), 1):
             if line.strip() and not line.startswith("#"):
                 user, colon, hashed = line.strip().partition(":")
                 if not colon or not user:
-                    raise ValueError(f"password file, line {number}: must be USER:HASH")
-                self._users[user] = _parse(hashed, number)
-
-    @classmethod
-    def read(cls, path: Path) -> Passwords:
-        return cls(path.read_text())
+                    raise ValueError(f"{self._path}, line {number}: must be USER:HASH")
+                try:
+                    users[user] = _parse(hashed)
+                except ValueError as error:
+                    raise ValueError(f"{self._path}, line {number}: {error}") from None
+        self._users = users
 
     def check(self, user: str | None, password: bytes | None) -> bool:
         hashed = self._users.get(user) if user is not None else None
@@ -50,7 +56,7 @@ class Passwords:
         return hmac.compare_digest(digest, hashed.digest)
 
 
-def _parse(text: str, number: int) -> Hashed:
+def _parse(text: str) -> Hashed:
     fields = text.split("$")
     try:
         if len(fields) == 5 and fields[1] == "7" and 1 <= int(fields[2]) <= ITERATIONS_MAX:
@@ -59,7 +65,7 @@ def _parse(text: str, number: int) -> Hashed:
             return Hashed(0, _bytes(fields[2]), _bytes(fields[3]))
     except (ValueError, binascii.Error):
         pass
-    raise ValueError(f"password file, line {number}: the hash is none of mosquitto_passwd's")
+    raise ValueError("the hash is none of mosquitto_passwd's")
 
 
 def _bytes(text: str) -> bytes:

@@ -24,6 +24,12 @@ class Listener:
     tls: ssl.SSLContext | None = None
     websocket_path: str | None = None
 
+    @property
+    def protocol(self) -> str:
+        """mqtt, mqtts, ws or wss."""
+        plain = "mqtt" if self.websocket_path is None else "ws"
+        return plain if self.tls is None else plain + "s"
+
     def layer(self) -> Layer | None:
         if self.websocket_path is None:
             return Tls(self.tls) if self.tls is not None else None

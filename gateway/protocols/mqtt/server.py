@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 import trio
 
 from core.broker import Broker
@@ -22,6 +24,9 @@ from gateway.protocols.mqtt.peers import Listener
 from gateway.protocols.mqtt.publishing import Publisher, PublishSettings
 from gateway.protocols.mqtt.pump import Pump
 from gateway.protocols.mqtt.retained import Retained
+from gateway.tls import Certificate
+
+log = structlog.get_logger(__name__)
 
 SESSIONS_TOPIC = "__trivium_sessions"
 RETAINED_TOPIC = "__trivium_retained"
@@ -30,25 +35,42 @@ APPENDING_BYTES_MAX = 64 * 1024 * 1024  # publishes on their way to the log; abo
 
 
 @dataclass(frozen=True, slots=True)
+class ListenAt:
+    """Where devices connect, and how."""
+
+    host: str
+    port: int
+    tls: bool = False
+    websocket_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class MqttSettings:
+    """`certificate` is what the listeners with TLS show."""
+
+    listeners: Sequence[ListenAt]
     limits: Limits
     publishing: PublishSettings
     mapping: TopicMapping
     connections_max: int
     drain_s: float
     passwords: Passwords | None = None  # None: everybody may connect
+    certificate: Certificate | None = None
 
 
 class MqttServer:
-    """Serves one listener; made by `open_server`."""
-
-    protocol = "mqtt"
+    """Serves its listeners; made by `open_server`."""
 
     def __init__(
-        self, broker: Broker, listener: socket.socket, settings: MqttSettings, log: SessionLog, table: RetainedTable
+        self,
+        broker: Broker,
+        listeners: Sequence[Listener],
+        settings: MqttSettings,
+        log: SessionLog,
+        table: RetainedTable,
     ) -> None:
-        self.address = format_address(*listener.getsockname()[:2])
-        self._listener = listener
+        self.listening = [(one.protocol, format_address(*one.socket.getsockname()[:2])) for one in listeners]
+        self._listeners = listeners
         self._settings = settings
         self._stopping = trio.Event()
         self._table = table
@@ -86,14 +108,23 @@ class MqttServer:
         """`run` returns when connections were told, or the time for it is up."""
         self._stopping.set()
 
+    def reload(self) -> None:
+        """Reads the files of the settings again; one that cannot be used is logged, and what it said before holds."""
+        readers = [one.reload for one in (self._settings.certificate, self._settings.passwords) if one is not None]
+        for reload in readers:
+            try:
+                reload()
+            except (OSError, ValueError) as error:
+                log.error("MQTT: not read again", reason=str(error))
+        log.info("MQTT files read again")
+
     async def run(self) -> None:
-        listening = Listener(self._listener, self._settings.limits)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.deliveries.run)
                 nursery.start_soon(self.publisher.run)
                 nursery.start_soon(self._sweeper)
-                nursery.start_soon(self.pump.run, [listening])
+                nursery.start_soon(self.pump.run, self._listeners)
                 await self._stopping.wait()
                 await self.pump.drain(self._settings.drain_s)
                 nursery.cancel_scope.cancel()
@@ -116,7 +147,16 @@ def bind(host: str, port: int) -> socket.socket:
         raise OSError(error.errno, f"cannot listen on {format_address(host, port)}: {reason}") from error
 
 
-async def open_server(broker: Broker, listener: socket.socket, settings: MqttSettings) -> MqttServer:
+def bind_listeners(settings: MqttSettings) -> list[Listener]:
+    """One listener for each address. Raises OSError with the address named."""
+    listeners: list[Listener] = []
+    for one in settings.listeners:
+        tls = settings.certificate.context if one.tls and settings.certificate is not None else None
+        listeners.append(Listener(bind(one.host, one.port), settings.limits, tls, one.websocket_path))
+    return listeners
+
+
+async def open_server(broker: Broker, listeners: Sequence[Listener], settings: MqttSettings) -> MqttServer:
     """Folds the stored sessions and retained messages; then the server may `run`."""
     compact = {"cleanup.policy": "compact"}
     topic = await broker.topics.ensure(SESSIONS_TOPIC, 1, compact)
@@ -125,4 +165,4 @@ async def open_server(broker: Broker, listener: socket.socket, settings: MqttSet
     topic = await broker.topics.ensure(RETAINED_TOPIC, 1, compact)
     table = RetainedTable(broker.engine, topic.partitions[0])
     await table.load()
-    return MqttServer(broker, listener, settings, log, table)
+    return MqttServer(broker, listeners, settings, log, table)
