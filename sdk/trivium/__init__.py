@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trivium.client import Client, TopicDescription, connect
     from trivium.consumer import Consumer, Message
     from trivium.errors import Closed, Disconnected, ErrorCode, RequestRefused, RequestTimedOut, TriviumError
-    from trivium.frames import EARLIEST, LATEST
+    from trivium.frames.offsets import EARLIEST, LATEST
     from trivium.producer import Producer, Sent
     from trivium.record_batch import Codec
 
@@ -42,7 +42,7 @@ _HOMES = {
     "client": ("Client", "TopicDescription", "connect"),
     "consumer": ("Consumer", "Message"),
     "errors": ("Closed", "Disconnected", "ErrorCode", "RequestRefused", "RequestTimedOut", "TriviumError"),
-    "frames": ("EARLIEST", "LATEST"),
+    "frames.offsets": ("EARLIEST", "LATEST"),
     "producer": ("Producer", "Sent"),
     "record_batch": ("Codec",),
 }

@@ -14,8 +14,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from trivium import client as async_client
 from trivium import consumer as async_consumer
-from trivium import frames
 from trivium import producer as async_producer
+from trivium.frames.offsets import LATEST
 from trivium.record_batch import Codec
 
 
@@ -78,7 +78,7 @@ class Client:
 
     @contextmanager
     def consumer(
-        self, *topics: str, group: str | None = None, start: int = frames.LATEST, committed: bool = True
+        self, *topics: str, group: str | None = None, start: int = LATEST, committed: bool = True
     ) -> Iterator[Consumer]:
         """A consumer of all partitions of some topics."""
         opened = self._made.consumer(*topics, group=group, start=start, committed=committed)

@@ -7,9 +7,10 @@ trio's rules, of which the SDK needs one most: what is cancelled has ended when 
 
 from __future__ import annotations
 
+import json
 import math
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 
-from trivium import frames
-from trivium.connection import Connection, open_connection
+from trivium.connection import Connection, Incoming, open_connection
 from trivium.errors import Closed, Disconnected, ErrorCode, RequestRefused, RequestTimedOut
+from trivium.frames.connection import AskStatus, Status
+from trivium.frames.offsets import LATEST, Commit, Committed, FindOffsets, OffsetEntry, TimeEntry
+from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, TopicInfo
 from trivium.record_batch import Codec
+from trivium.stacks import stacks
 
 if TYPE_CHECKING:
     from trivium.consumer import Consumer
@@ -71,6 +75,8 @@ class Client:
         self._connecting = anyio.Lock()
         self._closed = False
         self._partitions: dict[str, int] = {}
+        self.incoming = Incoming(requests={AskStatus: self._status})  # who takes what the broker says
+        self.status: dict[str, Callable[[], Any]] = {}  # what else this client's status shows, for JSON
 
     async def connection(self) -> Connection:
         """The connection as it stands, or a new one: addresses are tried in random order, then again after a pause
@@ -93,7 +99,9 @@ class Client:
     async def _try_addresses(self) -> Connection | None:
         for host, port in random.sample(self._addresses, len(self._addresses)):
             try:
-                return await open_connection(host, port, self._client_id, SOFTWARE, self.request_timeout_s)
+                return await open_connection(
+                    host, port, self._client_id, SOFTWARE, self.request_timeout_s, self.incoming
+                )
             except Disconnected:
                 continue
         return None
@@ -120,6 +128,17 @@ class Client:
             where = ", ".join(f"{host}:{port}" for host, port in self._addresses)
             raise RequestTimedOut(f"no answer to {type(message).__name__} in {limit_s} s from {where}") from None
 
+    async def tell(self, message: Any, payload: Sequence[Buffer] = ()) -> None:
+        """A one-way message over the connection as it stands; lost with it. Raises Disconnected."""
+        if self._connection is None:
+            raise Disconnected("there is no connection")
+        await self._connection.tell(message, payload)
+
+    async def _status(self, _: AskStatus, __: memoryview) -> Status:
+        settings = {"client_id": self._client_id, "software": SOFTWARE, "request_timeout_s": self.request_timeout_s}
+        known = {name: show() for name, show in self.status.items()}
+        return Status(json.dumps({"settings": settings, **known, "stacks": stacks()}, default=str))
+
     async def partitions(self, topic: str, *, create: bool = False) -> int:
         """How many partitions a topic has; `create` makes a missing one, if the broker allows it. Remembered.
 
@@ -127,7 +146,7 @@ class Client:
         """
         known = self._partitions.get(topic)
         if known is None:
-            reply, _ = await self.request(frames.Metadata(int(create), [topic]))
+            reply, _ = await self.request(Metadata(int(create), [topic]))
             info = reply.topics[0]
             if info.status:
                 raise RequestRefused(info.status, f"topic {topic!r}")
@@ -142,12 +161,12 @@ class Client:
 
     async def topics(self) -> list[TopicDescription]:
         """All topics but the broker's own."""
-        reply, _ = await self.request(frames.Metadata(0, []))
+        reply, _ = await self.request(Metadata(0, []))
         return [_description(info) for info in reply.topics]
 
     async def describe_topic(self, name: str) -> TopicDescription:
         """Raises RequestRefused (UNKNOWN_TOPIC)."""
-        reply, _ = await self.request(frames.Metadata(0, [name]))
+        reply, _ = await self.request(Metadata(0, [name]))
         if reply.topics[0].status:
             raise RequestRefused(reply.topics[0].status, f"topic {name!r}")
         return _description(reply.topics[0])
@@ -158,22 +177,22 @@ class Client:
         Not asked twice when the connection is lost: Disconnected then leaves open whether it was made. Raises
         RequestRefused (TOPIC_EXISTS, INVALID_TOPIC, INVALID_PARTITIONS, INVALID_CONFIG).
         """
-        entries = [frames.ConfigEntry(key, value) for key, value in (config or {}).items()]
-        await self.request(frames.CreateTopic(name, partitions, entries), retry=False)
+        entries = [ConfigEntry(key, value) for key, value in (config or {}).items()]
+        await self.request(CreateTopic(name, partitions, entries), retry=False)
         self.forget(name)
 
     async def delete_topic(self, name: str) -> None:
         """Deletes a topic with its records; durable on return. Raises as `create_topic` (UNKNOWN_TOPIC)."""
-        await self.request(frames.DeleteTopic(name), retry=False)
+        await self.request(DeleteTopic(name), retry=False)
         self.forget(name)
 
     async def find_offsets(self, topic: str, time_ms: int) -> dict[int, int]:
-        """Per partition the first offset with at least this time (ms since the epoch), or `frames.EARLIEST` or
-        `frames.LATEST`; the end where there is none. Raises RequestRefused.
+        """Per partition the first offset with at least this time (ms since the epoch), or `EARLIEST` or
+        `LATEST`; the end where there is none. Raises RequestRefused.
         """
         count = await self.partitions(topic)
-        entries = [frames.TimeEntry(topic, index, time_ms) for index in range(count)]
-        reply, _ = await self.request(frames.FindOffsets(entries))
+        entries = [TimeEntry(topic, index, time_ms) for index in range(count)]
+        reply, _ = await self.request(FindOffsets(entries))
         for found in reply.entries:
             if found.status:
                 raise RequestRefused(found.status, f"topic {topic!r}")
@@ -184,8 +203,8 @@ class Client:
 
         Raises RequestRefused for the first that was refused, when the others have been kept.
         """
-        entries = [frames.OffsetEntry(topic, part, offset, "") for (topic, part), offset in offsets.items()]
-        reply, _ = await self.request(frames.Commit(group, entries))
+        entries = [OffsetEntry(topic, part, offset, "") for (topic, part), offset in offsets.items()]
+        reply, _ = await self.request(Commit(group, entries))
         for entry, status in zip(entries, reply.statuses, strict=True):
             if status:
                 raise RequestRefused(status, f"commit of {entry.topic}/{entry.partition} for group {group!r}")
@@ -193,7 +212,7 @@ class Client:
     async def committed(self, group: str) -> dict[tuple[str, int], int]:
         """All offsets kept under a group's name."""
         try:
-            reply, _ = await self.request(frames.Committed(group))
+            reply, _ = await self.request(Committed(group))
         except RequestRefused as refused:
             if refused.code == ErrorCode.GROUP_NOT_FOUND:
                 return {}
@@ -211,7 +230,7 @@ class Client:
         return producer(self, codec=codec, linger_ms=linger_ms, buffer_bytes_max=buffer_bytes_max)
 
     def consumer(
-        self, *topics: str, group: str | None = None, start: int = frames.LATEST, committed: bool = True
+        self, *topics: str, group: str | None = None, start: int = LATEST, committed: bool = True
     ) -> AbstractAsyncContextManager[Consumer]:
         """A consumer of all partitions of some topics; see `trivium.consumer`."""
         from trivium.consumer import consumer
@@ -224,7 +243,7 @@ class Client:
             await self._connection.aclose()
 
 
-def _description(info: frames.TopicInfo) -> TopicDescription:
+def _description(info: TopicInfo) -> TopicDescription:
     return TopicDescription(info.name, info.partitions, {one.name: one.value for one in info.config})
 
 

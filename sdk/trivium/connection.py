@@ -2,27 +2,46 @@
 
 A request that is cancelled or timed out gives up its correlation id at once, and its reply is dropped when it comes.
 When the connection is lost every request in flight raises Disconnected; the owner opens another.
+
+The broker asks and tells too. Who wants that registers by message class in `Incoming`, which outlives connections. A
+request is answered by a task of its own, of which at most ANSWERING_MAX run; what nobody registered for is refused with
+UNKNOWN_KIND. A one-way message is taken at once, by a function that must not block.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 import anyio.abc
 
-from trivium import frames
-from trivium.errors import Disconnected, RemoteProtocolError, RequestRefused, RequestTimedOut
+from trivium.errors import Disconnected, ErrorCode, RemoteProtocolError, RequestRefused, RequestTimedOut
 from trivium.frame_reader import FrameReader
+from trivium.frames.codec import KIND_OF, KINDS, REPLY_BIT, VERSION_MAX, VERSION_MIN, Frame, encode
+from trivium.frames.connection import MAGIC, Error, Hello, Welcome
 
 READ_BYTES = 256 * 1024
 GREETING_BYTES_MAX = 64 * 1024
 FRAME_BYTES_MAX = 256 * 1024 * 1024
+ANSWERING_MAX = 64
+ANSWER_S_MAX = 60.0
 _CORRELATION_MASK = 0xFFFFFFFF
 
 Buffer = bytes | memoryview
+
+
+@dataclass(slots=True)
+class Incoming:
+    """Who takes what the broker says, by message class. A request's handler returns the reply's message, or with the
+    buffers of its payload; it refuses by raising RequestRefused.
+    """
+
+    requests: dict[type, Callable[[Any, memoryview], Awaitable[Any]]] = field(default_factory=dict)
+    one_way: dict[type, Callable[[Any, memoryview], None]] = field(default_factory=dict)
 
 
 class _Waiting:
@@ -32,52 +51,48 @@ class _Waiting:
 
     def __init__(self) -> None:
         self.done = anyio.Event()
-        self.frame: frames.Frame | None = None
+        self.frame: Frame | None = None
         self.error: Exception | None = None
 
 
 class Connection:
     """Open it with `open_connection`, then run `receive` in a task for as long as it is used."""
 
-    def __init__(self, stream: anyio.abc.ByteStream) -> None:
+    def __init__(self, stream: anyio.abc.ByteStream, incoming: Incoming) -> None:
         self._stream = stream
+        self._incoming = incoming
+        self._answering = 0
         self._reader = FrameReader(FRAME_BYTES_MAX)
         self._waiting: dict[int, _Waiting] = {}
         self._next = 0
         self._sending = anyio.Lock()
         self._slots = anyio.CapacityLimiter(1)
         self.closed = False
-        self.welcome: frames.Welcome
+        self.welcome: Welcome
 
     async def greet(self, client_id: str, software: str) -> None:
         """Negotiates. Raises RequestRefused when there is no common version, Disconnected."""
-        hello = frames.Hello(frames.MAGIC, frames.VERSION_MIN, frames.VERSION_MAX, client_id, software)
+        hello = Hello(MAGIC, VERSION_MIN, VERSION_MAX, client_id, software)
         reader = FrameReader(GREETING_BYTES_MAX)
-        await self._stream.send(frames.encode(1, 0, hello))
-        found: list[frames.Frame] = []
+        await self._stream.send(encode(1, 0, hello))
+        found: list[Frame] = []
         while not found:
             found = reader.receive(await self._stream.receive(READ_BYTES))
         reply = found[0]
         if reply.status:
             raise RequestRefused(reply.status, reply.message.message)
-        if len(found) > 1 or reader.held_bytes or not isinstance(reply.message, frames.Welcome):
+        if len(found) > 1 or reader.held_bytes or not isinstance(reply.message, Welcome):
             raise RemoteProtocolError("the broker's first frame is no welcome")
         self.welcome = reply.message
         self._slots = anyio.CapacityLimiter(max(self.welcome.in_flight_max, 1))
 
     async def receive(self) -> None:
-        """Takes replies until the connection is lost or closed."""
+        """Takes what the broker says until the connection is lost or closed."""
         error: Exception = Disconnected("the broker closed the connection")
         try:
-            while True:
-                for frame in self._reader.receive(await self._stream.receive(READ_BYTES)):
-                    self._answer(frame)
-        except anyio.EndOfStream:
-            pass
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as lost:
-            error = Disconnected(f"connection lost: {lost}")
-        except RemoteProtocolError as broken:
-            error = broken
+            async with anyio.create_task_group() as tasks:
+                error = await self._receive(tasks)
+                tasks.cancel_scope.cancel()
         finally:
             self.closed = True
             for waiting in self._waiting.values():
@@ -87,13 +102,61 @@ class Connection:
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(self._stream)
 
-    def _answer(self, frame: frames.Frame) -> None:
-        if not frame.is_reply:
-            raise RemoteProtocolError(f"a request of kind {frame.kind} from the broker")
-        waiting = self._waiting.pop(frame.correlation, None)
-        if waiting is not None:
-            waiting.frame = frame
-            waiting.done.set()
+    async def _receive(self, tasks: anyio.abc.TaskGroup) -> Exception:
+        try:
+            while True:
+                for frame in self._reader.receive(await self._stream.receive(READ_BYTES)):
+                    self._take(frame, tasks)
+        except anyio.EndOfStream:
+            return Disconnected("the broker closed the connection")
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as lost:
+            return Disconnected(f"connection lost: {lost}")
+        except RemoteProtocolError as broken:
+            return broken
+
+    def _take(self, frame: Frame, tasks: anyio.abc.TaskGroup) -> None:
+        if frame.is_reply:
+            waiting = self._waiting.pop(frame.correlation, None)
+            if waiting is not None:
+                waiting.frame = frame
+                waiting.done.set()
+            return
+        kind = KINDS.get(frame.kind)
+        if kind is not None and kind.reply is None:
+            taker = self._incoming.one_way.get(kind.request.cls)
+            if taker is not None:
+                taker(frame.message, frame.payload)
+        elif self._answering < ANSWERING_MAX:
+            self._answering += 1
+            tasks.start_soon(self._answer, frame)
+        else:
+            raise RemoteProtocolError(f"more than {ANSWERING_MAX} requests from the broker at a time")
+
+    async def _answer(self, frame: Frame) -> None:
+        answer: Any = Error(f"no request of kind {frame.kind} is known here")
+        status: int = ErrorCode.UNKNOWN_KIND
+        handler = self._incoming.requests.get(type(frame.message))
+        try:
+            if handler is not None:
+                answer, status = Error(f"no answer in {ANSWER_S_MAX} s"), ErrorCode.INTERNAL
+                with anyio.move_on_after(ANSWER_S_MAX):
+                    answer, status = await handler(frame.message, frame.payload), ErrorCode.NONE
+        except RequestRefused as refused:
+            answer, status = Error(str(refused)), refused.code
+        finally:
+            self._answering -= 1
+        # Messages are tuples too, but named ones.
+        message, payload = answer if type(answer) is tuple else (answer, ())
+        head = encode(frame.kind | REPLY_BIT, frame.correlation, message, sum(map(len, payload)), status)
+        with suppress(Disconnected):
+            await self._send(b"".join((head, *payload)))
+
+    async def tell(self, message: Any, payload: Sequence[Buffer] = ()) -> None:
+        """Sends a one-way message. Raises Disconnected, LocalProtocolError."""
+        if self.closed:
+            raise Disconnected("the connection is closed")
+        head = encode(KIND_OF[type(message)], 0, message, sum(map(len, payload)))
+        await self._send(b"".join((head, *payload)))
 
     async def request(
         self, message: Any, payload: Sequence[Buffer] = (), *, timeout_s: float = math.inf
@@ -106,8 +169,8 @@ class Connection:
             if self.closed:
                 raise Disconnected("the connection is closed")
             correlation = self._next = (self._next + 1) & _CORRELATION_MASK
-            kind = frames.REQUEST_KINDS[type(message)]
-            head = frames.encode(kind, correlation, message, sum(map(len, payload)))
+            kind = KIND_OF[type(message)]
+            head = encode(kind, correlation, message, sum(map(len, payload)))
             waiting = self._waiting[correlation] = _Waiting()
             try:
                 with anyio.fail_after(None if math.isinf(timeout_s) else timeout_s):
@@ -123,7 +186,7 @@ class Connection:
         assert frame is not None
         if frame.status:
             raise RequestRefused(frame.status, frame.message.message)
-        if frame.kind != kind | frames.REPLY_BIT:
+        if frame.kind != kind | REPLY_BIT:
             raise RemoteProtocolError(f"a reply of kind {frame.kind} to a request of kind {kind}")
         return frame.message, frame.payload
 
@@ -147,14 +210,16 @@ class Connection:
         await anyio.aclose_forcefully(self._stream)
 
 
-async def open_connection(host: str, port: int, client_id: str, software: str, timeout_s: float) -> Connection:
+async def open_connection(
+    host: str, port: int, client_id: str, software: str, timeout_s: float, incoming: Incoming
+) -> Connection:
     """Connects and negotiates. Raises Disconnected when that fails, RequestRefused when there is no common version."""
     stream: anyio.abc.ByteStream | None = None
     done = False
     try:
         with anyio.fail_after(timeout_s):
             stream = await anyio.connect_tcp(host, port)
-            connection = Connection(stream)
+            connection = Connection(stream, incoming)
             await connection.greet(client_id, software)
         done = True
         return connection

@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from trivium import frames
 from trivium.client import Client
 from trivium.errors import ErrorCode, RequestRefused
+from trivium.frames.offsets import LATEST
+from trivium.frames.pulling import Pull, PullEntry, PullResult
 from trivium.record_batch import iter_batches
 from trivium.records import decode, parse_control
 
@@ -96,8 +97,8 @@ class Consumer:
 
     async def _pull(self) -> None:
         # Whoever had the bytes first last time stands last now, so that no partition starves.
-        entries = [frames.PullEntry(*where, offset, PARTITION_BYTES_MAX) for where, offset in self._positions.items()]
-        request = frames.Pull(int(self._committed), entries, PULL_BYTES_MAX, WAIT_MS)
+        entries = [PullEntry(*where, offset, PARTITION_BYTES_MAX) for where, offset in self._positions.items()]
+        request = Pull(int(self._committed), entries, PULL_BYTES_MAX, WAIT_MS)
         timeout_s = self._client.request_timeout_s + WAIT_MS / 1000
         reply, payload = await self._client.request(request, timeout_s=timeout_s)
         found: list[Message] = []
@@ -105,7 +106,7 @@ class Consumer:
         for entry, result in zip(entries, reply.entries, strict=True):
             where = (entry.topic, entry.partition)
             if result.status == ErrorCode.OFFSET_OUT_OF_RANGE:
-                to = result.log_start if self._start != frames.LATEST else result.high_watermark
+                to = result.log_start if self._start != LATEST else result.high_watermark
                 self._positions[where] = self._handed[where] = to
             elif result.status:
                 raise RequestRefused(result.status, f"{entry.topic}/{entry.partition} at {entry.offset}")
@@ -119,9 +120,7 @@ class Consumer:
         self._messages = iter(found)
 
 
-def _open(
-    entry: frames.PullEntry, result: frames.PullResult, data: memoryview, *, committed: bool
-) -> tuple[list[Message], int]:
+def _open(entry: PullEntry, result: PullResult, data: memoryview, *, committed: bool) -> tuple[list[Message], int]:
     """The messages from the asked offset on, and the offset to read on at."""
     aborted = sorted(result.aborted, key=lambda one: one.first_offset, reverse=True)
     aborting: set[int] = set()
@@ -150,7 +149,7 @@ async def consumer(
     topics: Sequence[str],
     *,
     group: str | None = None,
-    start: int = frames.LATEST,
+    start: int = LATEST,
     committed: bool = True,
 ) -> AsyncIterator[Consumer]:
     """A consumer of `topics`; `start` is EARLIEST, LATEST or a time in ms, where the group has kept no offset.

@@ -7,7 +7,7 @@ have arrived.
 from __future__ import annotations
 
 from trivium.errors import RemoteProtocolError
-from trivium.frames import PREFIX_BYTES, SIZE_BYTES, Frame, decode
+from trivium.frames.codec import PREFIX_BYTES, SIZE_BYTES, Frame, decode
 
 
 class FrameReader:

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import anyio
 
-from trivium import frames
 from trivium.client import Client
 from trivium.errors import Closed, ErrorCode, RequestRefused, TriviumError
+from trivium.frames.sending import NewProducer, NewProducerReply, Send, SendEntry
 from trivium.partitioner import partition_of
 from trivium.record_batch import Codec
 from trivium.records import Record, build
@@ -72,7 +72,7 @@ class Producer:
         self._room = anyio.Event()
         self._closing = False
         self._round = 0  # of partitions for records without a key: one at a time, so that they share a batch
-        self._producer: frames.NewProducerReply | None = None
+        self._producer: NewProducerReply | None = None
         self._sequences: dict[_Key, int] = {}
 
     async def send(
@@ -165,10 +165,10 @@ class Producer:
     async def _deliver(self, taken: dict[_Key, list[_Waiting]]) -> None:
         try:
             if self._producer is None:
-                self._producer, _ = await self._client.request(frames.NewProducer())
+                self._producer, _ = await self._client.request(NewProducer())
             batches = [self._build(where, batch) for where, batch in taken.items()]
-            entries = [frames.SendEntry(*where, len(one)) for where, one in zip(taken, batches, strict=True)]
-            reply, _ = await self._client.request(frames.Send(0, entries), batches)
+            entries = [SendEntry(*where, len(one)) for where, one in zip(taken, batches, strict=True)]
+            reply, _ = await self._client.request(Send(0, entries), batches)
         except (TriviumError, ValueError, TypeError) as error:
             self._start_anew()
             for batch in taken.values():

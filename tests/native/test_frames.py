@@ -11,60 +11,79 @@ import trio
 from core.errors import CoreError
 from core.store.engine import Outcome
 from gateway.protocols.native.codes import CORE_CODES, OUTCOME_CODES
+from gateway.protocols.native.handlers import HANDLERS
 from tests.native.harness import serving
-from trivium import frames
 from trivium.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from trivium.frame_reader import FrameReader
+from trivium.frames.codec import KINDS, PREFIX_BYTES, REPLY_BIT, SIZE_BYTES, Frame, decode, encode
+from trivium.frames.connection import MAGIC, AskStatus, Done, Error, Hello, Status, Welcome
+from trivium.frames.offsets import (
+    Commit,
+    CommitReply,
+    Committed,
+    CommittedReply,
+    FindOffsets,
+    FindOffsetsReply,
+    FoundOffset,
+    OffsetEntry,
+    TimeEntry,
+)
+from trivium.frames.pulling import Aborted, Pull, PullEntry, PullReply, PullResult
+from trivium.frames.sending import NewProducer, NewProducerReply, Send, SendEntry, SendReply, SendResult
+from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, MetadataReply, TopicInfo
 
 FRAME_BYTES_MAX = 1 << 20
 
 MESSAGES: list[tuple[int, Any, bytes]] = [
-    (0x01, frames.Hello(frames.MAGIC, 1, 1, "me", "x/1"), b""),
-    (0x81, frames.Welcome(1, "cluster", 1 << 20, 256), b""),
-    (0x02, frames.Metadata(1, ["a", "b"]), b""),
-    (0x82, frames.MetadataReply([frames.TopicInfo("a", 0, bytes(16), 3, [frames.ConfigEntry("k", "v")])]), b""),
-    (0x03, frames.CreateTopic("a", 3, [frames.ConfigEntry("k", "v")]), b""),
-    (0x83, frames.Done(), b""),
-    (0x04, frames.DeleteTopic("a"), b""),
-    (0x05, frames.NewProducer(), b""),
-    (0x85, frames.NewProducerReply(7, 0), b""),
-    (0x06, frames.Send(1, [frames.SendEntry("t", 0, 2), frames.SendEntry("\u00fc", 9, 1)]), b"abc"),
-    (0x86, frames.SendReply([frames.SendResult(0, 1, 41), frames.SendResult(80, 0, -1)]), b""),
-    (0x07, frames.Pull(1, [frames.PullEntry("t", 0, 5, 100)], 1000, 500), b""),
-    (0x87, frames.PullReply([frames.PullResult(0, 0, 9, 9, [frames.Aborted(3, 4)], 2)]), b"ab"),
-    (0x08, frames.FindOffsets([frames.TimeEntry("t", 0, -2)]), b""),
-    (0x88, frames.FindOffsetsReply([frames.FoundOffset(0, 5)]), b""),
-    (0x09, frames.Commit("g", [frames.OffsetEntry("t", 0, 5, "m")]), b""),
-    (0x89, frames.CommitReply([0, 11]), b""),
-    (0x0A, frames.Committed("g"), b""),
-    (0x8A, frames.CommittedReply([frames.OffsetEntry("t", 0, 5, "")]), b""),
+    (0x01, Hello(MAGIC, 1, 1, "me", "x/1"), b""),
+    (0x81, Welcome(1, "cluster", 1 << 20, 256), b""),
+    (0x02, Metadata(1, ["a", "b"]), b""),
+    (0x82, MetadataReply([TopicInfo("a", 0, bytes(16), 3, [ConfigEntry("k", "v")])]), b""),
+    (0x03, CreateTopic("a", 3, [ConfigEntry("k", "v")]), b""),
+    (0x83, Done(), b""),
+    (0x04, DeleteTopic("a"), b""),
+    (0x05, NewProducer(), b""),
+    (0x85, NewProducerReply(7, 0), b""),
+    (0x06, Send(1, [SendEntry("t", 0, 2), SendEntry("\u00fc", 9, 1)]), b"abc"),
+    (0x86, SendReply([SendResult(0, 1, 41), SendResult(80, 0, -1)]), b""),
+    (0x07, Pull(1, [PullEntry("t", 0, 5, 100)], 1000, 500), b""),
+    (0x87, PullReply([PullResult(0, 0, 9, 9, [Aborted(3, 4)], 2)]), b"ab"),
+    (0x08, FindOffsets([TimeEntry("t", 0, -2)]), b""),
+    (0x88, FindOffsetsReply([FoundOffset(0, 5)]), b""),
+    (0x09, Commit("g", [OffsetEntry("t", 0, 5, "m")]), b""),
+    (0x89, CommitReply([0, 11]), b""),
+    (0x0A, Committed("g"), b""),
+    (0x8A, CommittedReply([OffsetEntry("t", 0, 5, "")]), b""),
+    (0x0B, AskStatus(), b""),
+    (0x8B, Status("{}"), b""),
 ]
-WIRE = b"".join(frames.encode(kind, 7, message, len(payload)) + payload for kind, message, payload in MESSAGES)
+WIRE = b"".join(encode(kind, 7, message, len(payload)) + payload for kind, message, payload in MESSAGES)
 
 
 def test_golden_bytes() -> None:
-    send = frames.encode(6, 7, frames.Send(1, [frames.SendEntry("t", 2, 3)]), 3) + b"abc"
+    send = encode(6, 7, Send(1, [SendEntry("t", 2, 3)]), 3) + b"abc"
     assert send.hex(" ") == (
         "00 00 00 1d 00 00 00 10 06 00 00 00 00 07 01 00 00 00 01 00 01 74 00 00 00 02 00 00 00 03 61 62 63"
     )
-    hello = frames.encode(1, 0, frames.Hello(frames.MAGIC, 1, 1, "me", "x/1"))
+    hello = encode(1, 0, Hello(MAGIC, 1, 1, "me", "x/1"))
     assert hello.hex(" ") == (
         "00 00 00 1c 00 00 00 12 01 00 00 00 00 00 54 52 49 56 49 55 4d 01 01 00 02 6d 65 00 03 78 2f 31"
     )
-    error = frames.encode(0x84, 9, frames.Error("no"), 0, ErrorCode.UNKNOWN_TOPIC)
+    error = encode(0x84, 9, Error("no"), 0, ErrorCode.UNKNOWN_TOPIC)
     assert error.hex(" ") == "00 00 00 0e 00 00 00 04 84 0a 00 00 00 09 00 02 6e 6f"
 
 
-def check(found: list[frames.Frame]) -> None:
+def check(found: list[Frame]) -> None:
     assert [(one.kind, one.message, bytes(one.payload)) for one in found] == MESSAGES
     assert {one.correlation for one in found} == {7}
 
 
 def test_every_message_there_and_back_whole_and_byte_by_byte() -> None:
-    assert {kind for kind, _, _ in MESSAGES} | {0x84} == set(frames.DECLARED)
+    declared = set(KINDS) | {number | REPLY_BIT for number, kind in KINDS.items() if kind.reply is not None}
+    assert {kind for kind, _, _ in MESSAGES} | {0x84} == declared
     check(FrameReader(FRAME_BYTES_MAX).receive(WIRE))
     reader = FrameReader(FRAME_BYTES_MAX)
-    found: list[frames.Frame] = []
+    found: list[Frame] = []
     for byte in WIRE:
         found += reader.receive(bytes([byte]))
     check(found)
@@ -88,13 +107,13 @@ def test_any_bytes_are_frames_or_a_protocol_error() -> None:
 
 @pytest.mark.parametrize(("kind", "message", "payload"), MESSAGES)
 def test_a_head_that_is_cut_or_too_long_is_refused(kind: int, message: Any, payload: bytes) -> None:
-    whole = frames.encode(kind, 7, message)
-    head = whole[frames.PREFIX_BYTES :]
+    whole = encode(kind, 7, message)
+    head = whole[PREFIX_BYTES:]
     for cut in [head[:size] for size in range(len(head))] + [head + b"\0"]:
-        size = frames.PREFIX_BYTES - frames.SIZE_BYTES + len(cut)
-        frame = size.to_bytes(4, "big") + len(cut).to_bytes(4, "big") + whole[8 : frames.PREFIX_BYTES] + cut
+        size = PREFIX_BYTES - SIZE_BYTES + len(cut)
+        frame = size.to_bytes(4, "big") + len(cut).to_bytes(4, "big") + whole[8:PREFIX_BYTES] + cut
         with pytest.raises(RemoteProtocolError):
-            frames.decode(memoryview(frame))
+            decode(memoryview(frame))
 
 
 def test_a_frame_above_the_limit_is_refused_by_its_length() -> None:
@@ -104,7 +123,15 @@ def test_a_frame_above_the_limit_is_refused_by_its_length() -> None:
 
 def test_what_does_not_fit_a_frame_is_the_callers_mistake() -> None:
     with pytest.raises(LocalProtocolError):
-        frames.encode(4, 0, frames.DeleteTopic("x" * 70_000))
+        encode(4, 0, DeleteTopic("x" * 70_000))
+
+
+def test_every_request_of_a_client_has_a_handler_of_its_kind() -> None:
+    served = {**HANDLERS.tasks, **HANDLERS.in_order}
+    requests = {kind.request.cls for kind in KINDS.values() if not kind.from_broker and kind.reply is not None}
+    assert set(served) == requests - {Hello}
+    one_way = {kind.request.cls for kind in KINDS.values() if not kind.from_broker and kind.reply is None}
+    assert set(HANDLERS.one_way) == one_way
 
 
 def test_every_error_of_the_core_has_a_code() -> None:
@@ -113,12 +140,12 @@ def test_every_error_of_the_core_has_a_code() -> None:
     assert set(OUTCOME_CODES) == set(Outcome)
 
 
-async def talk(address: str, data: bytes) -> list[frames.Frame]:
+async def talk(address: str, data: bytes) -> list[Frame]:
     """What the broker answers until it closes, or until we have said all and it is done."""
     host, port = address.split(":")
     stream = await trio.open_tcp_stream(host, int(port))
     reader = FrameReader(FRAME_BYTES_MAX)
-    found: list[frames.Frame] = []
+    found: list[Frame] = []
     async with stream:
         await stream.send_all(data)
         await stream.send_eof()
@@ -130,40 +157,40 @@ async def talk(address: str, data: bytes) -> list[frames.Frame]:
     return found
 
 
-HELLO = frames.encode(1, 0, frames.Hello(frames.MAGIC, 1, 1, "test", "test"))
+HELLO = encode(1, 0, Hello(MAGIC, 1, 1, "test", "test"))
 
 
 async def test_a_connection_begins_with_a_hello() -> None:
     async with serving() as addresses:
-        assert await talk(addresses.native, frames.encode(2, 1, frames.Metadata(0, []))) == []
+        assert await talk(addresses.native, encode(2, 1, Metadata(0, []))) == []
         assert await talk(addresses.native, b"GET / HTTP/1.1\r\n\r\n") == []
-        newer = frames.encode(1, 3, frames.Hello(frames.MAGIC, 9, 10, "", ""))
+        newer = encode(1, 3, Hello(MAGIC, 9, 10, "", ""))
         assert [one.status for one in await talk(addresses.native, newer)] == [ErrorCode.UNSUPPORTED_VERSION]
 
 
 async def test_an_unknown_kind_is_answered_and_the_connection_goes_on() -> None:
     unknown = b"\0\0\0\x0a\0\0\0\0\x60\0\0\0\0\x05"
     async with serving() as addresses:
-        found = await talk(addresses.native, HELLO + unknown + frames.encode(2, 6, frames.Metadata(0, [])))
+        found = await talk(addresses.native, HELLO + unknown + encode(2, 6, Metadata(0, [])))
     answers = {one.correlation: one.status for one in found}
     assert answers == {0: 0, 5: ErrorCode.UNKNOWN_KIND, 6: 0}
 
 
 async def test_sizes_that_disagree_with_the_payload_end_the_connection() -> None:
-    send = frames.encode(6, 1, frames.Send(0, [frames.SendEntry("t", 0, 4)]), 3) + b"abc"
+    send = encode(6, 1, Send(0, [SendEntry("t", 0, 4)]), 3) + b"abc"
     async with serving() as addresses:
         assert all(one.kind == 0x81 for one in await talk(addresses.native, HELLO + send))
 
 
 async def test_an_atomic_send_with_one_bad_batch_stores_nothing() -> None:
-    create = frames.encode(3, 1, frames.CreateTopic("t", 1, []))
+    create = encode(3, 1, CreateTopic("t", 1, []))
     from trivium.records import Record, build
 
     good = build([Record(0, 1, None, b"v", [])])
-    entries = [frames.SendEntry("t", 0, len(good)), frames.SendEntry("t", 0, 3)]
+    entries = [SendEntry("t", 0, len(good)), SendEntry("t", 0, 3)]
     async with serving() as addresses:
         await talk(addresses.native, HELLO + create)
         for atomic, statuses in ((1, [24, 20]), (0, [0, 20])):
-            send = frames.encode(6, 2, frames.Send(atomic, entries), len(good) + 3) + good + b"abc"
+            send = encode(6, 2, Send(atomic, entries), len(good) + 3) + good + b"abc"
             found = await talk(addresses.native, HELLO + send)
             assert [[one.status for one in f.message.entries] for f in found if f.correlation == 2] == [statuses]

@@ -1,15 +1,19 @@
 """One native connection: frames in, replies out as they become ready (correlation ids tell which is which).
 
-A reader takes every frame that one read brought. Sends are begun in the order they came, and answered when durable;
-every other request has a task of its own, so that a pull may wait while others are served. A writer joins the replies
-that are ready. Limits: frames by `request_bytes_max`, requests in flight, their bytes and unsent bytes by stopping to
-read, half-received frames over all connections by the memory budget, a peer that does not read by a send time-out.
+A reader takes every frame that one read brought. Sends and their like are begun in the order they came, and answered
+when durable; every other request has a task of its own, so that a pull may wait while others are served. The broker may
+ask the client too (`ask`, numbers of its own) and say what needs no answer (`tell`). A writer joins what is ready.
+Limits: frames by `request_bytes_max`, requests in flight, their bytes and unsent bytes by stopping to read, unanswered
+requests to the client by ASKED_MAX, half-received frames over all connections by the memory budget, a peer that does
+not read by a send time-out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import structlog
 import trio
@@ -17,13 +21,13 @@ import trio
 from core.errors import CoreFailure
 from gateway.memory_budget import MemoryBudget
 from gateway.protocols.native.codes import CORE_CODES, Refused
-from gateway.protocols.native.context import Context
+from gateway.protocols.native.context import AskFailed, Buffer, Call, Context
 from gateway.protocols.native.handlers import HANDLERS
-from gateway.protocols.native.handlers_pull import pull
-from gateway.protocols.native.handlers_send import send
-from trivium import frames
 from trivium.errors import ErrorCode, RemoteProtocolError
 from trivium.frame_reader import FrameReader
+from trivium.frames.codec import KIND_OF, KINDS, REPLY_BIT, VERSION_MAX, Frame, encode
+from trivium.frames.connection import MAGIC, Error, Hello, Welcome
+from trivium.frames.declare import Message
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +36,8 @@ JOIN_BYTES_MAX = 64 * 1024  # larger buffers are sent as they are: a copy costs 
 IN_FLIGHT_MAX = 256
 ERROR_CHARS_MAX = 1_000
 HELLO = 1
-
-Buffer = bytes | memoryview
+ASKED_MAX = 64  # requests to the client without a reply
+CORRELATION_MASK = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,16 @@ class ConnectionLimits:
     output_bytes_max: int
     idle_ms_max: int
     send_timeout_ms_max: int
+
+
+class _Asked:
+    """A request to the client without its reply: `frame` is there when `answered` is set."""
+
+    __slots__ = ("answered", "frame")
+
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+        self.frame: Frame | None = None
 
 
 class Connection:
@@ -65,8 +79,13 @@ class Connection:
         self._receiving: trio.CancelScope | None = None
         self._all = trio.CancelScope()
         self._tasks: trio.Nursery
+        self._asked: dict[int, _Asked] = {}
+        self._correlation = 0  # of what the client was asked last
+        self.client_id = self.software = ""
+        self.address = peer
         self.draining = False
-        self.wakers: set[trio.Event] = set()  # what long polls sleep on
+        self.wakers: set[trio.Event] = set()
+        self.on_close: list[Callable[[], None]] = []
         self.log = log.bind(peer=peer)
 
     def drain(self) -> None:
@@ -79,17 +98,21 @@ class Connection:
         self._ready.set()
 
     async def run(self) -> None:
-        with self._all:
-            async with trio.open_nursery() as self._tasks:
-                self._tasks.start_soon(self._write)
-                try:
-                    await self._read()
-                except RemoteProtocolError as error:
-                    self.log.warning("closed: bad request", reason=str(error))
-                    self._all.cancel()
-                finally:
-                    self._budget.hold(self._cut, 0)
-                self.drain()
+        try:
+            with self._all:
+                async with trio.open_nursery() as self._tasks:
+                    self._tasks.start_soon(self._write)
+                    try:
+                        await self._read()
+                    except RemoteProtocolError as error:
+                        self.log.warning("closed: bad request", reason=str(error))
+                        self._all.cancel()
+                    finally:
+                        self._budget.hold(self._cut, 0)
+                    self.drain()
+        finally:
+            for closed in self.on_close:
+                closed()
 
     def _cut(self) -> None:
         self.log.warning("closed", reason="half-received requests hold too much memory")
@@ -113,16 +136,22 @@ class Connection:
             for frame in arrived:
                 await self._handle(frame)
 
-    async def _handle(self, frame: frames.Frame) -> None:
-        while (
-            self._unsent_bytes > self._limits.output_bytes_max
-            or self._in_flight >= IN_FLIGHT_MAX
-            or self._pending_bytes > self._limits.request_bytes_max
-        ):
-            self._room = trio.Event()
-            await self._room.wait()
+    async def _handle(self, frame: Frame) -> None:
         if frame.is_reply:
-            raise RemoteProtocolError("a reply where only requests are allowed")
+            asked = self._asked.pop(frame.correlation, None)  # None: given up
+            if asked is not None:
+                asked.frame = frame
+                asked.answered.set()
+            return
+        kind = KINDS.get(frame.kind)
+        if kind is not None and kind.from_broker:
+            raise RemoteProtocolError(f"{type(frame.message).__name__} is not the client's to say")
+        if kind is not None and kind.reply is None:
+            if not self._greeted:
+                raise RemoteProtocolError("the first frame is no hello")
+            HANDLERS.one_way[kind.request.cls](self._call(frame), frame.message)
+            return
+        await self._wait_until_ready_for_more()
         self._in_flight += 1
         self._pending_bytes += len(frame.payload)
         if not self._greeted:
@@ -131,52 +160,117 @@ class Connection:
             self._refuse(frame, ErrorCode.UNKNOWN_KIND, f"no request of kind {frame.kind} in version 1")
         elif frame.kind == HELLO:
             raise RemoteProtocolError("a second hello")
-        elif isinstance(frame.message, frames.Send):
-            await send(self._context, frame.message, frame.payload, lambda message: self._reply(frame, message))
+        elif type(frame.message) in HANDLERS.in_order:
+            handler = HANDLERS.in_order[type(frame.message)]
+            try:
+                await handler(self._call(frame), frame.message, partial(self._reply, frame))
+            except (Refused, CoreFailure) as error:
+                self._refuse_for(frame, error)
         else:
             self._tasks.start_soon(self._serve, frame)
 
-    def _greet(self, frame: frames.Frame) -> None:
+    async def _wait_until_ready_for_more(self) -> None:
+        while (
+            self._unsent_bytes > self._limits.output_bytes_max
+            or self._in_flight >= IN_FLIGHT_MAX
+            or self._pending_bytes > self._limits.request_bytes_max
+        ):
+            await self._wait_change()
+
+    async def _wait_change(self) -> None:
+        if self._room.is_set():
+            self._room = trio.Event()
+        await self._room.wait()
+
+    def _call(self, frame: Frame) -> Call:
+        return Call(self._context, self, frame.payload)
+
+    def _greet(self, frame: Frame) -> None:
         hello = frame.message
-        if not isinstance(hello, frames.Hello) or hello.magic != frames.MAGIC:
+        if not isinstance(hello, Hello) or hello.magic != MAGIC:
             raise RemoteProtocolError("the first frame is no hello")
-        if not hello.version_min <= frames.VERSION_MAX <= hello.version_max:
-            self._refuse(frame, ErrorCode.UNSUPPORTED_VERSION, f"this broker speaks version {frames.VERSION_MAX}")
+        if not hello.version_min <= VERSION_MAX <= hello.version_max:
+            self._refuse(frame, ErrorCode.UNSUPPORTED_VERSION, f"this broker speaks version {VERSION_MAX}")
             return
         self._greeted = True
+        self.client_id, self.software = hello.client_id, hello.software
         self.log = self.log.bind(client_id=hello.client_id[:100], software=hello.software[:100])
         limit = self._limits.request_bytes_max
         cluster_id = self._context.broker.topics.cluster_id
-        self._reply(frame, frames.Welcome(frames.VERSION_MAX, cluster_id, limit, IN_FLIGHT_MAX))
+        self._reply(frame, Welcome(VERSION_MAX, cluster_id, limit, IN_FLIGHT_MAX))
 
-    async def _serve(self, frame: frames.Frame) -> None:
+    async def _serve(self, frame: Frame) -> None:
         try:
-            if isinstance(frame.message, frames.Pull):
-                message, buffers = await pull(self._context, self, frame.message)
-                self._reply(frame, message, buffers)
-            else:
-                self._reply(frame, await HANDLERS[type(frame.message)](self._context, frame.message))
-        except Refused as refused:
-            self._refuse(frame, refused.code, str(refused))
-        except CoreFailure as failure:
-            self._refuse(frame, CORE_CODES[failure.error], failure.message)
+            answer = await HANDLERS.tasks[type(frame.message)](self._call(frame), frame.message)
+        except (Refused, CoreFailure) as error:
+            self._refuse_for(frame, error)
+            return
+        # Messages are tuples too, but named ones.
+        message, payload = answer if type(answer) is tuple else (answer, ())
+        self._reply(frame, message, payload)
 
-    def _refuse(self, frame: frames.Frame, code: ErrorCode, text: str) -> None:
-        error = frames.Error(text[:ERROR_CHARS_MAX])
-        self._put(frame, [frames.encode(frame.kind | frames.REPLY_BIT, frame.correlation, error, 0, code)])
+    # -- what the broker says on its own
 
-    def _reply(self, frame: frames.Frame, message: frames.Message, payload: Sequence[memoryview] = ()) -> None:
+    async def ask(
+        self, message: Message, payload: Sequence[Buffer] = (), *, timeout_s: float
+    ) -> tuple[Any, memoryview]:
+        """The client's answer. Raises AskFailed: refused, not in time, ASKED_MAX unanswered already."""
+        if len(self._asked) >= ASKED_MAX:
+            raise AskFailed(f"{ASKED_MAX} requests to the client are unanswered")
+        correlation = self._correlation = (self._correlation + 1) & CORRELATION_MASK
+        asked = self._asked[correlation] = _Asked()
+        try:
+            with trio.move_on_after(timeout_s):
+                self._say(message, payload, correlation)
+                await asked.answered.wait()
+        finally:
+            self._asked.pop(correlation, None)
+        frame = asked.frame
+        if frame is None:
+            raise AskFailed(f"no answer from the client in {timeout_s} s")
+        if frame.status:
+            raise AskFailed(frame.message.message, frame.status)
+        return frame.message, frame.payload
+
+    def tell(self, message: Message, payload: Sequence[Buffer] = ()) -> None:
+        self._say(message, payload, 0)
+
+    async def wait_room(self) -> None:
+        while self._unsent_bytes > self._limits.output_bytes_max:
+            await self._wait_change()
+
+    def start(self, task: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.start_soon(task)
+
+    def _say(self, message: Message, payload: Sequence[Buffer], correlation: int) -> None:
+        head = encode(KIND_OF[type(message)], correlation, message, sum(map(len, payload)))
+        self._send([head, *payload])
+
+    # -- output
+
+    def _refuse_for(self, frame: Frame, error: Refused | CoreFailure) -> None:
+        code = error.code if isinstance(error, Refused) else CORE_CODES[error.error]
+        self._refuse(frame, code, str(error))
+
+    def _refuse(self, frame: Frame, code: ErrorCode, text: str) -> None:
+        error = Error(text[:ERROR_CHARS_MAX])
+        self._put(frame, [encode(frame.kind | REPLY_BIT, frame.correlation, error, 0, code)])
+
+    def _reply(self, frame: Frame, message: Message, payload: Sequence[Buffer] = ()) -> None:
         size = sum(map(len, payload))
-        head = frames.encode(frame.kind | frames.REPLY_BIT, frame.correlation, message, size)
+        head = encode(frame.kind | REPLY_BIT, frame.correlation, message, size)
         self._put(frame, [head, *payload])
 
-    def _put(self, frame: frames.Frame, buffers: list[Buffer]) -> None:
+    def _put(self, frame: Frame, buffers: list[Buffer]) -> None:
         self._in_flight -= 1
         self._pending_bytes -= len(frame.payload)
+        self._send(buffers)
+        self._room.set()
+
+    def _send(self, buffers: list[Buffer]) -> None:
         self._out += buffers
         self._unsent_bytes += sum(map(len, buffers))
         self._ready.set()
-        self._room.set()
 
     async def _write(self) -> None:
         sending = trio.CancelScope()

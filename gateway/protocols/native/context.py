@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
 import trio
 
@@ -14,7 +14,9 @@ from core.topics import Topic
 from gateway.protocols.native.codes import Refused
 from trivium.errors import ErrorCode
 
+Buffer = bytes | memoryview
 Reply = Callable[[Any], None]  # takes the reply's message
+Answer = Any | tuple[Any, Sequence[Buffer]]  # the reply's message, or with the buffers of its payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,54 @@ class Context:
         return topic, topic.partitions[index]
 
 
-class Draining(Protocol):
-    """What a long poll must know of its connection."""
+class Peer(Protocol):
+    """A connection as handlers see it."""
 
-    draining: bool
-    wakers: set[trio.Event]
+    client_id: str
+    software: str
+    address: str
+    draining: bool  # takes no further request; long polls end
+    wakers: set[trio.Event]  # what long polls sleep on: set when a drain begins
+    on_close: list[Callable[[], None]]  # called once, when the connection is gone
+
+    async def ask(self, message: Any, payload: Sequence[Buffer] = (), *, timeout_s: float) -> tuple[Any, memoryview]:
+        """Asks the client. Raises AskFailed."""
+
+    def tell(self, message: Any, payload: Sequence[Buffer] = ()) -> None:
+        """Sends a one-way message. Look for room first."""
+
+    async def wait_room(self) -> None:
+        """Returns when there is room for output."""
+
+    def start(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Runs a task for as long as the connection lives."""
+
+
+class AskFailed(Exception):
+    """The client did not answer: `code` says why, if it said so; INTERNAL when it is gone, slow, or asked too much."""
+
+    def __init__(self, message: str, code: int = ErrorCode.INTERNAL) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Call(NamedTuple):
+    """One request as its handler gets it, beside the message."""
+
+    context: Context
+    peer: Peer
+    payload: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """Who serves the requests of one area, by message class.
+
+    `tasks` run in a task each and return the reply, or raise Refused or CoreFailure. `in_order` are begun one after
+    the other, in the order in which requests came, and answer by `reply`. `one_way` have no answer, come in order too,
+    and must not raise.
+    """
+
+    tasks: Mapping[type, Callable[[Call, Any], Awaitable[Answer]]] = field(default_factory=dict)
+    in_order: Mapping[type, Callable[[Call, Any, Reply], Awaitable[None]]] = field(default_factory=dict)
+    one_way: Mapping[type, Callable[[Call, Any], None]] = field(default_factory=dict)

@@ -10,17 +10,18 @@ import trio
 
 from core.store.engine import DataDamaged, OffsetOutOfRange, Read, UnknownPartition
 from gateway.protocols.native.codes import Refused
-from gateway.protocols.native.context import Context, Draining
+from gateway.protocols.native.context import Area, Call, Context
 from trivium.errors import ErrorCode
-from trivium.frames import Aborted, Pull, PullEntry, PullReply, PullResult
+from trivium.frames.pulling import Aborted, Pull, PullEntry, PullReply, PullResult
 
 WAIT_MS_MAX = 60_000
 
 Pulled = tuple[PullReply, list[memoryview]]
 
 
-async def pull(context: Context, connection: Draining, request: Pull) -> Pulled:
+async def pull(call: Call, request: Pull) -> Pulled:
     """The reply, and the buffers of its payload."""
+    context, connection = call.context, call.peer
     found = await _collect(context, request)
     if request.wait_ms == 0 or not request.entries or _is_enough(found):
         return found
@@ -101,3 +102,6 @@ async def _read(
     aborted = [Aborted(one.producer_id, one.first_offset) for one in read.aborted]
     result = PullResult(ErrorCode.NONE, read.log_start, read.high_watermark, read.last_stable, aborted, read.size_bytes)
     return result, read
+
+
+AREA = Area(tasks={Pull: pull})

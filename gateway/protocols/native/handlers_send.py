@@ -11,21 +11,24 @@ from functools import partial
 
 import trio
 
+from core.errors import CoreFailure
 from core.store.engine import Append, Appended, Outcome
 from core.topics import Topic
+from core.transaction_types import InitResult
 from gateway.protocols.native.codes import OUTCOME_CODES, Refused
-from gateway.protocols.native.context import Context, Reply
+from gateway.protocols.native.context import Area, Call, Reply
 from gateway.protocols.native.incoming import IncomingBatch, must_open, prepare, prepare_opened
 from trivium.errors import ErrorCode, RemoteProtocolError
-from trivium.frames import Send, SendReply, SendResult
+from trivium.frames.sending import NewProducer, NewProducerReply, Send, SendReply, SendResult
 
 IN_LINE_BYTES_MAX = 16 * 1024  # smaller batches are opened on the spot: a thread costs more
 
 NOT_APPENDED = SendResult(ErrorCode.NOT_APPENDED, 0, -1)
 
 
-async def send(context: Context, request: Send, payload: memoryview, reply: Reply) -> None:
+async def send(call: Call, request: Send, reply: Reply) -> None:
     """Begins the appends. Raises RemoteProtocolError when sizes and payload disagree."""
+    context, payload = call.context, call.payload
     if sum(entry.size for entry in request.entries) != len(payload):
         raise RemoteProtocolError("the batches' sizes do not add up to the payload")
     results = [NOT_APPENDED] * len(request.entries)
@@ -68,3 +71,21 @@ async def _prepare(topic: Topic, batch: memoryview) -> IncomingBatch:
 
 def _result(answer: Appended) -> SendResult:
     return SendResult(OUTCOME_CODES[answer.outcome], int(answer.outcome is Outcome.DUPLICATE), answer.base_offset)
+
+
+async def new_producer(call: Call, request: NewProducer) -> NewProducerReply:
+    answered = trio.Event()
+    results: list[InitResult] = []
+
+    def done(result: InitResult) -> None:
+        results.append(result)
+        answered.set()
+
+    call.context.broker.transactions.init_producer(None, 0, None, call.context.now_ms(), done)
+    await answered.wait()
+    if results[0].error is not None:
+        raise CoreFailure(results[0].error)
+    return NewProducerReply(results[0].producer.id, results[0].producer.epoch)
+
+
+AREA = Area(tasks={NewProducer: new_producer}, in_order={Send: send})
