@@ -95,7 +95,8 @@ class Device:
         self._answers: queue.Queue[Any] = queue.Queue()
         self.client.on_message = lambda _c, _u, message: self.messages.put(message)
         self.client.on_connect = lambda _c, _u, flags, code, _p: self._answers.put((flags.session_present, code))
-        self.client.on_subscribe = lambda _c, _u, _m, codes, _p: self._answers.put([one.value for one in codes])
+        self.client.on_subscribe = self._on_subscribe
+        self.reason = ""  # the reason string of the last SUBACK
         self.client.on_unsubscribe = lambda _c, _u, _m, _r, _p: self._answers.put("unsubscribed")
         if "will" in options:
             self.client.will_set(**options["will"])
@@ -109,6 +110,10 @@ class Device:
         self.client.loop_start()
         self.session_present, code = self._answers.get(timeout=WAIT_S)
         assert code == 0, code
+
+    def _on_subscribe(self, _client: Any, _user: Any, _id: int, codes: list[Any], answered: Any) -> None:
+        self.reason = getattr(answered, "ReasonString", "")
+        self._answers.put([one.value for one in codes])
 
     def subscribe(self, *args: Any, **options: Any) -> list[int]:
         self.client.subscribe(*args, **options)
@@ -152,3 +157,4 @@ class Device:
         sock = self.client.socket()
         if sock is not None:
             sock.close()
+        self.client._reset_sockets()  # the pair it wakes its thread with

@@ -16,6 +16,7 @@ import structlog
 
 from core import sessions as stored
 from core.filters import parse_filter
+from core.selectors import InvalidFilter
 from core.sessions import SessionLog
 from core.state import Change
 from core.wills import Pending
@@ -31,6 +32,7 @@ from gateway.protocols.mqtt.packet_changes import NEVER_S, asked_expiry_s, outgo
 from gateway.protocols.mqtt.passwords import Passwords
 from gateway.protocols.mqtt.publishing import Outgoing, Publisher
 from gateway.protocols.mqtt.retained import Retained
+from gateway.protocols.mqtt.selection import asked_selection
 from gateway.protocols.mqtt.session import Session, Subscription
 from gateway.protocols.mqtt.session_rows import (
     forget,
@@ -47,6 +49,7 @@ log = structlog.get_logger(__name__)
 WILL_GRACE_S = 10.0  # after a restart, a client has this long (or its will's delay) to come back
 POSITION_INTERVAL_S = 5.0
 SUBSCRIPTIONS_MAX = 10_000  # of one session
+SELECTIVE_MAX = 100  # of them with a filter over properties, whose texts are longer
 
 
 class BrokerHandler:
@@ -352,35 +355,49 @@ class BrokerHandler:
         identifier = subscribe.properties.get(props.SUBSCRIPTION_ID, 0)
         codes: list[int] = []
         retained: list[tuple[str, Subscription]] = []
+        reason = ""
+        try:
+            selection = asked_selection(subscribe.properties)
+        except InvalidFilter as failure:
+            connection.subscribe_done(ticket, [reasons.IMPLEMENTATION_ERROR] * len(subscribe.requests), str(failure))
+            return
         for request in subscribe.requests:
-            code = self._refused(device, request.filter)
-            if code is not None:
-                codes.append(code)
+            refusal = self._refusal(device, request.filter, selection)
+            if refusal is not None:
+                codes.append(refusal[0])
+                reason = reason or refusal[1]
                 continue
             old = (device.session.subscriptions or {}).get(request.filter)
             since = old.since if old is not None else self._deliveries.tail.position
-            subscription = Subscription(*request[1:], identifier, since)
+            subscription = Subscription(*request[1:], identifier, since, selection)
             new = self._deliveries.subscribe(device, request.filter, subscription)
             codes.append(request.qos)
             if request.filter.startswith("$share/"):
                 continue  # retained messages are not for shared subscriptions
             if request.retain_handling == 0 or (request.retain_handling == 1 and new):
                 retained.append((request.filter, subscription))
-        done = partial(self._subscribed, device, connection, ticket, codes, retained)
+        done = partial(self._subscribed, device, connection, ticket, codes, reason, retained)
         if device.session.durable:
             self._put(connection, [session_row(device.session), *self._group_rows()], done)
         else:
             done()
 
-    def _refused(self, device: Device, filter_: str) -> int | None:
+    def _refusal(self, device: Device, filter_: str, selection: str) -> tuple[int, str] | None:
+        """Why a subscription cannot be made: code and words."""
         _, plain, problem = parse_filter(filter_)
         if problem is not None:
-            return reasons.TOPIC_FILTER_INVALID
+            return reasons.TOPIC_FILTER_INVALID, problem
         if plain.startswith("__"):
-            return reasons.NOT_AUTHORIZED
+            return reasons.NOT_AUTHORIZED, "names that begin with __ are the broker's own"
         subscriptions = device.session.subscriptions or {}
         if len(subscriptions) >= SUBSCRIPTIONS_MAX and filter_ not in subscriptions:
-            return reasons.QUOTA_EXCEEDED
+            return reasons.QUOTA_EXCEEDED, f"more than {SUBSCRIPTIONS_MAX} subscriptions"
+        if selection and device.selective >= SELECTIVE_MAX and filter_ not in subscriptions:
+            return reasons.QUOTA_EXCEEDED, f"more than {SELECTIVE_MAX} subscriptions with a filter"
+        group = self._deliveries.groups.get(filter_)
+        if group is not None and group.contradicts(device, selection):
+            theirs, asked = group.selection or "nothing", selection or "nothing"
+            return reasons.IMPLEMENTATION_ERROR, f"the members of {filter_} filter by {theirs!r}, not by {asked!r}"
         return None
 
     def _subscribed(
@@ -389,9 +406,10 @@ class BrokerHandler:
         connection: Connection,
         ticket: int,
         codes: list[int],
+        reason: str,
         retained: list[tuple[str, Subscription]],
     ) -> None:
-        connection.subscribe_done(ticket, codes)
+        connection.subscribe_done(ticket, codes, reason)
         if len(device.retained) + len(retained) > SUBSCRIPTIONS_MAX:
             connection.disconnect(reasons.QUOTA_EXCEEDED, "too many subscriptions wait for retained messages")
         elif device.connection is connection and retained:

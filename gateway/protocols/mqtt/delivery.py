@@ -125,16 +125,19 @@ class Deliveries(Live):
         now_s = time.time()
         position = self._engine.position_at(stretch.partition, stretch.base_offset)
         for named in self._runs(stretch):
-            messages = named.run.messages
-            if messages[-1].offset < offset:
+            if named.run.messages[-1].offset < offset:
                 continue
             granted = device.granted(named.name, position, named.publisher)
             if granted is None:
                 continue
+            run = named.passing(device.selections(named.name, position))
+            messages = run.messages
+            if not messages or messages[-1].offset < offset:
+                continue
             start = next(index for index, message in enumerate(messages) if message.offset >= offset)
             qos, published, identifiers = granted
             encoded = encoded_identifiers(identifiers)
-            taken = self._hand_over(device, named.run, start, qos, published, encoded, now_s)
+            taken = self._hand_over(device, run, start, qos, published, encoded, now_s)
             if taken < len(messages):
                 return messages[taken].offset
         return None
@@ -143,7 +146,7 @@ class Deliveries(Live):
         now_s = time.time()
         for named in self._runs(stretch):
             if matches(group.filter, named.name):
-                for message in named.run.messages:
+                for message in named.passing(group.selections).messages:
                     if message.offset >= offset and not self._to_member(group, message, now_s):
                         return message.offset
         return None

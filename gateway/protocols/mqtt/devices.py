@@ -35,6 +35,7 @@ class Device:
         "position",
         "queued",
         "retained",
+        "selective",
         "session",
         "stored",
         "stored_expiry_s",
@@ -52,6 +53,7 @@ class Device:
         self.queued = False
         self.dirty = False  # its stored position is behind
         self.no_local = 0  # subscriptions with the no-local option
+        self.selective = 0  # subscriptions with a filter over properties
         self.retained: list[RetainedMessages] = []
         self.stored_out: set[int] = set()  # outbound packet ids with an entry in the log
         self.closing: Connection | None = None  # the last connection, whose answers may be on their way
@@ -85,20 +87,40 @@ class Device:
                     identifiers.append(subscription.identifier)
         return None if qos < 0 else (qos, published, identifiers)
 
+    def selections(self, name: str, position: int | None = None) -> frozenset[str]:
+        """The filters over properties of its subscriptions that match; empty when one of them has none."""
+        if not self.selective:
+            return frozenset()
+        found = {
+            subscription.selection
+            for filter_, subscription in (self.session.subscriptions or {}).items()
+            if not filter_.startswith("$share/")
+            and matches(filter_, name)
+            and (position is None or subscription.since <= position)
+        }
+        return frozenset() if "" in found else frozenset(found)
+
     def add(self, filter_: str, subscription: Subscription) -> bool:
         """Adds or replaces a subscription; True if it is new."""
         if self.session.subscriptions is None:
             self.session.subscriptions = {}
         old = self.session.subscriptions.get(filter_)
         self.session.subscriptions[filter_] = subscription
-        self.no_local += subscription.no_local - (old.no_local if old is not None else False)
+        if old is not None:
+            self._uncount(old)
+        self.no_local += subscription.no_local
+        self.selective += bool(subscription.selection)
         return old is None
 
     def remove(self, filter_: str) -> bool:
         old = (self.session.subscriptions or {}).pop(filter_, None)
         if old is not None:
-            self.no_local -= old.no_local
+            self._uncount(old)
         return old is not None
+
+    def _uncount(self, subscription: Subscription) -> None:
+        self.no_local -= subscription.no_local
+        self.selective -= bool(subscription.selection)
 
     def filters(self) -> list[str]:
         """Those of its own cursor: shared subscriptions have theirs."""

@@ -27,19 +27,37 @@ from gateway.protocols.mqtt.codec.properties import encode_property
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.message import Message, Run
 from gateway.protocols.mqtt.records import message_of
+from gateway.protocols.mqtt.selection import passes
 from gateway.protocols.mqtt.session import Subscription
 from gateway.protocols.mqtt.shared import Group
+from trivium.records import Record
 
 PLANS_MAX: Final = 65_536
 DECODED_BYTES_MAX: Final = 16 * 1024 * 1024
+_SELECTED_SHIFT: Final = 32  # in the index's options: the subscription has a filter over properties
+_IDENTIFIER_MASK: Final = (1 << 28) - 1
 
 
 class NamedRun(NamedTuple):
-    """Consecutive messages of one topic name by one publisher (None unless no-local needs to know)."""
+    """Consecutive messages of one topic name by one publisher (None unless no-local needs to know). `selected` are the
+    parts that pass filters, shared by all who have the same.
+    """
 
     name: str
     publisher: str | None
     run: Run
+    records: list[Record]
+    selected: dict[frozenset[str], Run]
+
+    def passing(self, selections: frozenset[str]) -> Run:
+        """The messages that pass one of the filters; all when there is none."""
+        if not selections:
+            return self.run
+        found = self.selected.get(selections)
+        if found is None:
+            both = zip(self.run.messages, self.records, strict=True)
+            found = self.selected[selections] = Run([one for one, record in both if passes(selections, record)])
+        return found
 
 
 class Target(NamedTuple):
@@ -50,12 +68,13 @@ class Target(NamedTuple):
     published: bool
     identifiers: bytes
     no_local: bool
+    selections: frozenset[str]  # empty: everything passes
 
 
 def options_of(subscription: Subscription) -> int:
     """A subscription as the index's options."""
     flags = subscription.qos | subscription.no_local << 2 | subscription.retain_as_published << 3
-    return flags | subscription.identifier << 4
+    return flags | subscription.identifier << 4 | bool(subscription.selection) << _SELECTED_SHIFT
 
 
 def encoded_identifiers(identifiers: list[int]) -> bytes:
@@ -125,8 +144,9 @@ class Live:
             filter_ = parse_filter(name)[1]
             group = Group(name, filter_, self.take_number(), self.tail.position)
             self.groups[name] = self.groups_by_number[group.number] = group
-            self.index.add(filter_, group.number, 0)
             self._topics_wanted.update(self._names_of(filter_))
+        group.select(subscription.selection)
+        self.index.add(group.filter, group.number, bool(group.selection) << _SELECTED_SHIFT)
         group.join(device, subscription)
         group.dirty = True
         self.catch_up(group)
@@ -176,31 +196,48 @@ class Live:
             self._plans_version = self.index.version
         plan = self._plans.get(name)
         if plan is None:
-            merged: dict[int, tuple[int, bool, list[int], bool]] = {}
+            merged: dict[int, tuple[int, bool, list[int], bool, bool]] = {}
             for entry in self.index.match(name):
                 number, options = entry >> OPTIONS_BITS, entry & OPTIONS_MASK
-                qos, published, identifiers, no_local = merged.get(number, (0, False, [], True))
-                if options >> 4:
-                    identifiers = [*identifiers, options >> 4]
+                qos, published, identifiers, no_local, selected = merged.get(number, (0, False, [], True, True))
+                if options >> 4 & _IDENTIFIER_MASK:
+                    identifiers = [*identifiers, options >> 4 & _IDENTIFIER_MASK]
                 merged[number] = (
                     max(qos, options & 3),
                     published or bool(options & 8),
                     identifiers,
                     no_local and bool(options & 4),
+                    selected and bool(options >> _SELECTED_SHIFT),
                 )
             plan = self._plans[name] = [
-                Target(number, qos, published, encoded_identifiers(identifiers), no_local)
-                for number, (qos, published, identifiers, no_local) in merged.items()
+                Target(
+                    number,
+                    qos,
+                    published,
+                    encoded_identifiers(identifiers),
+                    no_local,
+                    self._selections(number, name) if selected else frozenset(),
+                )
+                for number, (qos, published, identifiers, no_local, selected) in merged.items()
             ]
         return plan
+
+    def _selections(self, number: int, name: str) -> frozenset[str]:
+        """The filters of a subscriber all of whose subscriptions to this name have one."""
+        device = self.devices.get(number)
+        if device is None:
+            return self.groups_by_number[number].selections
+        return device.selections(name)
 
     # -- live --------------------------------------------------------------------------------------------------------
 
     def _deliver_live(self, stretch: Stretch) -> None:
         now_s = time.time()
         for named in self._runs(stretch):
-            run = named.run
             for target in self._plan(named.name):
+                run = named.passing(target.selections)
+                if not run.messages:
+                    continue
                 device = self.devices.get(target.number)
                 if device is None:
                     self._deliver_to_group(self.groups_by_number[target.number], stretch.partition, run, now_s)
@@ -291,16 +328,17 @@ class Live:
             return []
         topic_name = self._mapping.catch_all if topic is None else topic.name
         runs: list[NamedRun] = []
-        name, publisher, messages = "", None, list[Message]()
+        name, publisher, messages, records = "", None, list[Message](), list[Record]()
         for record in records_of(stretch):
             this_name, message, this_publisher = message_of(record, topic_name, stretch.partition, self._mapping)
             if this_name != name or this_publisher != publisher:
                 if messages:
-                    runs.append(NamedRun(name, publisher, Run(messages)))
-                name, publisher, messages = this_name, this_publisher, []
+                    runs.append(NamedRun(name, publisher, Run(messages), records, {}))
+                name, publisher, messages, records = this_name, this_publisher, [], []
             messages.append(message)
+            records.append(record)
         if messages:
-            runs.append(NamedRun(name, publisher, Run(messages)))
+            runs.append(NamedRun(name, publisher, Run(messages), records, {}))
         size = 2 * len(stretch.batch) + 400 * stretch.header.count
         self._decoded[key] = size, runs
         self._decoded_bytes += size

@@ -9,6 +9,7 @@ from gateway.protocols.mqtt.devices import RetainedMessages
 from gateway.protocols.mqtt.live import encoded_identifiers
 from gateway.protocols.mqtt.message import Message
 from gateway.protocols.mqtt.records import message_of
+from gateway.protocols.mqtt.selection import selector_of
 from gateway.protocols.mqtt.session import Subscription
 
 
@@ -21,12 +22,12 @@ class Retained:
         """What a new subscription is sent first, looked up while it is asked for."""
         identifiers = encoded_identifiers([subscription.identifier] if subscription.identifier else [])
         for name in scan(filter_, self._table) if is_wildcard(filter_) else [filter_]:
-            message = self._message(name)
+            message = self._message(name, subscription.selection)
             if message is not None:
                 yield message, subscription.qos, identifiers
 
-    def _message(self, name: str) -> Message | None:
+    def _message(self, name: str, selection: str) -> Message | None:
         record = self._table.get(name)
-        if record is None:
+        if record is None or (selection and not selector_of(selection)(record)):
             return None
         return message_of(record, self._mapping.catch_all, self._table.partition, self._mapping)[1]

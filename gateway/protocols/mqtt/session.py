@@ -36,7 +36,7 @@ class Delivery(NamedTuple):
 
 
 class Subscription(NamedTuple):
-    """A granted subscription. `since` is the log position from which it counts."""
+    """A granted subscription. `since` is the log position from which it counts, `selection` a filter (selection.py)."""
 
     qos: int
     no_local: bool = False
@@ -44,6 +44,7 @@ class Subscription(NamedTuple):
     retain_handling: int = 0
     identifier: int = 0  # 0: none
     since: int = 0
+    selection: str = ""
 
 
 class Session:

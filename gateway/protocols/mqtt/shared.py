@@ -33,7 +33,17 @@ class Group:
         self.queued = self.catching_up = False
         self.dirty = False
         self.pending = True
+        self.select("")
         self.again: list[tuple[int, int]] = []  # (partition, offset) to be given to another member
+
+    def select(self, selection: str) -> None:
+        """Sets the members' filter over properties, empty for none."""
+        self.selection = selection
+        self.selections = frozenset([selection] if selection else [])
+
+    def contradicts(self, device: Device, selection: str) -> bool:
+        """Whether another member has a different filter."""
+        return selection != self.selection and any(member is not device for member in self.members)
 
     @property
     def present(self) -> bool:
