@@ -89,6 +89,10 @@ class Broker:
     def _command(self) -> list[str]:
         raise NotImplementedError
 
+    def answers(self) -> bool:
+        """Whether it serves its clients by now."""
+        return answers("127.0.0.1", self.port)
+
     def start_unready(self) -> None:
         """Starts the process and waits for nothing."""
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -102,7 +106,7 @@ class Broker:
         """Starts the process and waits until it answers. Raises BrokerError."""
         began = time.monotonic()
         self.start_unready()
-        while not answers("127.0.0.1", self.port):
+        while not self.answers():
             self.check()
             if time.monotonic() - began > READY_TIMEOUT_S:
                 self.kill()

@@ -19,6 +19,7 @@ JAVA_CLASSES = CACHE / "classes" / "java"
 JAVA_OLD_CLASSES = CACHE / "classes" / "java-0.10"
 ROCKETMQ_FILTER_CLASSES = CACHE / "classes" / "rocketmq-filter"
 FRANZ_GO = CACHE / "bin" / "franz-go"
+MQTT_LOAD = CACHE / "bin" / "mqtt-load"
 KAFKAJS_MODULES = CACHE / "kafkajs" / "node_modules"
 
 

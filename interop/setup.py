@@ -24,13 +24,16 @@ from interop.places import (
     KAFKA_JARS,
     KAFKA_OLD_JARS,
     KAFKAJS_MODULES,
+    MQTT_LOAD,
     PEERS,
     ROCKETMQ_FILTER_CLASSES,
     ROCKETMQ_FILTER_JARS,
+    ROOT,
     venv_python,
 )
 
 DEBIAN_PACKAGES = {"kcat": "kcat", "mosquitto": "mosquitto", "mosquitto_pub": "mosquitto-clients"}
+FIGURES_PACKAGES = {"mosquitto": "mosquitto", "nats-server": "nats-server", "gcc": "gcc"}
 # Codecs are pinned to nothing: these clients only ask whether the module can be imported.
 OLD_CODECS = ["python-snappy", "lz4", "zstandard"]
 
@@ -59,15 +62,29 @@ def _once(name: str, product: Path, inputs: list[Path], text: str, install: Call
     stamp.write_text(digest)
 
 
-def debian() -> None:
-    """kcat, mosquitto and its command-line clients; needs root only where one is missing."""
+def debian(packages: dict[str, str] = DEBIAN_PACKAGES) -> None:
+    """Program -> package; by default kcat, mosquitto and its clients. Needs root only where one is missing."""
     path = os.environ.get("PATH", "") + ":/usr/sbin"
-    missing = [package for program, package in DEBIAN_PACKAGES.items() if not shutil.which(program, path=path)]
+    missing = [package for program, package in packages.items() if not shutil.which(program, path=path)]
+    if "gcc" in packages and not Path("/usr/include/openssl/ssl.h").exists():
+        missing.append("libssl-dev")
     if not missing:
         return
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     _run("apt-get", "update", "-q", env=quiet)
     _run("apt-get", "install", "-y", "-q", "--no-install-recommends", *missing, env=quiet)
+
+
+def mqtt_load() -> None:
+    """The MQTT peers of the figures, and our load generator, from its source."""
+    debian(FIGURES_PACKAGES)
+    source = ROOT / "mqtt_figures" / "load.c"
+
+    def install() -> None:
+        MQTT_LOAD.parent.mkdir(parents=True, exist_ok=True)
+        _run("gcc", "-O2", "-Wall", "-Wextra", "-o", MQTT_LOAD, source, "-lssl", "-lcrypto")
+
+    _once("mqtt-load", MQTT_LOAD, [source], "", install)
 
 
 def _maven(name: str, into: Path) -> None:
@@ -164,6 +181,7 @@ TARGETS: dict[str, Callable[[], None]] = {
     "kafka-python-2.0.2": kafka_python_2,
     "franz-go": franz_go,
     "kafkajs": kafkajs,
+    "mqtt-load": mqtt_load,
 }
 
 

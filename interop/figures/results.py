@@ -50,7 +50,9 @@ class Results:
 
 def shown(value: float, unit: str) -> str:
     """A value as a reader wants it: thousands as k, small numbers with the digits that matter."""
-    if unit in ("records/s", "requests/s") and value >= 10_000:
+    if unit.endswith("/s") and value >= 1e6:
+        return f"{value / 1e6:.2f} M {unit}"
+    if unit.endswith("/s") and value >= 10_000:
         return f"{value / 1000:.0f} k {unit}"
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:.{digits}f} {unit}"

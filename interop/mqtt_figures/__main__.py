@@ -1,0 +1,98 @@
+"""Prints the MQTT figures with mosquitto, nats-server and amqtt beside us: `python -m interop.mqtt_figures [--quick]`.
+
+Writes docs/figures/mqtt.md. `--cell` measures that cell again and keeps what the page had of the others (they are kept
+in interop/.cache). `--quick` is for development: short runs, nothing written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from dataclasses import replace
+
+from interop import setup
+from interop.brokers import BrokerError
+from interop.figures.__main__ import machine
+from interop.figures.results import Results
+from interop.mqtt_figures.cells import BY_NAME, CELLS, FULL, QUICK, TITLES, LoadError, Run
+from interop.places import CACHE, REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "figures" / "mqtt.md"
+KEPT = CACHE / "mqtt-figures.json"
+AGAINST = "mosquitto"
+INTRODUCTION = """\
+Load generator, broker and peers share the machine; each contender runs alone, over an empty data directory. Ratios are
+to mosquitto 2 without persistence: it writes nothing. `trivium sync` answers PUBLISH after fdatasync and shows no
+subscriber what a power cut could take back; `trivium async` writes everything to its log too, and syncs once a second.
+The load generator is `interop/mqtt_figures/load.c`. Made by `python -m interop.mqtt_figures`.
+"""
+
+
+def _table(results: Results, cell: str) -> str:
+    return results.table(cell, AGAINST)
+
+
+def keep(cell: str, run: Run) -> None:
+    """Puts a cell's results in place of what was kept of it."""
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    values = [[*key, run.results.units[key[0], key[1]], found] for key, found in run.results.values.items()]
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    kept[cell] = {"date": today, "values": values, "notes": run.notes}
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
+    KEPT.write_text(json.dumps(kept))
+
+
+def write() -> None:
+    """The page, out of what was kept."""
+    kept = json.loads(KEPT.read_text())
+    lines = ["# Figures: MQTT", "", f"{machine()}.", *INTRODUCTION.splitlines(), ""]
+    for cell in [one for one in CELLS if one in kept]:
+        results = Results()
+        for name, case, contender, unit, found in kept[cell]["values"]:
+            for value in found:
+                results.add(name, case, contender, value, unit)
+        lines += [f"## {TITLES[cell]} ({kept[cell]['date']})", "", _table(results, cell), ""]
+        lines += [*(f"- {note}" for note in kept[cell]["notes"]), ""] if kept[cell]["notes"] else []
+    PAGE.write_text("\n".join(lines).rstrip() + "\n")
+    print(f"written: {PAGE}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="short and small, nothing written")
+    parser.add_argument("--cell", action="append", choices=list(CELLS), help="this cell; may be repeated")
+    parser.add_argument("--contender", action="append", choices=list(BY_NAME), help="this one; may be repeated")
+    parser.add_argument("--seconds", type=float, default=0, help="of each flow")
+    parser.add_argument("--repeats", type=int, default=0)
+    options = parser.parse_args()
+    setup.mqtt_load()
+    scale = QUICK if options.quick else FULL
+    scale = replace(
+        scale,
+        seconds=options.seconds or scale.seconds,
+        repeats=options.repeats or scale.repeats,
+        contenders=tuple(BY_NAME[name] for name in options.contender) if options.contender else scale.contenders,
+    )
+    failed = False
+    for cell in options.cell or list(CELLS):
+        run, began = Run(scale), time.monotonic()
+        try:
+            CELLS[cell](run)
+        except (BrokerError, LoadError) as error:
+            run.notes.append(f"{cell} broke off: {' '.join(str(error).split())[:400]}")
+            failed = True
+        print(f"\n## {TITLES[cell]}  ({time.monotonic() - began:.0f} s)\n\n{_table(run.results, cell)}", flush=True)
+        for note in run.notes:
+            print(f"- {note}", flush=True)
+        if not options.quick:
+            keep(cell, run)
+    if not options.quick:
+        write()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
