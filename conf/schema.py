@@ -133,6 +133,8 @@ class MqttConfig(Section):
     catch_all: str = "mqtt.other"  # for names that are no topic of their own
     rules: tuple[MqttRule, ...] = ()
     password_file: UserPath | None = None  # as mosquitto_passwd writes it
+    acl_file: UserPath | None = None  # mosquitto's
+    allow_anonymous: bool | None = None  # None: yes, unless there is a password_file
 
     @model_validator(mode="after")
     def _certified(self) -> MqttConfig:

@@ -8,6 +8,8 @@ from core.group_types import GroupLimits
 from core.store.embedded import EngineConfig
 from core.topic_mapping import Rule, TopicMapping
 from core.transaction_types import TransactionLimits
+from gateway.protocols.mqtt.acl import Acl
+from gateway.protocols.mqtt.admission import Admission
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.passwords import Passwords
 from gateway.protocols.mqtt.publishing import PublishSettings
@@ -87,7 +89,7 @@ def mqtt_settings(config: Config) -> MqttSettings:
         mapping=TopicMapping([Rule(rule.filter, rule.topic, rule.key) for rule in mqtt.rules], mqtt.catch_all),
         connections_max=mqtt.connections_max,
         drain_s=config.limits.drain_ms_max / 1000,
-        passwords=Passwords(mqtt.password_file) if mqtt.password_file is not None else None,
+        admission=_admission(mqtt),
         certificate=_certificate(mqtt),
     )
 
@@ -100,6 +102,13 @@ def _mqtt_listeners(mqtt: MqttConfig) -> list[ListenAt]:
         (mqtt.listen_wss, True, mqtt.ws_path),
     ]
     return [ListenAt(*address, tls, path) for address, tls, path in kinds if address is not None]
+
+
+def _admission(mqtt: MqttConfig) -> Admission:
+    passwords = Passwords(mqtt.password_file) if mqtt.password_file is not None else None
+    acl = Acl(mqtt.acl_file) if mqtt.acl_file is not None else None
+    anonymous = passwords is None if mqtt.allow_anonymous is None else mqtt.allow_anonymous
+    return Admission(passwords, acl, anonymous=anonymous)
 
 
 def _certificate(mqtt: MqttConfig) -> Certificate | None:

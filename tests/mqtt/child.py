@@ -92,12 +92,17 @@ class Device:
             CallbackAPIVersion.VERSION2, client_id, clean_session, protocol=version, reconnect_on_failure=False
         )
         self.messages: queue.Queue[Any] = queue.Queue()
+        self.published: list[int] = []  # reason codes, in the order of the acknowledgements
+        self.ends: queue.Queue[int] = queue.Queue()  # reason codes of DISCONNECT
         self._answers: queue.Queue[Any] = queue.Queue()
         self.client.on_message = lambda _c, _u, message: self.messages.put(message)
         self.client.on_connect = lambda _c, _u, flags, code, _p: self._answers.put((flags.session_present, code))
         self.client.on_subscribe = self._on_subscribe
         self.reason = ""  # the reason string of the last SUBACK
         self.client.on_unsubscribe = lambda _c, _u, _m, _r, _p: self._answers.put("unsubscribed")
+        self.client.username_pw_set(options.get("user"), options.get("password"))
+        self.client.on_publish = lambda _c, _u, _m, code, _p: self.published.append(code.value)
+        self.client.on_disconnect = lambda _c, _u, _f, code, _p: self.ends.put(code.value)
         if "will" in options:
             self.client.will_set(**options["will"])
         connect: dict[str, Any] = {}

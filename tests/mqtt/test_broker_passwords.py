@@ -8,9 +8,11 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+from click.testing import CliRunner
 from paho.mqtt.enums import CallbackAPIVersion
 
-from tests.mqtt.child import child_broker
+from gateway.cli import main
+from tests.mqtt.child import Device, child_broker
 from tests.mqtt.test_passwords import _file
 
 
@@ -34,8 +36,31 @@ def test_only_users_of_the_password_file_may_connect(tmp_path: Path, monkeypatch
     with child_broker(tmp_path) as broker:
         assert _connect(broker.mqtt, "new", "secret") == 0
         assert _connect(broker.mqtt, "new", "wrong") == 0x86
-        assert _connect(broker.mqtt, None, None) == 0x86
+        assert _connect(broker.mqtt, None, None) == 0x87
         (tmp_path / "passwords").write_text(_file().replace("new:", "renamed:"))
         broker.reload()
         assert _connect(broker.mqtt, "renamed", "secret") == 0
         assert _connect(broker.mqtt, "new", "secret") == 0x86
+
+
+def test_who_is_gone_from_the_password_file_is_cut_at_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "passwords").write_text(_file())
+    monkeypatch.setenv("TRIVIUM_MQTT_PASSWORD_FILE", str(tmp_path / "passwords"))
+    monkeypatch.setenv("TRIVIUM_MQTT_ALLOW_ANONYMOUS", "true")
+    with child_broker(tmp_path) as broker:
+        gone = Device(broker.mqtt, user="new", password="secret", v5=True)
+        stays = Device(broker.mqtt, user="old", password="older", v5=True)
+        nobody = Device(broker.mqtt, v5=True)
+        assert _connect(broker.mqtt, "nobody", None) == 0x86
+        (tmp_path / "passwords").write_text("".join(line for line in _file().splitlines(True) if "new:" not in line))
+        broker.reload()
+        assert gone.ends.get(timeout=15) == 0x87
+        for device in (stays, nobody):
+            device.publish("still", b"here")
+            device.close()
+
+
+def test_a_broker_that_nobody_could_connect_to_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIVIUM_MQTT_ALLOW_ANONYMOUS", "false")
+    done = CliRunner().invoke(main, ["serve"])
+    assert done.exit_code == 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -23,13 +24,13 @@ from core.wills import Pending
 from gateway.protocols.mqtt import events as ev
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt import session as ses
+from gateway.protocols.mqtt.admission import Admission
 from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import Connect, Subscribe, Will
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.packet_changes import NEVER_S, asked_expiry_s, outgoing_of, will_of
-from gateway.protocols.mqtt.passwords import Passwords
 from gateway.protocols.mqtt.publishing import Outgoing, Publisher
 from gateway.protocols.mqtt.retained import Retained
 from gateway.protocols.mqtt.selection import asked_selection
@@ -62,7 +63,7 @@ class BrokerHandler:
         deliveries: Deliveries,
         retained: Retained,
         expiry_s_max: int,
-        passwords: Passwords | None = None,
+        admission: Admission,
     ) -> None:
         self.flush: Callable[[], None] = lambda: None
         self.devices: dict[str, Device] = {}
@@ -71,7 +72,7 @@ class BrokerHandler:
         self._deliveries = deliveries
         self._retained = retained
         self._expiry_s_max = expiry_s_max
-        self._passwords = passwords
+        self._admission = admission
         self._opening: set[str] = set()  # CONNECTs whose session is being stored
         self._waiting: dict[str, tuple[Connection, Connect]] = {}  # CONNECTs that wait for their predecessors
         self._wills: Pending[Will] = Pending()
@@ -117,7 +118,8 @@ class BrokerHandler:
         publishes: list[Outgoing] = []
         for event in events:
             if type(event) is ev.PublishReceived:
-                publishes.append(outgoing_of(event.connection, event.ticket, event.publish))
+                if _may_publish(event):
+                    publishes.append(outgoing_of(event.connection, event.ticket, event.publish))
                 continue
             match event:
                 case ev.ConnectReceived(connection, connect):
@@ -162,10 +164,15 @@ class BrokerHandler:
     # -- CONNECT -----------------------------------------------------------------------------------------------------
 
     def _on_connect(self, connection: Connection, connect: Connect) -> None:
-        if self._passwords is not None and not self._passwords.check(connect.username, connect.password):
-            connection.refuse(reasons.BAD_CREDENTIALS, "user name or password is wrong")
+        if (refused := self._admission.refusal(connect)) is not None:
+            connection.refuse(*refused)
             return
         client_id = connect.client_id or f"trivium-{uuid.uuid4().hex}"
+        if connect.will is not None:
+            access = self._admission.access(connect.username, client_id)
+            if access is not None and not access.may_write(connect.will.topic.encode()):
+                log.info("MQTT: a will is not allowed by the access control list", client_id=client_id)
+                connect = connection.connect = replace(connect, will=None)
         earlier = self._waiting.pop(client_id, None)
         if earlier is not None:
             earlier[0].refuse(reasons.SERVER_BUSY, "another connection took its place")
@@ -241,6 +248,8 @@ class BrokerHandler:
         else:
             connection.user = device
             device.connection = connection
+            device.user = connection.connect.username if connection.connect is not None else None
+            device.access = self._admission.access(device.user, session.client_id)
             accepted = connection.accept(
                 session, time.monotonic(), session_present=present, session_expiry_s=session.expiry_s
             )
@@ -254,6 +263,17 @@ class BrokerHandler:
         else:
             self._expire_later(device, time.time())
 
+    def reload(self) -> None:
+        """Reads password and ACL file again. Whose password has changed or is gone is cut, as mosquitto does.
+
+        Raises OSError or ValueError for a file that cannot be used.
+        """
+        gone = self._admission.reload()
+        for device in self.devices.values():
+            if device.connection is not None and device.user in gone:
+                device.connection.disconnect(reasons.NOT_AUTHORIZED, "the password has changed")
+        self.flush()
+
     # -- the end of a connection and of a session --------------------------------------------------------------------
 
     def _on_closed(self, closed: ev.Closed, publishes: list[Outgoing]) -> None:
@@ -265,7 +285,7 @@ class BrokerHandler:
         device.connection, device.closing = None, connection
         self._deliveries.ended(device)
         device.retained.clear()  # asked for by this connection's SUBSCRIBE
-        if closed.will is not None:
+        if closed.will is not None and (device.access is None or device.access.may_write(closed.will.topic.encode())):
             delay_s = min(closed.will.properties.get(props.WILL_DELAY, 0), closed.session_expiry_s)
             if delay_s:
                 self._wills.put(session.client_id, time.time() + delay_s, closed.will)
@@ -429,6 +449,18 @@ class BrokerHandler:
             self._put(connection, [session_row(device.session)], done)
         else:
             connection.unsubscribe_done(ticket, codes)
+
+
+def _may_publish(event: ev.PublishReceived) -> bool:
+    """Whether the ACL lets it; else it is answered."""
+    connection, ticket, publish = event
+    device = connection.user
+    assert isinstance(device, Device)
+    if device.access is None or device.access.may_write(publish.topic.encode()):
+        return True
+    if ticket:
+        connection.publish_done(ticket, reasons.NOT_AUTHORIZED, "not allowed by the access control list")
+    return False
 
 
 def _send_stored(connection: Connection, count: int) -> None:

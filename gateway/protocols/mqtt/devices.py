@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from core.filters import is_wildcard, matches
 from gateway.protocols.mqtt import reasons
+from gateway.protocols.mqtt.admission import Access
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.message import Message
 from gateway.protocols.mqtt.session import Session, Subscription
@@ -22,6 +23,7 @@ class Device:
     """One client identifier's session in the broker."""
 
     __slots__ = (
+        "access",
         "catching_up",
         "closing",
         "connection",
@@ -40,6 +42,7 @@ class Device:
         "stored",
         "stored_expiry_s",
         "stored_out",
+        "user",
     )
 
     def __init__(self, session: Session, position: int) -> None:
@@ -61,6 +64,8 @@ class Device:
         self.has_will = False  # the connection's will stands in the log
         self.stored = False  # the session has rows in the log
         self.stored_expiry_s = session.expiry_s
+        self.user: str | None = None  # the name that its connection gave
+        self.access: Access | None = None  # None: it may do everything
 
     def settled(self) -> bool:
         """Whether a new connection may take the session over."""

@@ -265,6 +265,8 @@ class Live:
         connection = device.connection
         if connection is None:
             return start
+        if device.access is not None and not device.access.may_read(run.messages[start].topic):
+            return len(run.messages)
         taken = connection.deliver(
             run,
             start,
@@ -288,16 +290,21 @@ class Live:
                     return
 
     def _to_member(self, group: Group, message: Message, now_s: float) -> bool:
-        """Gives a message to the member whose turn it is; False when nobody has room."""
+        """Gives a message to the member whose turn it is; False when nobody who may read it has room."""
         run = Run([message])
         group.dirty = True
-        for device in group.in_turn():
+        denied = 0
+        members = group.in_turn()
+        for device in members:
+            if device.access is not None and not device.access.may_read(message.topic):
+                denied += 1
+                continue
             subscription = group.members[device]
             identifiers = encoded_identifiers([subscription.identifier] if subscription.identifier else [])
             published = subscription.retain_as_published
             if self._hand_over(device, run, 0, subscription.qos, published, identifiers, now_s, group.number):
                 return True
-        return False
+        return 0 < denied == len(members)
 
     def _fall_behind(self, device: Device | Group, partition: int, offset: int) -> None:
         device.live = False

@@ -1,6 +1,6 @@
 """mosquitto's `password_file`: `user:$7$iterations$salt$hash` (PBKDF2 with SHA-512) or `user:$6$salt$hash` (SHA-512).
 
-Read at start and at SIGHUP. A file makes anonymous clients unwelcome, as in mosquitto 2.
+Read at start and at SIGHUP.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ class Passwords:
         self._users: dict[str, Hashed] = {}
         self.reload()
 
-    def reload(self) -> None:
-        """Raises as the constructor does, and then changes nothing."""
+    def reload(self) -> frozenset[str]:
+        """Returns the users that are gone or have another password. Raises as the constructor does, and then changes
+        nothing.
+        """
         users: dict[str, Hashed] = {}
         for number, line in enumerate(self._path.read_text().splitlines(), 1):
             if line.strip() and not line.startswith("#"):
@@ -43,7 +45,8 @@ class Passwords:
                     users[user] = _parse(hashed)
                 except ValueError as error:
                     raise ValueError(f"{self._path}, line {number}: {error}") from None
-        self._users = users
+        old, self._users = self._users, users
+        return frozenset(user for user, hashed in old.items() if users.get(user) != hashed)
 
     def check(self, user: str | None, password: bytes | None) -> bool:
         hashed = self._users.get(user) if user is not None else None

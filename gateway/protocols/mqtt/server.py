@@ -15,11 +15,11 @@ from core.retained import RetainedTable
 from core.sessions import SessionLog
 from core.topic_mapping import TopicMapping
 from gateway.listeners import BACKLOG_CONNECTIONS, format_address
+from gateway.protocols.mqtt.admission import Admission
 from gateway.protocols.mqtt.broker_handler import BrokerHandler
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.limits import Limits
-from gateway.protocols.mqtt.passwords import Passwords
 from gateway.protocols.mqtt.peers import Listener
 from gateway.protocols.mqtt.publishing import Publisher, PublishSettings
 from gateway.protocols.mqtt.pump import Pump
@@ -54,7 +54,7 @@ class MqttSettings:
     mapping: TopicMapping
     connections_max: int
     drain_s: float
-    passwords: Passwords | None = None  # None: everybody may connect
+    admission: Admission
     certificate: Certificate | None = None
 
 
@@ -86,7 +86,7 @@ class MqttServer:
             self.deliveries,
             Retained(table, mapping),
             settings.limits.session_expiry_s_max,
-            settings.passwords,
+            settings.admission,
         )
         self.pump = Pump(self.handler, connections_max=settings.connections_max)
         self.handler.flush = self.deliveries.flush = self._flush
@@ -110,8 +110,8 @@ class MqttServer:
 
     def reload(self) -> None:
         """Reads the files of the settings again; one that cannot be used is logged, and what it said before holds."""
-        readers = [one.reload for one in (self._settings.certificate, self._settings.passwords) if one is not None]
-        for reload in readers:
+        certificate = self._settings.certificate
+        for reload in (self.handler.reload, *([certificate.reload] if certificate is not None else [])):
             try:
                 reload()
             except (OSError, ValueError) as error:
