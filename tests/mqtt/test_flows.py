@@ -368,7 +368,7 @@ def test_qos_2_out_of_a_durable_session_is_stored_before_each_step() -> None:
     assert driver.connection.deliver(run(message(qos=2), message("u", qos=2)), 0, 2, 0.0) == 2
     assert driver.received() == []
     named = driver.connection.take_unstored()
-    assert [(packet_id, one.topic) for packet_id, one in named] == [(1, b"t"), (2, b"u")]
+    assert [(one.packet_id, one.message.topic) for one in named] == [(1, b"t"), (2, b"u")]
     assert driver.connection.take_unstored() == []
     driver.connection.send_stored(2, 0.0)
     assert [packet.packet_id for packet in driver.received() if isinstance(packet, Publish)] == [1, 2]
@@ -378,6 +378,45 @@ def test_qos_2_out_of_a_durable_session_is_stored_before_each_step() -> None:
     for ticket in tickets[::-1]:
         driver.connection.receipt_done(ticket)
     assert driver.received() == [Ack(PUBREL, 2, 0, None), Ack(PUBREL, 1, 0, None)]
+
+
+def test_what_comes_behind_a_message_that_is_being_stored_waits_for_it() -> None:
+    """One topic has one order, whatever the qualities."""
+    session = durable()
+    driver = connected(5, session=session)
+    driver.connection.deliver(run(message(qos=2, payload=b"1"), message(qos=1, payload=b"2")), 0, 2, 0.0)
+    driver.connection.deliver(run(message(qos=0, payload=b"3")), 0, 2, 0.0)
+    assert driver.received() == []
+    count = len(driver.connection.take_unstored())
+    driver.connection.deliver(run(message(qos=1, payload=b"4")), 0, 2, 0.0)
+    driver.connection.send_stored(count, 0.0)
+    assert [packet.payload for packet in driver.received() if isinstance(packet, Publish)] == [b"1", b"2", b"3"]
+    driver.connection.send_stored(len(driver.connection.take_unstored()), 0.0)
+    assert driver.one().payload == b"4"
+    driver.connection.deliver(run(message(qos=0, payload=b"5")), 0, 2, 0.0)
+    assert driver.one().payload == b"5"
+
+
+def test_what_waits_for_the_disk_counts_as_output() -> None:
+    driver = connected(5, session=durable(), limits=Limits(output_bytes_max=1000))
+    big = run(*[message(qos=2, payload=b"x" * 400) for _ in range(5)])
+    assert driver.connection.deliver(big, 0, 2, 0.0) == 3
+    assert driver.connection.deliver(big, 3, 2, 0.0) == 3
+    driver.connection.send_stored(len(driver.connection.take_unstored()), 0.0)
+    driver.received()
+    assert driver.connection.deliver(big, 3, 2, 0.0) == 5
+
+
+def test_a_message_whose_packet_id_was_not_stored_is_stored_before_it_is_sent_again() -> None:
+    session = durable()
+    connected(5, session=session).connection.deliver(run(one := message(qos=2)), 0, 2, 0.0)
+    driver = connected(5, session=session)
+    assert driver.connection.next_redelivery() == (1, (session.inflight or {})[1])
+    driver.connection.redeliver(1, one, 0.0)
+    assert driver.received() == []
+    driver.connection.send_stored(len(driver.connection.take_unstored()), 0.0)
+    again = driver.one()
+    assert (again.packet_id, again.qos, again.dup) == (1, 2, False)
 
 
 @clause("MQTT-4.4.0-2", "MQTT-4.8.2-6", v=5)

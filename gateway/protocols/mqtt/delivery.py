@@ -173,6 +173,8 @@ class Deliveries(Live):
                 return False
             if connection.next_redelivery() == found:
                 connection.redeliver(packet_id, message, time.time())
+                if connection.has_unstored:
+                    self._storing.add(device)
         return connection is not None and not connection.stalled
 
     async def read_message(self, partition: int, offset: int) -> Message | None:

@@ -278,7 +278,7 @@ class Live:
         )
         if device.session.durable:
             device.dirty = True
-            if qos == 2 and run.qos_max == 2:
+            if connection.has_unstored:
                 self._storing.add(device)
         return taken
 

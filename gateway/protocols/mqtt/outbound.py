@@ -6,12 +6,13 @@ the buffer: the caller keeps its cursor and goes on at `WindowOpened`. At QoS 0 
 A packet too large for the client counts as delivered ([MQTT-3.1.2-25]).
 
 At QoS 2 in a durable session the packet id is made durable before PUBLISH: `deliver` puts such messages aside
-(`take_unstored`), and `send_stored` sends them.
+(`take_unstored`), and whatever comes behind them, as a topic has one order at all qualities; `send_stored` sends them.
 """
 
 from __future__ import annotations
 
 from math import ceil
+from typing import NamedTuple
 
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.codec import properties as props
@@ -35,7 +36,16 @@ from gateway.protocols.mqtt.session import (
 )
 
 _new = tuple.__new__
-Unstored = list[tuple[int, Message, bool, bytes]]  # packet id, message, RETAIN flag, subscription identifiers
+
+
+class Unsent(NamedTuple):
+    """A message that waits for a packet id to be stored: its own, or that of one before it. Packet id 0: QoS 0."""
+
+    packet_id: int
+    message: Message
+    qos: int
+    retain: bool
+    identifiers: bytes
 
 
 class Outbound(Inbound):
@@ -49,6 +59,7 @@ class Outbound(Inbound):
         "_redeliver",
         "_storing",
         "_unstored",
+        "_waiting_bytes",
         "dropped",
         "stalled",
     )
@@ -61,8 +72,9 @@ class Outbound(Inbound):
         self._alias_max = 0
         self._aliases_out: dict[bytes, int] | None = None
         self._redeliver: list[int] | None = None  # packet ids of the old connection, latest first
-        self._unstored: Unstored | None = None
-        self._storing: Unstored | None = None
+        self._unstored: list[Unsent] | None = None
+        self._storing: list[Unsent] | None = None
+        self._waiting_bytes = 0  # of both
 
     # -- new messages ------------------------------------------------------------------------------------------------
 
@@ -86,10 +98,11 @@ class Outbound(Inbound):
         messages = run.messages
         if self.state is not State.CONNECTED:
             return start
-        room = self.limits.output_bytes_max - self.output_bytes - self.unsent_bytes
+        room = self.limits.output_bytes_max - self.output_bytes - self.unsent_bytes - self._waiting_bytes
         v5 = self.version == V5
         own = v5 and (bool(identifiers) or self._alias_max > 0)
-        if not start and (granted_qos == 0 or run.qos_max == 0) and not own and run.plain:
+        waiting = self._waiting_bytes > 0
+        if not start and (granted_qos == 0 or run.qos_max == 0) and not own and run.plain and not waiting:
             data, largest = run.joined(v5, retain_as_published)
             if largest <= self._packet_bytes_max:
                 if room <= 0:
@@ -107,12 +120,16 @@ class Outbound(Inbound):
                 if room <= 0:
                     self.dropped += 1
                     continue
-                room -= self._publish(message, 0, retain, 0, identifiers, now_s, own)
+                if waiting:
+                    room -= self._wait_behind(0, message, 0, retain, identifiers)
+                else:
+                    room -= self._publish(message, 0, retain, 0, identifiers, now_s, own)
                 continue
             if self._quota <= 0 or room <= 0 or self._redeliver:
                 self.stalled = True
                 return index
             room -= self._publish_new(message, qos, retain, identifiers, now_s, own, group)
+            waiting = self._waiting_bytes > 0
         return len(messages)
 
     def _publish_new(
@@ -129,12 +146,12 @@ class Outbound(Inbound):
             if not self._fits(message, identifiers):
                 return 0
             inflight[packet_id] = Delivery(QOS2_STORING, message.partition, message.offset, retain, group)
-            if self._unstored is None:
-                self._unstored = []
-            self._unstored.append((packet_id, message, retain, identifiers))
             self._quota -= 1
-            return message.form(self.version == V5, 2, retain)[2]
-        added = self._publish(message, qos, retain, packet_id, identifiers, now_s, own)
+            return self._wait_behind(packet_id, message, 2, retain, identifiers)
+        if self._waiting_bytes:
+            added = self._wait_behind(packet_id, message, qos, retain, identifiers)
+        else:
+            added = self._publish(message, qos, retain, packet_id, identifiers, now_s, own)
         if added:
             state = QOS1_SENT if qos == 1 else QOS2_SENT
             inflight[packet_id] = _new(Delivery, (state, message.partition, message.offset, retain, group))
@@ -144,24 +161,43 @@ class Outbound(Inbound):
             self._delivery_ended(packet_id, delivery, reasons.PACKET_TOO_LARGE)
         return added
 
-    def take_unstored(self) -> list[tuple[int, Message]]:
-        """(packet id, message) of QoS 2 messages whose `(session, inflight, packet id) -> offset` is to be stored.
+    def _wait_behind(self, packet_id: int, message: Message, qos: int, retain: bool, identifiers: bytes) -> int:
+        """Puts a message aside. Returns the bytes it will add to the output, 0 if it is too large for the client."""
+        if not self._fits(message, identifiers):
+            return 0
+        if self._unstored is None:
+            self._unstored = []
+        self._unstored.append(Unsent(packet_id, message, qos, retain, identifiers))
+        size = message.form(self.version == V5, qos, retain)[2]
+        self._waiting_bytes += size
+        return size
+
+    @property
+    def has_unstored(self) -> bool:
+        """Whether `take_unstored` has something."""
+        return self._unstored is not None
+
+    def take_unstored(self) -> list[Unsent]:
+        """What was put aside; of what is QoS 2, `(session, inflight, packet id) -> offset` is to be stored.
 
         `send_stored` with as many, when that is durable, sends them.
         """
         unstored, self._unstored = self._unstored or [], None
-        self._storing = unstored if self._storing is None else self._storing + unstored
-        return [(packet_id, message) for packet_id, message, _, _ in unstored]
+        if unstored:
+            self._storing = unstored if self._storing is None else self._storing + unstored
+        return unstored
 
     def send_stored(self, count: int, now_s: float) -> None:
         """The oldest `count` of what `take_unstored` named is durable: send it. A closed connection only notes it."""
         storing = self._storing or []
         session = self.session
-        for packet_id, message, retain, identifiers in storing[:count]:
-            if self.state is not State.CONNECTED or session is None or session.inflight is None:
+        for packet_id, message, qos, retain, identifiers in storing[:count]:
+            self._waiting_bytes -= message.form(self.version == V5, qos, retain)[2]
+            if self.state is not State.CONNECTED or session is None:
                 continue
-            session.inflight[packet_id] = session.inflight[packet_id]._replace(state=QOS2_SENT)
-            self._publish(message, 2, retain, packet_id, identifiers, now_s, self.version == V5)
+            if qos == 2 and session.inflight is not None:
+                session.inflight[packet_id] = session.inflight[packet_id]._replace(state=QOS2_SENT)
+            self._publish(message, qos, retain, packet_id, identifiers, now_s, self.version == V5)
         self._storing = storing[count:] or None
 
     # -- bytes of a PUBLISH ------------------------------------------------------------------------------------------
@@ -254,7 +290,8 @@ class Outbound(Inbound):
             packet_id = self._redeliver[-1]
             delivery = session.inflight.get(packet_id)
             if delivery is not None:
-                if self._quota > 0 and self.output_bytes + self.unsent_bytes < self.limits.output_bytes_max:
+                waiting = self.output_bytes + self.unsent_bytes + self._waiting_bytes
+                if self._quota > 0 and waiting < self.limits.output_bytes_max:
                     return packet_id, delivery
                 self.stalled = True
                 return None
@@ -277,9 +314,13 @@ class Outbound(Inbound):
         delivery = session.inflight[packet_id]
         self._redeliver.pop()  # what next_redelivery named
         qos = 1 if delivery.state == QOS1_SENT else 2
-        if message is not None:
-            dup = delivery.state != QOS2_STORING
-            data = self._own_form(message, qos, delivery.retain, dup, packet_id, identifiers, now_s)
+        if message is not None and delivery.state == QOS2_STORING:
+            # The old connection ended before its packet id was durable, so it was never sent.
+            if self._wait_behind(packet_id, message, 2, delivery.retain, identifiers):
+                self._quota -= 1
+                return
+        elif message is not None:
+            data = self._own_form(message, qos, delivery.retain, True, packet_id, identifiers, now_s)
             if len(data) <= self._packet_bytes_max:
                 self._send(data)
                 self._quota -= 1

@@ -7,7 +7,7 @@ from core.sessions import SessionRow
 from core.state import Change
 from gateway.protocols.mqtt import session as ses
 from gateway.protocols.mqtt.devices import Device
-from gateway.protocols.mqtt.message import Message
+from gateway.protocols.mqtt.outbound import Unsent
 from gateway.protocols.mqtt.session import Delivery, Session, Subscription
 
 
@@ -34,15 +34,13 @@ def position_changes(device: Device, position: int, offsets: dict[int, int]) -> 
     return changes
 
 
-def unstored_changes(device: Device, unstored: list[tuple[int, Message]]) -> list[Change]:
-    session = device.session
+def unstored_changes(device: Device, unstored: list[Unsent]) -> list[Change]:
     changes: list[Change] = []
-    for packet_id, message in unstored:
-        delivery = (session.inflight or {}).get(packet_id)
-        retain = delivery.retain if delivery is not None else False
-        place = (ses.QOS2_SENT, message.partition, message.offset, retain)
-        changes.append(stored.outbound_change(session.client_id, packet_id, place))
-        device.stored_out.add(packet_id)
+    for packet_id, message, qos, retain, _ in unstored:
+        if qos == 2:
+            place = (ses.QOS2_SENT, message.partition, message.offset, retain)
+            changes.append(stored.outbound_change(device.session.client_id, packet_id, place))
+            device.stored_out.add(packet_id)
     return changes
 
 
