@@ -1,8 +1,8 @@
-"""The brokers that clients and figures run against: ours and Apache Kafka 4.2, behind one small interface.
+"""The brokers that clients and figures run against: ours, Apache Kafka 4.2 and mosquitto, behind one small interface.
 
 A broker here is one child process on loopback over one data directory. It dies with the process that started it
 (Linux's parent-death signal), so that no run leaves a peer behind. `ready_s` is measured the same way for all: from
-the exec to the first answered ApiVersions request.
+the exec to the first answered request (ApiVersions; CONNECT where only MQTT is spoken).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from interop.places import KAFKA_JARS, PEERS, trivium_command
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 _PROBE = struct.pack(">ihhih", 10, 18, 0, 1, -1)
+_MQTT_PROBE = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -39,12 +40,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(host: str, port: int, timeout_s: float = 0.5) -> bool:
-    """Whether an ApiVersions v0 request is answered there."""
+def answers(host: str, port: int, probe: bytes = _PROBE, answer_bytes: int = 8, timeout_s: float = 0.5) -> bool:
+    """Whether a request, ApiVersions v0 if no other is given, is answered there."""
     try:
         with socket.create_connection((host, port), timeout_s) as connection:
-            connection.sendall(_PROBE)
-            return len(connection.recv(8)) == 8
+            connection.sendall(probe)
+            return len(connection.recv(answer_bytes)) == answer_bytes
     except OSError:
         return False
 
@@ -90,8 +91,12 @@ class Broker:
         raise NotImplementedError
 
     def answers(self) -> bool:
-        """Whether it serves its clients by now."""
+        """Whether it serves requests."""
         return answers("127.0.0.1", self.port)
+
+    def environment(self) -> dict[str, str]:
+        """Its addresses, as the client programs are told them."""
+        return {"BOOTSTRAP": self.bootstrap}
 
     def start_unready(self) -> None:
         """Starts the process and waits for nothing."""
@@ -177,18 +182,22 @@ class Broker:
 
 
 class Trivium(Broker):
-    """Our broker. `flush` is "sync" (the default) or "async"; `config` is TOML text."""
+    """Our broker. `flush` is "sync" (the default) or "async"; `config` is TOML text. Restarts keep all its ports."""
 
     name = "trivium"
 
     def __init__(self, directory: Path, port: int = 0, flush: str = "sync", config: str = "") -> None:
         super().__init__(directory, port)
+        self.mqtt_port = free_port()
         self.flush = flush
         self.config = config
 
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "MQTT": f"127.0.0.1:{self.mqtt_port}"}
+
     def _command(self) -> list[str]:
         command = [*trivium_command(), "serve", "--data-dir", str(self.data), "--kafka", self.bootstrap]
-        command += ["--mqtt", "127.0.0.1:0", "--native", "127.0.0.1:0", "--flush", self.flush]
+        command += ["--mqtt", f"127.0.0.1:{self.mqtt_port}", "--native", "127.0.0.1:0", "--flush", self.flush]
         if self.config:
             file = self.directory / "trivium.toml"
             file.write_text(self.config)
@@ -226,3 +235,37 @@ class ApacheKafka(Broker):
     def _command(self) -> list[str]:
         quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
         return ["java", "-Xms1g", "-Xmx1g", quiet, "-cp", f"{KAFKA_JARS}/*", "kafka.Kafka", str(self._properties)]
+
+
+class Mosquitto(Broker):
+    """mosquitto 2 from Debian, with its persistence on; `settings` are further lines of its configuration."""
+
+    name = "mosquitto"
+
+    def __init__(self, directory: Path, port: int = 0, settings: str = "") -> None:
+        super().__init__(directory, port)
+        self.websocket_port = free_port()
+        self.settings = settings
+
+    @property
+    def mqtt_port(self) -> int:
+        return self.port
+
+    def environment(self) -> dict[str, str]:
+        return {"MQTT": self.bootstrap, "MQTT_WEBSOCKET": f"ws://127.0.0.1:{self.websocket_port}/mqtt"}
+
+    def answers(self) -> bool:
+        return answers("127.0.0.1", self.port, _MQTT_PROBE, 4)
+
+    def _prepare(self) -> None:
+        self.data.mkdir(exist_ok=True)
+        lines = f"listener {self.port} 127.0.0.1\n"
+        lines += f"listener {self.websocket_port} 127.0.0.1\nprotocol websockets\n"
+        lines += f"allow_anonymous true\npersistence true\npersistence_location {self.data}/\nuser root\n"
+        (self.directory / "mosquitto.conf").write_text(lines + self.settings)
+
+    def _command(self) -> list[str]:
+        program = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin")
+        if program is None:
+            raise BrokerError("mosquitto is not installed: python -m interop.setup debian")
+        return [program, "-c", str(self.directory / "mosquitto.conf")]

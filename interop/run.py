@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from interop import setup
-from interop.brokers import ApacheKafka, Broker, Trivium
+from interop.brokers import ApacheKafka, Broker, Mosquitto, Trivium
+from interop.control import control
 from interop.places import (
     CLIENTS,
     FRANZ_GO,
@@ -36,6 +37,7 @@ from interop.places import (
 )
 
 ALLOW_FILE = ROOT / "allow.txt"
+BROKERS = ("trivium", "kafka", "mosquitto")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Client:
     needs: tuple[str, ...] = ()
     limit_s: int = 300
     fast: bool = False
+    brokers: tuple[str, ...] = ("trivium", "kafka")
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -72,8 +75,9 @@ def _java(program: str, jars: Path, classes: Path) -> list[str]:
     return ["java", "-Xmx512m", "-XX:+UseSerialGC", quiet, "-cp", f"{classes}:{jars}/*", program]
 
 
+_MQTT = ("trivium", "mosquitto")
 _PATH = {"PYTHONPATH": str(CLIENTS), "PYTHONWARNINGS": "ignore"}
-KAFKA_CLIENTS: dict[str, Client] = {
+PROGRAMS: dict[str, Client] = {
     "kafka-python-3": Client(_python("kafka_python_new.py"), fast=True, environment=_PATH),
     "confluent-kafka": Client(_python("confluent_client.py"), fast=True, environment=_PATH),
     "aiokafka": Client(_python("aiokafka_client.py"), fast=True, environment=_PATH),
@@ -91,16 +95,19 @@ KAFKA_CLIENTS: dict[str, Client] = {
         _python("kafka_old_tools.py"), ("kafka-0.10",), environment={**_PATH, "JARS": str(KAFKA_OLD_JARS)}
     ),
     "franz-go": Client([str(FRANZ_GO)], ("franz-go",)),
+    "paho": Client(_python("paho_client.py"), fast=True, environment=_PATH, brokers=_MQTT),
+    "aiomqtt": Client(_python("aiomqtt_client.py"), fast=True, environment=_PATH, brokers=_MQTT),
+    "amqtt": Client(_python("amqtt_client.py"), fast=True, environment=_PATH, brokers=_MQTT),
     "kafkajs": Client(
         ["node", str(CLIENTS / "kafkajs" / "main.js")], ("kafkajs",), environment={"NODE_PATH": str(KAFKAJS_MODULES)}
     ),
 }
 
 
-def run_client(name: str, bootstrap: str, tests: Sequence[str] = ()) -> list[Result]:
+def run_client(name: str, addresses: dict[str, str], tests: Sequence[str] = ()) -> list[Result]:
     """Runs one client's program (all its tests, or those named) and returns a result for everything it planned."""
-    client = KAFKA_CLIENTS[name]
-    environment = {**os.environ, **client.environment, "BOOTSTRAP": bootstrap}
+    client = PROGRAMS[name]
+    environment = {**os.environ, **client.environment, **addresses}
     # To a file: a program that is killed at its limit keeps what it has reported.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
@@ -146,9 +153,9 @@ def regressions(results: list[Result]) -> list[Result]:
     return [result for result in results if result.name in allowed() and result.status != "PASS"]
 
 
-def fast_clients() -> list[str]:
-    """The clients that come with the `test` extra and need nothing else."""
-    return [name for name, client in KAFKA_CLIENTS.items() if client.fast]
+def clients_of(broker: str, fast: bool = False) -> list[str]:
+    """The clients that talk to this broker; `fast`: those that come with the `test` extra and need nothing else."""
+    return [name for name, client in PROGRAMS.items() if broker in client.brokers and (client.fast or not fast)]
 
 
 def grow(results: list[Result]) -> int:
@@ -161,10 +168,10 @@ def grow(results: list[Result]) -> int:
 
 
 @contextlib.contextmanager
-def broker_for(kind: str, bootstrap: str) -> Iterator[str]:
-    """A running broker's address: the one given, or one started for this (`kind` is trivium or kafka) and removed."""
+def broker_for(kind: str, bootstrap: str) -> Iterator[dict[str, str]]:
+    """A running broker's addresses: the one given, or those of one started for this (see BROKERS) and removed."""
     if bootstrap:
-        yield bootstrap
+        yield {"BOOTSTRAP": bootstrap}
         return
     scratch_root().mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=scratch_root()))
@@ -173,26 +180,29 @@ def broker_for(kind: str, bootstrap: str) -> Iterator[str]:
     if kind == "kafka":
         setup.kafka()
         broker = ApacheKafka(directory, settings={"group.initial.rebalance.delay.ms": "0"})
-    with broker:
+    elif kind == "mosquitto":
+        setup.debian()
+        broker = Mosquitto(directory)
+    with broker, control(broker) as controlled:
         broker.start()
         print(f"{kind} on {broker.bootstrap}, ready in {broker.ready_s:.2f} s", file=sys.stderr)
         try:
-            yield broker.bootstrap
+            yield {**broker.environment(), **controlled}
             broker.check()
         finally:
             shutil.copy(broker.log_file, scratch_root() / f"last-{kind}.log")
 
 
-def run(names: Sequence[str], bootstrap: str, tests: Sequence[str] = ()) -> list[Result]:
+def run(names: Sequence[str], addresses: dict[str, str], tests: Sequence[str] = ()) -> list[Result]:
     """Sets up and runs the clients one after the other, printing a line for each and for what did not pass."""
     results = []
     for name in names:
-        needs = list(KAFKA_CLIENTS[name].needs)
+        needs = list(PROGRAMS[name].needs)
         if needs and setup.main(needs):
             results.append(Result(name, "setup", "FAIL", "could not be set up"))
             continue
         began = time.monotonic()
-        found = run_client(name, bootstrap, tests)
+        found = run_client(name, addresses, tests)
         counts = Counter(result.status for result in found)
         summary = "  ".join(f"{counts[status]:3d} {status.lower()}" for status in ("PASS", "FAIL", "SKIP"))
         print(f"{name:20s} {summary}  {time.monotonic() - began:6.1f} s", flush=True)
@@ -205,16 +215,16 @@ def run(names: Sequence[str], bootstrap: str, tests: Sequence[str] = ()) -> list
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--only", action="append", choices=list(KAFKA_CLIENTS), help="this client; may be repeated")
+    parser.add_argument("--only", action="append", choices=list(PROGRAMS), help="this client; may be repeated")
     parser.add_argument("--fast", action="store_true", help="only the clients that need nothing but pip")
     parser.add_argument("--test", action="append", default=[], help="this test of each client; may be repeated")
-    parser.add_argument("--bootstrap", default="", help="HOST:PORT of a running broker instead of starting one")
-    parser.add_argument("--broker", choices=("trivium", "kafka"), default="trivium", help="which broker to start")
+    parser.add_argument("--bootstrap", default="", help="HOST:PORT of a running Kafka port instead of a start")
+    parser.add_argument("--broker", choices=BROKERS, default="trivium", help="which broker to start")
     parser.add_argument("--grow", action="store_true", help="add the tests that passed to allow.txt")
     options = parser.parse_args()
-    names = options.only or (fast_clients() if options.fast else list(KAFKA_CLIENTS))
-    with broker_for(options.broker, options.bootstrap) as bootstrap:
-        results = run(names, bootstrap, options.test)
+    names = options.only or clients_of("kafka" if options.bootstrap else options.broker, options.fast)
+    with broker_for(options.broker, options.bootstrap) as addresses:
+        results = run(names, addresses, options.test)
     if options.grow:
         print(f"{grow(results)} new in {ALLOW_FILE.name}")
     lost = regressions(results)
