@@ -132,6 +132,7 @@ class MqttConfig(Section):
     auto_topic_retention_bytes: Unlimited = 1024 * MIB  # of a partition of theirs
     catch_all: str = "mqtt.other"  # for names that are no topic of their own
     rules: tuple[MqttRule, ...] = ()
+    sys_interval_s: Annotated[int, Field(ge=0, le=65_535)] = 10  # between changes of $SYS; 0: no $SYS
     password_file: UserPath | None = None  # as mosquitto_passwd writes it
     acl_file: UserPath | None = None  # mosquitto's
     allow_anonymous: bool | None = None  # None: yes, unless there is a password_file

@@ -27,6 +27,7 @@ class RetainedTable:
         self._table = sqlite3.connect("", isolation_level=None)  # a temporary file, gone with the process
         self._table.execute("PRAGMA journal_mode=OFF")
         self._table.execute("PRAGMA synchronous=OFF")
+        self.count = 0
         self._table.execute("CREATE TABLE retained (name BLOB PRIMARY KEY, place INTEGER, record BLOB) WITHOUT ROWID")
 
     def close(self) -> None:
@@ -58,16 +59,15 @@ class RetainedTable:
         return Append(self.partition, parse_header(batch), batch)
 
     def apply(self, record: Record, offset: int) -> None:
-        """A change that is durable. Older ones than the table has are passed over."""
+        """A change that is durable; to be called in the order of the log."""
         name = to_key((record.key or b"").decode())
         if record.value is None:
-            self._table.execute("DELETE FROM retained WHERE name = ? AND place <= ?", (name, offset))
-        else:
-            self._table.execute(
-                "INSERT INTO retained VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE SET place = excluded.place,"
-                " record = excluded.record WHERE excluded.place > place",
-                (name, offset, build([record])),
-            )
+            self.count -= self._table.execute("DELETE FROM retained WHERE name = ?", (name,)).rowcount
+            return
+        row = (offset, build([record]), name)
+        if not self._table.execute("UPDATE retained SET place = ?, record = ? WHERE name = ?", row).rowcount:
+            self._table.execute("INSERT INTO retained (place, record, name) VALUES (?, ?, ?)", row)
+            self.count += 1
 
     def get(self, name: str) -> Record | None:
         """The retained record of a name, with its offset in the compacted topic."""
@@ -77,6 +77,3 @@ class RetainedTable:
     def seek(self, key: bytes, count_max: int) -> list[bytes]:
         rows = self._table.execute("SELECT name FROM retained WHERE name >= ? ORDER BY name LIMIT ?", (key, count_max))
         return [row[0] for row in rows]
-
-    def count(self) -> int:
-        return int(self._table.execute("SELECT count(*) FROM retained").fetchone()[0])

@@ -178,9 +178,9 @@ class TopicMapping:
             name = next((one for one in made if one is not None), None)
         else:
             name = topic if text is None else f"{topic}/{text}"
-        if name is None or check_topic(name) is not None or len(name.encode()) > NAME_BYTES_MAX:
+        if name is None or name.startswith(("$SYS/", "$share/")) or check_topic(name) is not None:
             return None
-        return name
+        return name if len(name.encode()) <= NAME_BYTES_MAX else None
 
     def topics_of(self, filter_: str) -> frozenset[str] | None:
         """The topics in which names that match the filter can live; None: in any topic."""

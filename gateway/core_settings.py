@@ -89,6 +89,7 @@ def mqtt_settings(config: Config) -> MqttSettings:
         mapping=TopicMapping([Rule(rule.filter, rule.topic, rule.key) for rule in mqtt.rules], mqtt.catch_all),
         connections_max=mqtt.connections_max,
         drain_s=config.limits.drain_ms_max / 1000,
+        sys_interval_s=mqtt.sys_interval_s,
         admission=_admission(mqtt),
         certificate=_certificate(mqtt),
     )

@@ -542,7 +542,7 @@ def test_a_slow_client_loses_qos_0_and_pauses_qos_1() -> None:
     big = run(*[message(payload=b"x" * 60, qos=1) for _ in range(5)])
     assert driver.connection.deliver(big, 0, 1, 0.0) == 2
     assert driver.connection.deliver(run(message(), message()), 0, 1, 0.0) == 2
-    assert driver.connection.dropped == 2
+    assert driver.outbox.dropped == 2
     driver.connection.take_output()
     driver.connection.sent(90)
     assert driver.events() == []

@@ -161,7 +161,7 @@ async def test_a_reader_that_stops_costs_nobody_else_and_loses_qos_0_only() -> N
         await live.next()
         connection = served.broker.online["stuck"]
         sent = 0
-        while not connection.dropped:
+        while not connection.outbox.dropped:
             sent += 1
             await live.send(Publish("t", b"x" * 40_000, 1, False, False, 1, None))
             assert {type(await live.next()), type(await live.next())} == {Publish, Ack}

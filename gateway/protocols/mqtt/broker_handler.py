@@ -78,6 +78,7 @@ class BrokerHandler:
         self._wills: Pending[Will] = Pending()
         self._expiries: Pending[Device] = Pending()
         self._positions_due_s = 0.0
+        self.connected = self.expired = self.publishes_in = self.publish_bytes_in = 0
 
     def load(self, now_s: float) -> None:
         """Takes over the stored sessions; those that were connected count as gone from now on."""
@@ -140,6 +141,8 @@ class BrokerHandler:
                     self._on_closed(event, publishes)
                 case _:
                     pass
+        self.publishes_in += len(publishes)
+        self.publish_bytes_in += sum([len(message.payload) for message in publishes])
         if publishes:
             self._publisher.publish(publishes)
         self.serve_waiting()
@@ -254,6 +257,7 @@ class BrokerHandler:
                 session, time.monotonic(), session_present=present, session_expiry_s=session.expiry_s
             )
         if accepted:
+            self.connected += 1
             self._deliveries.begin(device)
             return
         connection.user = device.connection = None
@@ -283,6 +287,7 @@ class BrokerHandler:
             return
         session = device.session
         device.connection, device.closing = None, connection
+        self.connected -= 1
         self._deliveries.ended(device)
         device.retained.clear()  # asked for by this connection's SUBSCRIBE
         if closed.will is not None and (device.access is None or device.access.may_write(closed.will.topic.encode())):
@@ -317,6 +322,7 @@ class BrokerHandler:
     def sweep(self, now_s: float) -> None:
         """What hangs on time; to be called about once a second."""
         for _, device in self._expiries.take_due(now_s):
+            self.expired += 1
             will = self._wills.take(device.session.client_id)
             if will is not None:
                 self._publisher.publish([will_of(device.session.client_id, will)])

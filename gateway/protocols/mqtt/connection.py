@@ -82,6 +82,7 @@ class Connection(Outbound):
             error = broken
         if packets:
             self._last_packet_s = now
+            self.outbox.packets_in += len(packets)
         try:
             for packet in packets:
                 kind = type(packet)
@@ -159,6 +160,7 @@ class Connection(Outbound):
         else:
             self.state = State.CONNECTING
             self.connect = packet
+            self.outbox.connects_in += 1
             self.outbox.events.append(ConnectReceived(self, packet))
 
     def accept(
@@ -194,7 +196,7 @@ class Connection(Outbound):
         self.state = State.CONNECTED
         self._last_packet_s = now
         self._reader.packet_bytes_max = self.limits.packet_bytes_max
-        self._send(data)
+        self._send_control(data)
         self._begin_redelivery(session)
         self.receive(b"", now)
         return True
@@ -241,7 +243,7 @@ class Connection(Outbound):
                 explained = encode(ConnAck(False, code, {props.REASON_STRING: reason}), self.version)
                 data = explained if len(explained) <= self._packet_bytes_max else data
             if len(data) <= self._packet_bytes_max:
-                self._send(data)
+                self._send_control(data)
         self.connect = None
         self._close(code, reason, say=False)
 
@@ -251,7 +253,7 @@ class Connection(Outbound):
         match packet:
             case PingReq():
                 if self._packet_bytes_max >= len(PINGRESP):
-                    self._send(PINGRESP)
+                    self._send_control(PINGRESP)
             case Subscribe():
                 self._on_subscribe(packet)
             case Unsubscribe():

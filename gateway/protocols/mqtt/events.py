@@ -122,14 +122,29 @@ class Outbox:
     """Where machines put what is for others: events for the core, connections that have bytes to send.
 
     One outbox serves all connections of a loop, so that a turn of it hands over lists, not single things. A connection
-    is in `dirty` once, until its output is taken.
+    is in `dirty` once, until its output is taken. It also counts what went in and out, since the start.
     """
 
-    __slots__ = ("dirty", "events")
+    __slots__ = (
+        "connects_in",
+        "controls_out",
+        "dirty",
+        "dropped",
+        "events",
+        "packets_in",
+        "publish_bytes_out",
+        "publishes_out",
+    )
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.dirty: list[Connection] = []
+        self.packets_in = 0
+        self.connects_in = 0
+        self.controls_out = 0  # packets that are no PUBLISH
+        self.publishes_out = 0
+        self.publish_bytes_out = 0  # their payloads
+        self.dropped = 0  # QoS 0 messages that found the output of a connection full
 
     def take_events(self) -> list[Event]:
         events, self.events = self.events, []

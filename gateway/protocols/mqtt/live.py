@@ -306,6 +306,17 @@ class Live:
                 return True
         return 0 < denied == len(members)
 
+    def deliver_unlogged(self, name: str, message: Message) -> None:
+        """A message of QoS 0 that is not in the log, to those who are connected."""
+        run = Run([message])
+        now_s = time.time()
+        for target in self._plan(name):
+            device = self.devices.get(target.number)
+            if device is None:
+                self._to_member(self.groups_by_number[target.number], message, now_s)
+            else:
+                self._hand_over(device, run, 0, 0, False, target.identifiers, now_s)
+
     def _fall_behind(self, device: Device | Group, partition: int, offset: int) -> None:
         device.live = False
         device.pending = True

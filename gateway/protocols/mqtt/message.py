@@ -55,11 +55,12 @@ class Message:
 class Run:
     """Messages of one topic name, in the order of the log."""
 
-    __slots__ = ("_joined", "messages", "plain", "qos_max")
+    __slots__ = ("_joined", "messages", "payload_bytes", "plain", "qos_max")
 
     def __init__(self, messages: list[Message]) -> None:
         self.messages = messages
         self.qos_max = max([message.qos for message in messages], default=0)
+        self.payload_bytes = sum([len(message.payload) for message in messages])
         # Plain: every receiver of a form gets the same bytes at QoS 0.
         self.plain = all(message.expires_s is None for message in messages)
         self._joined: dict[int, tuple[bytes, int]] = {}

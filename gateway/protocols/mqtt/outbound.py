@@ -60,13 +60,11 @@ class Outbound(Inbound):
         "_storing",
         "_unstored",
         "_waiting_bytes",
-        "dropped",
         "stalled",
     )
 
     def __init__(self, limits: Limits, outbox: Outbox) -> None:
         super().__init__(limits, outbox)
-        self.dropped = 0  # QoS 0 messages that found the output full
         self.stalled = False  # delivery has stopped and waits for WindowOpened
         self._quota = self._quota_max = 0
         self._alias_max = 0
@@ -106,8 +104,10 @@ class Outbound(Inbound):
             data, largest = run.joined(v5, retain_as_published)
             if largest <= self._packet_bytes_max:
                 if room <= 0:
-                    self.dropped += len(messages)
+                    self.outbox.dropped += len(messages)
                 elif data:
+                    self.outbox.publishes_out += len(messages)
+                    self.outbox.publish_bytes_out += run.payload_bytes
                     self._send(data)
                 return len(messages)
         for index in range(start, len(messages)):
@@ -118,7 +118,7 @@ class Outbound(Inbound):
             retain = retain_as_published and message.retain
             if qos == 0:
                 if room <= 0:
-                    self.dropped += 1
+                    self.outbox.dropped += 1
                     continue
                 if waiting:
                     room -= self._wait_behind(0, message, 0, retain, identifiers)
@@ -212,6 +212,7 @@ class Outbound(Inbound):
             if size > self._packet_bytes_max:
                 return 0
             self._send(pieces)
+            self._count(message)
             return size
         head, tail, size = message.form(self.version == V5, qos, retain)
         if size > self._packet_bytes_max:
@@ -224,7 +225,12 @@ class Outbound(Inbound):
             output.append(packet_id.to_bytes(2, "big"))
         output.append(tail)
         self.output_bytes += size
+        self._count(message)
         return size
+
+    def _count(self, message: Message) -> None:
+        self.outbox.publishes_out += 1
+        self.outbox.publish_bytes_out += len(message.payload)
 
     def _own_form(
         self, message: Message, qos: int, retain: bool, dup: bool, packet_id: int, identifiers: bytes, now_s: float
@@ -280,7 +286,7 @@ class Outbound(Inbound):
             else:
                 waiting.append(packet_id)
         if released:
-            self._send(acks(props.PUBREL, released))
+            self._send_control(acks(props.PUBREL, released), len(released))
         self._redeliver = waiting[::-1] or None
 
     def next_redelivery(self) -> tuple[int, Delivery] | None:
@@ -323,13 +329,14 @@ class Outbound(Inbound):
             data = self._own_form(message, qos, delivery.retain, True, packet_id, identifiers, now_s)
             if len(data) <= self._packet_bytes_max:
                 self._send(data)
+                self._count(message)
                 self._quota -= 1
                 if qos == 2:
                     session.inflight[packet_id] = delivery._replace(state=QOS2_SENT)
                 return
         if qos == 2 and delivery.state != QOS2_STORING:
             session.inflight[packet_id] = delivery._replace(state=QOS2_RELEASED)
-            self._send(acks(props.PUBREL, [packet_id]))
+            self._send_control(acks(props.PUBREL, [packet_id]))
         else:
             self._forget(session, packet_id)
             self._delivery_ended(packet_id, delivery, reasons.UNSPECIFIED)

@@ -83,6 +83,11 @@ class Replies:
         self._output.append(data)
         self.output_bytes += len(data)
 
+    def _send_control(self, data: bytes, packets: int = 1) -> None:
+        """Packets that are no PUBLISH."""
+        self.outbox.controls_out += packets
+        self._send(data)
+
     def take_output(self) -> bytes:
         """All bytes to send, in order; they count as unsent until the transport says otherwise."""
         data = b"".join(self._output)
@@ -143,22 +148,22 @@ class Replies:
                 run.append(packet_id)
                 continue
             if run:
-                self._send_if_open(acks(run_kind, run))
+                self._send_if_open(acks(run_kind, run), len(run))
                 run = []
             if reply is None:
                 run, run_kind = [packet_id], kind
             elif reply:
                 self._send_if_open(reply)
         if run:
-            self._send_if_open(acks(run_kind, run))
+            self._send_if_open(acks(run_kind, run), len(run))
         self._first_ticket = first
         if not tickets:
             self._tickets = {}  # a dict that has been large stays large
 
-    def _send_if_open(self, data: bytes) -> None:
+    def _send_if_open(self, data: bytes, packets: int = 1) -> None:
         # A tiny maximum packet size is kept even for the smallest replies ([MQTT-3.1.2-24]).
         if self.state is State.CONNECTED and (self._packet_bytes_max >= 4 or len(data) <= self._packet_bytes_max):
-            self._send(data)
+            self._send_control(data, packets)
 
     def _repeated(self, packet_id: int) -> tuple[int, bytes | None]:
         inbound = self.session.inbound if self.session is not None else None
@@ -196,7 +201,7 @@ class Replies:
             disconnect = Disconnect(code)
             data = self._with_reason(disconnect, disconnect.properties, reason)
             if len(data) <= self._packet_bytes_max:
-                self._send(data)
+                self._send_control(data)
         if by_client:
             self._output = [b""] if self._output else []
             self.output_bytes = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 from core.filters import is_wildcard, scan
 from core.retained import RetainedTable
 from core.topic_mapping import TopicMapping
@@ -14,17 +16,26 @@ from gateway.protocols.mqtt.session import Subscription
 
 
 class Retained:
-    def __init__(self, table: RetainedTable, mapping: TopicMapping) -> None:
+    """`of_broker` gives those under `$SYS`."""
+
+    def __init__(
+        self, table: RetainedTable, mapping: TopicMapping, of_broker: Callable[[str], Iterator[Message]]
+    ) -> None:
         self._table = table
         self._mapping = mapping
+        self._of_broker = of_broker
 
     def messages(self, filter_: str, subscription: Subscription) -> RetainedMessages:
         """What a new subscription is sent first, looked up while it is asked for."""
         identifiers = encoded_identifiers([subscription.identifier] if subscription.identifier else [])
-        for name in scan(filter_, self._table) if is_wildcard(filter_) else [filter_]:
-            message = self._message(name, subscription.selection)
-            if message is not None:
+        if filter_.startswith("$SYS"):
+            for message in self._of_broker(filter_):
                 yield message, subscription.qos, identifiers
+            return
+        for name in scan(filter_, self._table) if is_wildcard(filter_) else [filter_]:
+            found = self._message(name, subscription.selection)
+            if found is not None:
+                yield found, subscription.qos, identifiers
 
     def _message(self, name: str, selection: str) -> Message | None:
         record = self._table.get(name)

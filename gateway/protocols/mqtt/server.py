@@ -6,6 +6,8 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 
 import structlog
 import trio
@@ -19,11 +21,13 @@ from gateway.protocols.mqtt.admission import Admission
 from gateway.protocols.mqtt.broker_handler import BrokerHandler
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.figures import read_figures
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.peers import Listener
 from gateway.protocols.mqtt.publishing import Publisher, PublishSettings
 from gateway.protocols.mqtt.pump import Pump
 from gateway.protocols.mqtt.retained import Retained
+from gateway.protocols.mqtt.sys_topics import SysTopics
 from gateway.tls import Certificate
 
 log = structlog.get_logger(__name__)
@@ -54,6 +58,7 @@ class MqttSettings:
     mapping: TopicMapping
     connections_max: int
     drain_s: float
+    sys_interval_s: int  # 0: there is no $SYS
     admission: Admission
     certificate: Certificate | None = None
 
@@ -84,13 +89,15 @@ class MqttServer:
             log,
             self.publisher,
             self.deliveries,
-            Retained(table, mapping),
+            Retained(table, mapping, lambda filter_: self._sys_topics.retained(filter_)),
             settings.limits.session_expiry_s_max,
             settings.admission,
         )
         self.pump = Pump(self.handler, connections_max=settings.connections_max)
         self.handler.flush = self.deliveries.flush = self._flush
         self.handler.load(time.time())
+        figures = partial(read_figures, broker.engine, broker.topics, self.handler, self.deliveries, table, self.pump)
+        self._sys_topics = SysTopics(version("trivium-broker"), settings.sys_interval_s, figures, time.monotonic())
         broker.topics.on_change(lambda _: self.publisher.forget_places())
 
     def _store_packet_ids(self, devices: set[Device]) -> None:
@@ -135,6 +142,9 @@ class MqttServer:
         while True:
             await trio.sleep(SWEEP_S)
             self.handler.sweep(time.time())
+            for name, message in self._sys_topics.update(time.monotonic()):
+                self.deliveries.deliver_unlogged(name, message)
+            self.pump.flush()
 
 
 def bind(host: str, port: int) -> socket.socket:
