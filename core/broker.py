@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
 from core.group_coordinator import GroupCoordinator
 from core.group_types import GroupLimits
 from core.groups import Groups
+from core.intake import Intake
 from core.offsets import Offsets
+from core.schedules import Schedules
 from core.state import StateLog
 from core.store.engine import Engine
 from core.topics import Topics
@@ -20,6 +23,7 @@ from core.transactions import Transactions
 
 GROUPS_TOPIC = "__trivium_groups"  # where groups and offsets are kept
 TRANSACTIONS_TOPIC = "__trivium_transactions"  # where transactional ids are kept
+SCHEDULES_TOPIC = "__trivium_schedules"  # where records wait for their time
 TRANSACTION_SWEEP_S = 1
 TRANSACTION_EXPIRY_SWEEPS = 60  # transactional ids are looked through at every so many sweeps
 
@@ -34,6 +38,7 @@ class BrokerSettings:
     topic_defaults: Mapping[str, str] = field(default_factory=dict)  # broker-wide values of topic configs, name -> text
     groups: GroupLimits = field(default_factory=GroupLimits)
     transactions: TransactionLimits = field(default_factory=TransactionLimits)
+    tables_dir: Path | None = None  # for tables that are made from the log; None: temporary ones
 
 
 class Broker:
@@ -44,6 +49,8 @@ class Broker:
         self.settings = settings
         self.coordinator: GroupCoordinator
         self.transactions: Transactions
+        self.schedules: Schedules
+        self.intake: Intake
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -60,9 +67,14 @@ class Broker:
             self.engine, transactions_state, self.offsets, state, self.settings.transactions
         )
         await self.transactions.load(_now_ms())
+        topic = await self.topics.ensure(SCHEDULES_TOPIC, 1, {"cleanup.policy": "compact"})
+        self.schedules = Schedules(self.engine, self.topics, topic.partitions[0], self.settings.tables_dir)
+        await self.schedules.load()
+        self.intake = Intake(self.schedules)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.coordinator.run)
             nursery.start_soon(self._keep_transactions)
+            nursery.start_soon(self.schedules.run)
             task_status.started()
 
     async def _keep_transactions(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -71,7 +72,7 @@ async def _serve(config: Config, mqtt: MqttSettings) -> None:
     async with trio.open_nursery() as store_nursery:
         await store_nursery.start(engine.run)
         preload()  # the first decode would import it, and hold up the loop
-        broker = Broker(engine, broker_settings(config))
+        broker = Broker(engine, replace(broker_settings(config), tables_dir=config.store.data_dir / "tables"))
         async with trio.open_nursery() as core_nursery:
             await core_nursery.start(broker.run)
             devices = await open_server(broker, bind_listeners(mqtt), mqtt)

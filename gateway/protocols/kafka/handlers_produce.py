@@ -2,8 +2,8 @@
 durable.
 
 The handler returns at once, so that the next request of the connection can join the same sync. Only what must look
-into the records (old message sets, recompression, topics with `validate=records` or compaction) is awaited, in a
-thread when it is large.
+into the records (old message sets, recompression, topics with `validate=records` or compaction, what may have to wait
+for its time) is awaited, in a thread when it is large.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from core.errors import CoreFailure
+from core.intake import mentions_time, must_open
 from core.store.engine import Append, Appended, Outcome
 from core.topics import Topic
 from gateway.protocols.kafka.conversion import (
@@ -23,7 +25,15 @@ from gateway.protocols.kafka.conversion import (
 )
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.handlers_transactions import check_transactional_produce
-from gateway.protocols.kafka.incoming import IncomingBatch, RefusedBatch, needs_records, prepare, prepare_records
+from gateway.protocols.kafka.incoming import (
+    FIRST_BATCH_VERSION,
+    IncomingBatch,
+    RefusedBatch,
+    needs_records,
+    prepare,
+    prepare_records,
+    refused_by_core,
+)
 from gateway.protocols.kafka.messages import ProduceRequest, ProduceResponse
 from trivium.record_batch import BatchHeader
 
@@ -98,7 +108,7 @@ def produce(context: Context, request: Request) -> Awaitable[None] | None:
             error = _refusal(request, body, topic, part.index)
             if error:
                 answer.error_code = error
-            elif request.version < 3 or needs_records(topic):  # type: ignore[arg-type]
+            elif request.version < 3 or needs_records(topic) or mentions_time(topic.settings, part.records):  # type: ignore[arg-type,union-attr]
                 slow.append((topic, part.index, part.records, answer))  # type: ignore[arg-type]
             else:
                 _append_as_it_is(context, pending, body, topic, part.index, part.records, answer)  # type: ignore[arg-type]
@@ -157,14 +167,17 @@ async def _produce_slowly(
 
 async def _prepare_slowly(topic: Topic, records: memoryview | None, version: int) -> list[IncomingBatch]:
     """On the spot what is small, also decompressed; the rest in a thread. Raises RefusedBatch."""
-    convert = partial(prepare_records, topic, records, version, int(time.time() * 1000))
+    settings = topic.settings
+    sort = version >= FIRST_BATCH_VERSION and records is not None
+    sort = sort and (must_open(settings) or mentions_time(settings, records))
+    convert = partial(prepare_records, topic, records, version, int(time.time() * 1000), sort=sort)
     if records is None or len(records) <= IN_LINE_BYTES_MAX:
         try:
-            return convert(IN_LINE_DECODED_BYTES_MAX)
+            return convert(decoded_bytes_max=IN_LINE_DECODED_BYTES_MAX)
         except RefusedBatch as refused:
             if refused.code != ErrorCode.RECORD_LIST_TOO_LARGE:
                 raise
-    return await in_thread(partial(convert, decoded_bytes_max(topic)))
+    return await in_thread(partial(convert, decoded_bytes_max=decoded_bytes_max(topic)))
 
 
 def _refuse(answer: PartitionResponse, refused: RefusedBatch) -> None:
@@ -193,6 +206,13 @@ def _append(
         if error:
             answer.error_code = error
             return
+    entries = [Append(partition, batch.header, batch.batch) for batch in batches]
+    if batches[0].records is not None:
+        try:
+            entries = _sort(context, topic, partition, batches[0])
+        except CoreFailure as failure:
+            _refuse(answer, refused_by_core(failure))
+            return
     pending.waiting += 1
 
     def done(answers: list[Appended]) -> None:
@@ -206,4 +226,12 @@ def _append(
             answer.log_append_time_ms = header.max_timestamp
         pending.done()
 
-    context.broker.engine.append([Append(partition, batch.header, batch.batch) for batch in batches], done)
+    context.broker.engine.append(entries, done)
+
+
+def _sort(context: Context, topic: Topic, partition: int, batch: IncomingBatch) -> list[Append]:
+    """The batch, and what goes with it. Raises CoreFailure."""
+    records = batch.records or ()
+    intake = context.broker.intake
+    now_ms = int(time.time() * 1000)
+    return intake.sort(topic, partition, batch.header, batch.batch, records, now_ms, decoded_bytes_max(topic)).entries

@@ -8,9 +8,13 @@ bounded by the caller.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from core.errors import CoreFailure
+from core.intake import check_transactional, must_open
 from core.topics import Topic
+from gateway.protocols.kafka.core_errors import CODES
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.legacy import up_convert
 from trivium.compression import compress
@@ -25,7 +29,7 @@ from trivium.record_batch import (
     validate_produced,
     with_log_append_time,
 )
-from trivium.records import open_records, walk, with_records
+from trivium.records import Record, decode, open_records, walk, with_records
 
 FIRST_BATCH_VERSION = 3  # of Produce: below, message sets
 FIRST_ZSTD_VERSION = 7
@@ -34,8 +38,11 @@ _CODECS = {"uncompressed": Codec.NONE, "gzip": Codec.GZIP, "snappy": Codec.SNAPP
 
 
 class IncomingBatch(NamedTuple):
+    """`records` are there when the batch is to be sorted by `core.intake`."""
+
     header: BatchHeader
     batch: memoryview | bytes
+    records: Sequence[Record] | None = None
 
 
 class RefusedBatch(Exception):
@@ -49,7 +56,8 @@ class RefusedBatch(Exception):
 
 def needs_records(topic: Topic) -> bool:
     """Whether this topic's batches must be opened on their way in."""
-    return topic.settings.validate_records or topic.settings.compression_type != "producer"
+    settings = topic.settings
+    return settings.validate_records or settings.compression_type != "producer" or must_open(settings)
 
 
 def prepare(topic: Topic, records: memoryview | None, version: int, now_ms: int) -> IncomingBatch:
@@ -71,9 +79,12 @@ def prepare(topic: Topic, records: memoryview | None, version: int, now_ms: int)
 
 
 def prepare_records(
-    topic: Topic, records: memoryview | None, version: int, now_ms: int, decoded_bytes_max: int
+    topic: Topic, records: memoryview | None, version: int, now_ms: int, decoded_bytes_max: int, sort: bool
 ) -> list[IncomingBatch]:
-    """The batches that a partition's records become (one, except from an old message set). Raises RefusedBatch."""
+    """The batches that a partition's records become (one, except from an old message set). Raises RefusedBatch.
+
+    With `sort` their records come with them: some may have to wait for their time, or the topic may not take them.
+    """
     try:
         if version < FIRST_BATCH_VERSION:
             batches = [memoryview(batch) for batch in up_convert(records or b"", decoded_bytes_max)]
@@ -81,7 +92,10 @@ def prepare_records(
                 raise RefusedBatch(ErrorCode.INVALID_RECORD, "a produce request must hold a message set per partition")
         else:
             batches = [memoryview(prepare(topic, records, version, now_ms).batch)]
-        return [_rewrite(topic, batch, now_ms, decoded_bytes_max) for batch in batches]
+        ready = [_rewrite(topic, batch, now_ms, decoded_bytes_max) for batch in batches]
+        if not sort:
+            return ready
+        return [one._replace(records=decode(one.batch, decoded_bytes_max)) for one in ready]
     except BatchError as error:
         raise refusal(error) from None
 
@@ -105,6 +119,11 @@ def _rewrite(topic: Topic, batch: memoryview | bytes, now_ms: int, decoded_bytes
 
 def _check_limits(topic: Topic, header: BatchHeader, now_ms: int) -> None:
     settings = topic.settings
+    if settings.message_type == "transaction":
+        try:
+            check_transactional(settings, header.is_transactional)
+        except CoreFailure as failure:
+            raise refused_by_core(failure) from None
     if header.size_bytes > settings.message_bytes_max:
         raise RefusedBatch(
             ErrorCode.MESSAGE_TOO_LARGE,
@@ -135,3 +154,8 @@ def refusal(error: BatchError) -> RefusedBatch:
     else:
         code = ErrorCode.INVALID_RECORD
     return RefusedBatch(code, str(error), [(index, str(error.reason)) for index in error.indexes])
+
+
+def refused_by_core(failure: CoreFailure) -> RefusedBatch:
+    """A kind of record that the topic does not take."""
+    return RefusedBatch(CODES[failure.error], failure.message)

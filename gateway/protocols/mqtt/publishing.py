@@ -2,7 +2,8 @@
 
 A name's topic is made when it is not there; what is published to it meanwhile waits behind, in order, in at most
 `PARKED_BYTES_MAX`. Devices make at most `auto_topics_max` topics; later names go to the catch-all topic, whole. Answers
-are given when the append is durable, so nothing acknowledged is lost.
+are given when the append is durable, so nothing acknowledged is lost. A message with the user property `deliver-at`
+waits for its time (core.schedules).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import trio
 
 from core.errors import CoreFailure
 from core.filters import check_topic
+from core.intake import check_transactional, deliver_at
 from core.retained import RetainedTable
+from core.schedules import Schedules, Wanted
 from core.state import Change, StateLog
 from core.store.engine import Append, Appended, Engine, Entry, Outcome
 from core.topic_mapping import TopicMapping, partition_of
@@ -72,6 +75,7 @@ class Publisher:
         state: StateLog,
         auto_topics: set[str],
         retained: RetainedTable,
+        schedules: Schedules,
         flush: Callable[[], None],
     ) -> None:
         self._engine = engine
@@ -81,6 +85,7 @@ class Publisher:
         self._state = state
         self._auto_topics = auto_topics  # topics that devices made
         self._retained = retained
+        self._schedules = schedules
         self._flush = flush
         self._places: dict[str, tuple[str, bytes | None]] = {}
         self._parked: dict[str, list[Outgoing]] = {}
@@ -108,6 +113,7 @@ class Publisher:
         """Stores the messages of a turn, in order; answers each when it is durable or refused."""
         now_ms = int(time.time() * 1000)
         partitions: dict[int, list[tuple[Record, Outgoing]]] = {}
+        scheduled: list[tuple[Wanted, Outgoing]] = []
         places = self._places
         for message in messages:
             place = places.get(message.name)
@@ -129,9 +135,29 @@ class Publisher:
             headers = headers_of(message.qos, message.retain, message.properties, message.publisher)
             record = Record(0, now_ms, key, message.payload, headers)
             number = topic.partitions[partition_of(key, len(topic.partitions))]
-            partitions.setdefault(number, []).append((record, message))
+            due_ms = None
+            if message.properties or topic.settings.message_type != "any":
+                try:
+                    check_transactional(topic.settings, False)
+                    due_ms = deliver_at(topic.settings, key, headers)
+                except CoreFailure as failure:
+                    _answer(message, reasons.PAYLOAD_FORMAT_INVALID, failure.message)
+                    continue
+            if due_ms is not None and due_ms > now_ms:
+                scheduled.append((Wanted(number, due_ms, record), message))
+            else:
+                partitions.setdefault(number, []).append((record, message))
+        if scheduled:
+            self._schedule(scheduled)
         if partitions:
             self._append(partitions)
+
+    def _schedule(self, rows: list[tuple[Wanted, Outgoing]]) -> None:
+        """One append for what waits for its time. It is not retained: RETAIN counts when a message is published."""
+        entry = self._schedules.entry([wanted for wanted, _ in rows])
+        changes = [change for _, message in rows for change in message.changes]
+        entries = [entry, self._state.entry(changes)] if changes else [entry]
+        self._engine.append(entries, lambda answers: self._appended([[message for _, message in rows]], answers))
 
     def _append(self, partitions: dict[int, list[tuple[Record, Outgoing]]]) -> None:
         entries: list[Entry] = []

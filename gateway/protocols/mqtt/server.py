@@ -82,7 +82,15 @@ class MqttServer:
         mapping = settings.mapping
         self.deliveries = Deliveries(broker.engine, broker.topics, mapping, self._store_packet_ids)
         self.publisher = Publisher(
-            broker.engine, broker.topics, mapping, settings.publishing, log.state, log.topics, table, self._flush
+            broker.engine,
+            broker.topics,
+            mapping,
+            settings.publishing,
+            log.state,
+            log.topics,
+            table,
+            broker.schedules,
+            self._flush,
         )
         self.deliveries.retained_partition = table.partition
         self.handler = BrokerHandler(
