@@ -132,6 +132,8 @@ class MqttConfig(Section):
     auto_topic_retention_bytes: Unlimited = 1024 * MIB  # of a partition of theirs
     catch_all: str = "mqtt.other"  # for names that are no topic of their own
     rules: tuple[MqttRule, ...] = ()
+    publishes_per_s_max: Annotated[int, Field(ge=0, le=INT32_MAX)] = 0  # of one device, on average; 0: any
+    bytes_per_s_max: Annotated[int, Field(ge=0, le=INT64_MAX)] = 0  # that one device sends; 0: any
     sys_interval_s: Annotated[int, Field(ge=0, le=65_535)] = 10  # between changes of $SYS; 0: no $SYS
     password_file: UserPath | None = None  # as mosquitto_passwd writes it
     acl_file: UserPath | None = None  # mosquitto's

@@ -77,6 +77,8 @@ def mqtt_settings(config: Config) -> MqttSettings:
             inflight_max=mqtt.inflight_max,
             output_bytes_max=mqtt.output_bytes_max,
             session_expiry_s_max=mqtt.session_expiry_s_max,
+            publishes_per_s_max=mqtt.publishes_per_s_max,
+            bytes_per_s_max=mqtt.bytes_per_s_max,
         ),
         publishing=PublishSettings(
             auto_topics_max=mqtt.auto_topics_max,

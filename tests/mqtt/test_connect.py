@@ -485,3 +485,32 @@ def test_a_client_that_leaves_before_the_verdict_is_not_accepted() -> None:
     assert not event.connection.accept(Session("c"), 0.0)
     event.connection.refuse(reasons.NOT_AUTHORIZED)
     assert driver.received() == []
+
+
+def test_a_client_above_its_rate_is_not_read_from_until_it_has_paid() -> None:
+    driver = connected(limits=Limits(publishes_per_s_max=10), keep_alive_s=1)
+    for _ in range(19):
+        driver.publish()  # not quite two seconds in advance
+    assert driver.connection.reading
+    for _ in range(16):
+        driver.publish()  # what one read still brings is taken
+    assert not driver.connection.reading
+    assert driver.connection.deadline == pytest.approx(1.5)
+    assert len(driver.events()) == 35
+    driver.now = 1.4
+    driver.connection.check_time(driver.now)
+    assert not driver.connection.reading
+    driver.now = 1.6
+    driver.connection.check_time(driver.now)
+    assert driver.connection.reading  # and the keep alive counts from here
+    assert driver.connection.deadline == pytest.approx(3.1)
+    driver.send(PingReq())  # costs nothing
+    assert driver.connection.reading
+
+
+def test_a_rate_of_bytes_counts_everything_a_client_sends() -> None:
+    driver = connected(limits=Limits(bytes_per_s_max=1_000))
+    driver.publish(payload=b"x" * 1_900)
+    assert driver.connection.reading
+    driver.publish(payload=b"x" * 200)
+    assert not driver.connection.reading

@@ -340,3 +340,21 @@ def _until(done: Callable[[], bool]) -> None:
             return
         pause.wait(0.01)
     raise AssertionError("not in time")
+
+
+async def test_who_is_above_its_rate_waits_and_others_do_not() -> None:
+    now = [100.0]
+    async with serving(Limits(publishes_per_s_max=1), clock=lambda: now[0]) as served:
+        loud, other = await Client.open(served.tcp, "loud"), await Client.open(served.tcp, "other")
+        for number in range(1, 5):
+            await loud.send(Publish("t", b"x", 1, False, False, number, None))
+            assert (await loud.next()).packet_id == number
+            if number == 3:
+                assert not served.broker.online["loud"].reading
+                break
+        await loud.send(Publish("t", b"x", 1, False, False, 4, None))
+        await other.send(PingReq())
+        assert await other.next() == PingResp()
+        now[0] = 103.0
+        served.pump._sweep(now[0])
+        assert (await loud.next()).packet_id == 4

@@ -44,6 +44,8 @@ from gateway.protocols.mqtt.outbound import Outbound
 from gateway.protocols.mqtt.replies import State
 from gateway.protocols.mqtt.session import Session
 
+RATE_BURST_S = 2.0  # rates hold over this time, longer than the second in which a transport looks at deadlines
+
 _ON_ACK = {
     props.PUBACK: Outbound._on_puback,
     props.PUBREC: Outbound._on_pubrec,
@@ -55,12 +57,23 @@ _ON_ACK = {
 class Connection(Outbound):
     """One connection of a client. `now` is monotonic time in seconds. Nothing blocks, or raises for what a peer did."""
 
-    __slots__ = ("_last_packet_s", "connect", "keep_alive_s", "opened_s", "transport", "user")
+    __slots__ = (
+        "_last_packet_s",
+        "_paid_s",
+        "connect",
+        "keep_alive_s",
+        "opened_s",
+        "paused_until_s",
+        "transport",
+        "user",
+    )
 
     def __init__(self, limits: Limits, outbox: Outbox, now: float) -> None:
         super().__init__(limits, outbox)
         self.opened_s = self._last_packet_s = now
         self.keep_alive_s = 0
+        self._paid_s = 0.0  # until when its rates are used up
+        self.paused_until_s = 0.0  # it sent more than its rates allow and is not read until then; 0: it is
         self.connect: Connect | None = None  # from CONNECT to its answer
         self.transport: object = None  # the transport's own
         self.user: object = None  # the core's own
@@ -83,6 +96,8 @@ class Connection(Outbound):
         if packets:
             self._last_packet_s = now
             self.outbox.packets_in += len(packets)
+            if self.limits.paced:
+                self._pace(packets, len(data), now)
         try:
             for packet in packets:
                 kind = type(packet)
@@ -101,6 +116,18 @@ class Connection(Outbound):
         except RemoteProtocolError as broken:
             self._fail(broken)
 
+    def _pace(self, packets: list[Packet], size_bytes: int, now: float) -> None:
+        """Have what was sent paid for in time, with RATE_BURST_S in advance; who has not so much left is paused."""
+        limits = self.limits
+        cost_s = 0.0
+        if limits.publishes_per_s_max:
+            cost_s = sum([type(packet) is Publish for packet in packets]) / limits.publishes_per_s_max
+        if limits.bytes_per_s_max:
+            cost_s = max(cost_s, size_bytes / limits.bytes_per_s_max)
+        self._paid_s = max(self._paid_s, now) + cost_s
+        if self._paid_s > now + RATE_BURST_S:
+            self.paused_until_s = self._paid_s - RATE_BURST_S
+
     def _hold(self, data: bytes) -> None:
         """[MQTT-3.1.4-6]: nothing behind a CONNECT is looked at before it is accepted."""
         if self._reader.buffered_bytes + len(data) > self.limits.packet_bytes_max:
@@ -110,7 +137,10 @@ class Connection(Outbound):
 
     @property
     def reading(self) -> bool:
-        """Whether the transport should go on reading: not while a verdict on CONNECT or too many replies are due."""
+        """Whether the transport should go on reading: not while a verdict on CONNECT or too many replies are due, nor
+        while the client has used up its rates."""
+        if self.paused_until_s:
+            return False
         if self.state is State.CONNECTED:
             return len(self._tickets) <= 2 * self.limits.receive_max
         return self.state is State.AWAIT_CONNECT
@@ -128,6 +158,8 @@ class Connection(Outbound):
         """When `check_time` is due next; None: not before something else happens."""
         if self.state is State.AWAIT_CONNECT:
             return self.opened_s + self.limits.connect_timeout_s
+        if self.paused_until_s:
+            return self.paused_until_s
         if self.state is State.CONNECTED and self.keep_alive_s:
             return self._last_packet_s + 1.5 * self.keep_alive_s
         return None
@@ -136,6 +168,10 @@ class Connection(Outbound):
         """Close when CONNECT has not come in time, or nothing in one and a half keep alives ([MQTT-3.1.2-22])."""
         deadline = self.deadline
         if deadline is None or now < deadline:
+            return
+        if self.paused_until_s:
+            self.paused_until_s = 0.0
+            self._last_packet_s = now  # what it has sent meanwhile was not read
             return
         if self.state is State.AWAIT_CONNECT:
             self._close(reasons.KEEP_ALIVE_TIMEOUT, "no CONNECT in time")

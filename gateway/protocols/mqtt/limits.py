@@ -19,6 +19,12 @@ class Limits:
     topic_alias_out_max: int = 32  # topic aliases used towards a client that allows them
     output_bytes_max: int = 1_048_576  # what waits for a client's socket; above it QoS 0 is dropped, QoS 1 and 2 wait
     session_expiry_s_max: int = 0xFFFFFFFF
+    publishes_per_s_max: int = 0  # of one client, on average; above it is not read from; 0: any
+    bytes_per_s_max: int = 0  # likewise, of what a client sends
+
+    @property
+    def paced(self) -> bool:
+        return self.publishes_per_s_max > 0 or self.bytes_per_s_max > 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.receive_max <= 65_535 or not 1 <= self.inflight_max <= 65_535:

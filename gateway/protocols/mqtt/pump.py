@@ -186,6 +186,8 @@ class Pump:
         self.flush()
         for peer in unready:
             if peer.fd in self._peers:
+                if peer.connection.paused_until_s:
+                    self._schedule(peer, now)
                 self._watch(peer)
 
     def flush(self) -> None:
@@ -406,6 +408,7 @@ class Pump:
                     self._drop(peer)
                     continue
                 peer.connection.check_time(now)
+                self._watch(peer)
                 if peer.connection.closed and not peer.linger_until_s and peer.backlog is not None:
                     # It was told to go and does not even read that.
                     peer.linger_until_s = now + self._linger_s
