@@ -12,6 +12,7 @@ import trio
 from core.group_coordinator import GroupCoordinator
 from core.group_types import GroupLimits
 from core.groups import Groups
+from core.half_messages import HalfMessages
 from core.intake import Intake
 from core.offsets import Offsets
 from core.schedules import Schedules
@@ -23,6 +24,7 @@ from core.transactions import Transactions
 
 GROUPS_TOPIC = "__trivium_groups"  # where groups and offsets are kept
 TRANSACTIONS_TOPIC = "__trivium_transactions"  # where transactional ids are kept
+HALVES_TOPIC = "__trivium_halves"  # half messages, which nobody sees
 SCHEDULES_TOPIC = "__trivium_schedules"  # where records wait for their time
 TRANSACTION_SWEEP_S = 1
 TRANSACTION_EXPIRY_SWEEPS = 60  # transactional ids are looked through at every so many sweeps
@@ -51,6 +53,7 @@ class Broker:
         self.transactions: Transactions
         self.schedules: Schedules
         self.intake: Intake
+        self.halves: HalfMessages
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -71,10 +74,14 @@ class Broker:
         self.schedules = Schedules(self.engine, self.topics, topic.partitions[0], self.settings.tables_dir)
         await self.schedules.load()
         self.intake = Intake(self.schedules)
+        topic = await self.topics.ensure(HALVES_TOPIC, 1, {"cleanup.policy": "compact"})
+        self.halves = HalfMessages(self.engine, self.topics, self.intake, topic.partitions[0])
+        await self.halves.load()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.coordinator.run)
             nursery.start_soon(self._keep_transactions)
             nursery.start_soon(self.schedules.run)
+            nursery.start_soon(self.halves.run)
             task_status.started()
 
     async def _keep_transactions(self) -> None:

@@ -91,7 +91,7 @@ def deliver_at(settings: TopicSettings, key: bytes | None, headers: Sequence[Hea
     is no time. On `any` topics a header that is no time is a header like any other.
     """
     kind = settings.message_type
-    text = next((value for name, value in headers if name == DELIVER_AT), None)
+    text = _text(headers)
     if kind == "fifo" and key is None:
         raise CoreFailure(
             CoreError.WRONG_MESSAGE_TYPE, "the topic is fifo: records need a key, by which they are ordered"
@@ -102,14 +102,25 @@ def deliver_at(settings: TopicSettings, key: bytes | None, headers: Sequence[Hea
         return None
     if kind in ("fifo", "normal", "transaction"):
         raise CoreFailure(CoreError.WRONG_MESSAGE_TYPE, f"a topic of type {kind} takes no records with {DELIVER_AT}")
-    due_ms = int(text) if text.isdigit() and len(text) <= 15 else DUE_MS_MAX
-    if due_ms >= DUE_MS_MAX:
-        if kind == "any":
-            return None
+    due_ms = _time(text)
+    if due_ms is None and kind != "any":
         raise CoreFailure(
             CoreError.INVALID_MESSAGE, f"{DELIVER_AT} is {text[:40]!r}: give milliseconds since 1970, in decimal digits"
         )
     return due_ms
+
+
+def _any_time(_: TopicSettings, __: bytes | None, headers: Sequence[Header]) -> int | None:
+    return _time(_text(headers))
+
+
+def _text(headers: Sequence[Header]) -> bytes | None:
+    return next((value for name, value in headers if name == DELIVER_AT), None)
+
+
+def _time(text: bytes | None) -> int | None:
+    due_ms = int(text) if text is not None and text.isdigit() and len(text) <= 15 else DUE_MS_MAX
+    return due_ms if due_ms < DUE_MS_MAX else None
 
 
 class Intake:
@@ -127,8 +138,12 @@ class Intake:
         records: Sequence[Record],
         now_ms: int,
         decoded_bytes_max: int,
+        *,
+        enforce: bool = True,
     ) -> Sorted:
         """A checked batch and its records as they are to be stored; append it in the same breath. `now_ms`: wall clock.
+
+        Without `enforce` the records have been taken before, whatever the topic takes now.
 
         Raises CoreFailure(WRONG_MESSAGE_TYPE, INVALID_MESSAGE).
         """
@@ -136,7 +151,7 @@ class Intake:
         kept: list[Record] = []
         scheduled: list[int] = []
         for index, record in enumerate(records):
-            due_ms = deliver_at(topic.settings, record.key, record.headers)
+            due_ms = (deliver_at if enforce else _any_time)(topic.settings, record.key, record.headers)
             if due_ms is None or due_ms <= now_ms:
                 kept.append(record)
                 continue

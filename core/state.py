@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from core.store.engine import Append, Appended, Engine, append
-from trivium.record_batch import parse_header
+from trivium.record_batch import iter_batches, parse_header
 from trivium.records import Record, build, decode
 
 Change = tuple[bytes, bytes | None]
@@ -31,18 +31,19 @@ class StateLog:
         """Calls `apply(key, value)` for every record from the beginning to the high watermark (compaction may have
         left gaps).
         """
+        await self.load_records(lambda record: apply(record.key or b"", record.value))
+
+    async def load_records(self, apply: Callable[[Record], None]) -> None:
+        """As `load`, with the whole records."""
         info = self._engine.info(self.partition)
         offset = info.log_start
         while offset < info.high_watermark:
             read = await self._engine.read(self.partition, offset, _LOAD_BYTES_MAX)
             for buffer in read.buffers:
-                at = 0
-                while at < len(buffer):
-                    header = parse_header(buffer, at)
-                    for record in decode(buffer[at : at + header.size_bytes], _BATCH_BYTES_MAX):
-                        apply(record.key or b"", record.value)
+                for header, batch in iter_batches(buffer):
+                    for record in decode(batch, _BATCH_BYTES_MAX):
+                        apply(record)
                     offset = header.last_offset + 1
-                    at += header.size_bytes
             if not read.buffers:
                 return
 

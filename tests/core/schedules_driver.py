@@ -101,7 +101,12 @@ def records_in(engine: MemoryEngine, partition: int) -> list[Record]:
 
 @asynccontextmanager
 async def life(
-    clock: list[int], directory: Path | None = None, *, appends: Sequence[Sequence[Entry]] = (), epoch: int = 1
+    clock: list[int],
+    directory: Path | None = None,
+    *,
+    appends: Sequence[Sequence[Entry]] = (),
+    epoch: int = 1,
+    cls: type[Life] = Life,
 ) -> AsyncIterator[Life]:
     """A new life; `appends` is what its log holds."""
     async with trio.open_nursery() as nursery:
@@ -109,7 +114,7 @@ async def life(
         await nursery.start(engine.run)
         for entries in appends:
             await append(engine, entries)
-        one = Life(engine, clock, directory)
+        one = cls(engine, clock, directory)
         await one.load()
         try:
             yield one
