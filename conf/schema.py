@@ -132,6 +132,8 @@ class MqttConfig(Section):
     auto_topic_retention_bytes: Unlimited = 1024 * MIB  # of a partition of theirs
     catch_all: str = "mqtt.other"  # for names that are no topic of their own
     rules: tuple[MqttRule, ...] = ()
+    offline_messages_max: Annotated[int, Field(ge=-1, le=INT32_MAX)] = -1  # a session gets of what it missed; -1: all
+    store_qos0: bool = True  # the default of the topic config mqtt.store_qos0
     publishes_per_s_max: Annotated[int, Field(ge=0, le=INT32_MAX)] = 0  # of one device, on average; 0: any
     bytes_per_s_max: Annotated[int, Field(ge=0, le=INT64_MAX)] = 0  # that one device sends; 0: any
     sys_interval_s: Annotated[int, Field(ge=0, le=65_535)] = 10  # between changes of $SYS; 0: no $SYS

@@ -143,6 +143,7 @@ _ROWS = (
     # What kinds of message a topic takes (core.intake), and how long and how many ids of `once-id` it remembers.
     ConfigKey("message.type", _S, "any", True, _one_of(*MESSAGE_TYPES), own=True),
     ConfigKey("mqtt.retain", _B, "true", True, own=True),
+    ConfigKey("mqtt.store_qos0", _B, "true", True, own=True),
     ConfigKey("mqtt.visible", _B, "true", True, own=True),
     ConfigKey("once.ids.max", _I, "100000", True, _between(1, 10_000_000), own=True),
     ConfigKey("once.window.ms", _L, "0", True, _between(0, 7 * 86_400_000), own=True),
@@ -223,6 +224,7 @@ class TopicSettings:
     validate_records: bool
     mqtt_visible: bool
     mqtt_retain: bool
+    mqtt_store_qos0: bool
     message_type: str  # one of MESSAGE_TYPES
     once_window_ms: int  # 0: ids are not looked for
     once_ids_max: int
@@ -264,6 +266,7 @@ def topic_settings(config: Mapping[str, str], defaults: Mapping[str, str] = NO_D
         validate_records=compact or text("validate") == "records",
         mqtt_visible=flag("mqtt.visible"),
         mqtt_retain=flag("mqtt.retain"),
+        mqtt_store_qos0=flag("mqtt.store_qos0"),
         message_type=text("message.type"),
         once_window_ms=integer("once.window.ms"),
         once_ids_max=integer("once.ids.max"),

@@ -34,6 +34,7 @@ def broker_settings(config: Config) -> BrokerSettings:
             "compression.type": topics.compression_type,
             "message.timestamp.type": topics.timestamp_type,
             "delete.retention.ms": str(topics.delete_retention_ms),
+            "mqtt.store_qos0": str(config.mqtt.store_qos0).lower(),
         },
         groups=GroupLimits(
             session_timeout_ms_min=groups.session_timeout_ms_min,
@@ -91,6 +92,7 @@ def mqtt_settings(config: Config) -> MqttSettings:
         mapping=TopicMapping([Rule(rule.filter, rule.topic, rule.key) for rule in mqtt.rules], mqtt.catch_all),
         connections_max=mqtt.connections_max,
         drain_s=config.limits.drain_ms_max / 1000,
+        offline_messages_max=mqtt.offline_messages_max,
         sys_interval_s=mqtt.sys_interval_s,
         admission=_admission(mqtt),
         certificate=_certificate(mqtt),

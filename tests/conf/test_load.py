@@ -37,7 +37,7 @@ def test_flags_override_environment_overrides_file(tmp_path: Path) -> None:
 
 def test_example_file_names_every_key_with_its_default(tmp_path: Path) -> None:
     text = EXAMPLE.read_text()
-    uncommented = re.sub(r"^# (?=[a-z_]+ = )", "", text, flags=re.M)
+    uncommented = re.sub(r"^# (?=[a-z0-9_]+ = )", "", text, flags=re.M)
     own = re.sub(
         r"^(data_dir|advertised|tls_certificate|tls_key|password_file|acl_file|allow_anonymous) = .*$",
         "",
@@ -47,7 +47,7 @@ def test_example_file_names_every_key_with_its_default(tmp_path: Path) -> None:
     assert load(_file(tmp_path, own), {}) == load(None, {})
     for section, model in sections().items():
         part = uncommented.split(f"\n[{section}]\n")[1].split("\n[")[0]
-        assert re.findall(r"^([a-z_]+) = ", part, flags=re.M) == list(model.model_fields)
+        assert re.findall(r"^([a-z0-9_]+) = ", part, flags=re.M) == list(model.model_fields)
 
 
 @pytest.mark.parametrize(

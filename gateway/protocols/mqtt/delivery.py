@@ -135,12 +135,33 @@ class Deliveries(Live):
             if not messages or messages[-1].offset < offset:
                 continue
             start = next(index for index, message in enumerate(messages) if message.offset >= offset)
+            capped = self.offline_messages_max >= 0 and position < device.returned
+            if capped and len(messages) - start > device.backlog_left:
+                run = self._cut_backlog(device, messages, start)
+                messages = run.messages
+                if len(messages) == start:
+                    continue
             qos, published, identifiers = granted
             encoded = encoded_identifiers(identifiers)
             taken = self._hand_over(device, run, start, qos, published, encoded, now_s)
+            if capped:
+                device.backlog_left -= taken - start
             if taken < len(messages):
                 return messages[taken].offset
         return None
+
+    def _cut_backlog(self, device: Device, messages: list[Message], start: int) -> Run:
+        """Leaves out what is beyond `offline_messages_max`: the newest of what came while the device was away."""
+        left = start + device.backlog_left
+        if not device.cut:
+            device.cut = True
+            log.info(
+                "MQTT session: more came while it was away than it may get",
+                client_id=device.name,
+                offline_messages_max=self.offline_messages_max,
+            )
+        self.cut += len(messages) - left
+        return Run(messages[:left])
 
     def _deliver_behind_to_group(self, group: Group, stretch: Stretch, offset: int) -> int | None:
         now_s = time.time()

@@ -24,9 +24,11 @@ class Device:
 
     __slots__ = (
         "access",
+        "backlog_left",
         "catching_up",
         "closing",
         "connection",
+        "cut",
         "dirty",
         "groups",
         "has_will",
@@ -37,6 +39,7 @@ class Device:
         "position",
         "queued",
         "retained",
+        "returned",
         "selective",
         "session",
         "stored",
@@ -64,6 +67,9 @@ class Device:
         self.has_will = False  # the connection's will stands in the log
         self.stored = False  # the session has rows in the log
         self.stored_expiry_s = session.expiry_s
+        self.returned = 0  # the tail's position when its connection was accepted
+        self.backlog_left = 0  # messages from before that which it may still get
+        self.cut = False  # some were left out
         self.user: str | None = None  # the name that its connection gave
         self.access: Access | None = None  # None: it may do everything
 

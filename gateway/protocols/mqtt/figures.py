@@ -43,7 +43,7 @@ def read_figures(
         "messages/stored": sum(info.high_watermark - info.log_start for info in stored),
         "publish/bytes/received": handler.publish_bytes_in,
         "publish/bytes/sent": traffic.publish_bytes_out,
-        "publish/messages/dropped": traffic.dropped,
+        "publish/messages/dropped": traffic.dropped + deliveries.cut,
         "publish/messages/received": handler.publishes_in,
         "publish/messages/sent": traffic.publishes_out,
         "retained messages/count": retained.count,

@@ -92,6 +92,8 @@ class Live:
         self._mapping = mapping
         self._unstored = unstored
         self.flush: Callable[[], None] = lambda: None
+        self.offline_messages_max = -1  # that a device gets of what came while it was away; -1: all
+        self.cut = 0  # messages that it did not get
         self.retained_partition = -1  # its records have whole names as keys
         self.index = SubscriptionIndex()
         self.devices: dict[int, Device] = {}  # by the session's number
@@ -306,16 +308,17 @@ class Live:
                 return True
         return 0 < denied == len(members)
 
-    def deliver_unlogged(self, name: str, message: Message) -> None:
-        """A message of QoS 0 that is not in the log, to those who are connected."""
-        run = Run([message])
+    def deliver_unlogged(self, named: NamedRun) -> None:
+        """Messages of QoS 0 that are not in the log, to those who are connected."""
         now_s = time.time()
-        for target in self._plan(name):
+        for target in self._plan(named.name):
+            run = named.passing(target.selections)
             device = self.devices.get(target.number)
             if device is None:
-                self._to_member(self.groups_by_number[target.number], message, now_s)
-            else:
-                self._hand_over(device, run, 0, 0, False, target.identifiers, now_s)
+                for message in run.messages:
+                    self._to_member(self.groups_by_number[target.number], message, now_s)
+            elif run.messages and not (target.no_local and named.publisher == device.session.client_id):
+                self._hand_over(device, run, 0, target.qos, target.published, target.identifiers, now_s)
 
     def _fall_behind(self, device: Device | Group, partition: int, offset: int) -> None:
         device.live = False
@@ -368,6 +371,8 @@ class Live:
 
     def begin(self, device: Device) -> None:
         """A connection was accepted: deliver again what was in flight, then what came since, then live."""
+        device.returned, device.backlog_left = self.tail.position, self.offline_messages_max
+        device.cut = False
         if not device.pending and not device.session.inflight:
             self._join_tail(device)
         else:

@@ -64,7 +64,9 @@ class Outgoing(NamedTuple):
 
 
 class Publisher:
-    """`state` is where changes that go with a message are kept; `flush` is called after answers were given."""
+    """`state` is where changes that go with a message are kept; `unlogged(topic, record)` is given what is not to be
+    stored; `flush` is called after answers were given.
+    """
 
     def __init__(
         self,
@@ -76,6 +78,7 @@ class Publisher:
         auto_topics: set[str],
         retained: RetainedTable,
         schedules: Schedules,
+        unlogged: Callable[[str, Record], None],
         flush: Callable[[], None],
     ) -> None:
         self._engine = engine
@@ -86,6 +89,7 @@ class Publisher:
         self._auto_topics = auto_topics  # topics that devices made
         self._retained = retained
         self._schedules = schedules
+        self._unlogged = unlogged
         self._flush = flush
         self._places: dict[str, tuple[str, bytes | None]] = {}
         self._parked: dict[str, list[Outgoing]] = {}
@@ -145,6 +149,8 @@ class Publisher:
                     continue
             if due_ms is not None and due_ms > now_ms:
                 scheduled.append((Wanted(number, due_ms, record), message))
+            elif message.qos == 0 and not message.retain and not topic.settings.mqtt_store_qos0:
+                self._unlogged(name, record)
             else:
                 partitions.setdefault(number, []).append((record, message))
         if scheduled:

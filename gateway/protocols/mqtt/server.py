@@ -23,12 +23,16 @@ from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.figures import read_figures
 from gateway.protocols.mqtt.limits import Limits
+from gateway.protocols.mqtt.live import NamedRun
+from gateway.protocols.mqtt.message import Run
 from gateway.protocols.mqtt.peers import Listener
 from gateway.protocols.mqtt.publishing import Publisher, PublishSettings
 from gateway.protocols.mqtt.pump import Pump
+from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.retained import Retained
 from gateway.protocols.mqtt.sys_topics import SysTopics
 from gateway.tls import Certificate
+from trivium.records import Record
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +62,7 @@ class MqttSettings:
     mapping: TopicMapping
     connections_max: int
     drain_s: float
+    offline_messages_max: int  # that a session gets of what came while it was away; -1: all
     sys_interval_s: int  # 0: there is no $SYS
     admission: Admission
     certificate: Certificate | None = None
@@ -90,8 +95,10 @@ class MqttServer:
             log.topics,
             table,
             broker.schedules,
+            self._unlogged,
             self._flush,
         )
+        self.deliveries.offline_messages_max = settings.offline_messages_max
         self.deliveries.retained_partition = table.partition
         self.handler = BrokerHandler(
             log,
@@ -107,6 +114,10 @@ class MqttServer:
         figures = partial(read_figures, broker.engine, broker.topics, self.handler, self.deliveries, table, self.pump)
         self._sys_topics = SysTopics(version("trivium-broker"), settings.sys_interval_s, figures, time.monotonic())
         broker.topics.on_change(lambda _: self.publisher.forget_places())
+
+    def _unlogged(self, topic: str, record: Record) -> None:
+        name, message, publisher = message_of(record, topic, -1, self._settings.mapping)
+        self.deliveries.deliver_unlogged(NamedRun(name, publisher, Run([message]), [record], {}))
 
     def _store_packet_ids(self, devices: set[Device]) -> None:
         self.handler.store_packet_ids(devices)
@@ -151,7 +162,8 @@ class MqttServer:
             await trio.sleep(SWEEP_S)
             self.handler.sweep(time.time())
             for name, message in self._sys_topics.update(time.monotonic()):
-                self.deliveries.deliver_unlogged(name, message)
+                record = Record(0, 0, None, message.payload, [])
+                self.deliveries.deliver_unlogged(NamedRun(name, None, Run([message]), [record], {}))
             self.pump.flush()
 
 

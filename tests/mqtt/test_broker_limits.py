@@ -1,0 +1,74 @@
+"""What is kept for devices that are away, and what is not stored at all."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from tests.mqtt.child import Device, child_broker
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its import uses what Python deprecates
+    from kafka import KafkaConsumer, TopicPartition
+    from kafka.admin import KafkaAdminClient, NewTopic
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:kafka")
+
+
+def test_a_session_gets_the_oldest_of_what_it_missed_up_to_its_cap_and_then_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIVIUM_MQTT_OFFLINE_MESSAGES_MAX", "10")
+    monkeypatch.setenv("TRIVIUM_MQTT_SYS_INTERVAL_S", "1")
+    with child_broker(tmp_path) as broker:
+        device = Device(broker.mqtt, "away", clean=False)
+        device.subscribe("cap/#", 1)
+        publisher = Device(broker.mqtt)
+        publisher.publish("cap/a", b"at home")
+        device.close()
+        for number in range(25):
+            publisher.publish("cap/a", b"%d" % number)
+        assert device.payloads(1) == [b"at home"]
+        device = Device(broker.mqtt, "away", clean=False)
+        assert device.session_present
+        assert device.payloads(10) == [b"%d" % number for number in range(10)]
+        publisher.publish("cap/a", b"back again")
+        assert device.payloads(1) == [b"back again"]
+        device.subscribe("$SYS/broker/publish/messages/dropped", 0)
+        while device.get().payload != b"15":
+            pass
+        for one in (device, publisher):
+            one.close()
+
+
+def test_qos_0_of_a_topic_that_does_not_store_it_reaches_who_is_connected_and_nobody_else(tmp_path: Path) -> None:
+    with child_broker(tmp_path) as broker:
+        admin = KafkaAdminClient(bootstrap_servers=broker.kafka)
+        admin.create_topics([NewTopic("fleeting", 1, 1, topic_configs={"mqtt.store_qos0": "false"})])
+        admin.close()
+        away = Device(broker.mqtt, "away", clean=False)
+        away.subscribe("fleeting/#", 1)
+        away.close()
+        here = Device(broker.mqtt, v5=True)
+        here.subscribe("fleeting/+", 1)
+        publisher = Device(broker.mqtt, v5=True)
+        publisher.publish("fleeting/a", b"gone", 0)
+        publisher.publish("fleeting/a", b"kept", 1)
+        publisher.publish("fleeting/a", b"retained", 0, retain=True)
+        messages = [here.get() for _ in range(3)]
+        assert [(m.payload, m.qos) for m in messages] == [(b"gone", 0), (b"kept", 1), (b"retained", 0)]
+        away = Device(broker.mqtt, "away", clean=False)
+        assert away.payloads(2) == [b"kept", b"retained"]
+        consumer = KafkaConsumer(bootstrap_servers=broker.kafka)
+        consumer.assign([TopicPartition("fleeting", 0)])
+        consumer.seek_to_beginning()
+        found: list[bytes] = []
+        while len(found) < 2:
+            for records in consumer.poll(5000).values():
+                found += [record.value for record in records]
+        assert found == [b"kept", b"retained"]
+        consumer.close()
+        for one in (away, here, publisher):
+            one.close()
