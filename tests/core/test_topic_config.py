@@ -81,6 +81,7 @@ SAMPLES: dict[str, tuple[str, str | None, str]] = {
     "unclean.leader.election.enable": ("true", "no", "Expected value to be either true or false"),
     "key.index": ("true", "2", "Expected value to be either true or false"),
     "mqtt.retain": ("false", "2", "Expected value to be either true or false"),
+    "mqtt.store_qos0": ("false", "2", "Expected value to be either true or false"),
     "message.type": ("fifo", "FIFO", "String must be one of: any, normal, fifo, delay, transaction, mixed"),
     "once.ids.max": ("10", "0", "Value must be at least 1"),
     "once.window.ms": ("1000", "-1", "Value must be at least 0"),
