@@ -15,6 +15,7 @@ from core.groups import Groups
 from core.half_messages import HalfMessages
 from core.intake import Intake
 from core.offsets import Offsets
+from core.once import Once
 from core.schedules import Schedules
 from core.state import StateLog
 from core.store.engine import Engine
@@ -25,6 +26,7 @@ from core.transactions import Transactions
 GROUPS_TOPIC = "__trivium_groups"  # where groups and offsets are kept
 TRANSACTIONS_TOPIC = "__trivium_transactions"  # where transactional ids are kept
 HALVES_TOPIC = "__trivium_halves"  # half messages, which nobody sees
+ONCE_TOPIC = "__trivium_once"  # ids of messages that are stored once
 SCHEDULES_TOPIC = "__trivium_schedules"  # where records wait for their time
 TRANSACTION_SWEEP_S = 1
 TRANSACTION_EXPIRY_SWEEPS = 60  # transactional ids are looked through at every so many sweeps
@@ -52,6 +54,7 @@ class Broker:
         self.coordinator: GroupCoordinator
         self.transactions: Transactions
         self.schedules: Schedules
+        self.once: Once
         self.intake: Intake
         self.halves: HalfMessages
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
@@ -73,7 +76,11 @@ class Broker:
         topic = await self.topics.ensure(SCHEDULES_TOPIC, 1, {"cleanup.policy": "compact"})
         self.schedules = Schedules(self.engine, self.topics, topic.partitions[0], self.settings.tables_dir)
         await self.schedules.load()
-        self.intake = Intake(self.schedules)
+        topic = await self.topics.ensure(ONCE_TOPIC, 1, {"cleanup.policy": "compact"})
+        self.once = Once(self.engine, topic.partitions[0])
+        await self.once.load()
+        self.topics.on_change(lambda changed: self.once.topic_changed(changed, self.topics.get(changed.name) is None))
+        self.intake = Intake(self.schedules, self.once)
         topic = await self.topics.ensure(HALVES_TOPIC, 1, {"cleanup.policy": "compact"})
         self.halves = HalfMessages(self.engine, self.topics, self.intake, topic.partitions[0])
         await self.halves.load()
@@ -82,6 +89,7 @@ class Broker:
             nursery.start_soon(self._keep_transactions)
             nursery.start_soon(self.schedules.run)
             nursery.start_soon(self.halves.run)
+            nursery.start_soon(self.once.run)
             task_status.started()
 
     async def _keep_transactions(self) -> None:

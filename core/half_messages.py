@@ -37,7 +37,7 @@ from core.half_log import (
     parse,
     put_record,
 )
-from core.intake import Intake
+from core.intake import Intake, Sorted
 from core.schedule_log import first_number
 from core.state import StateLog
 from core.store.engine import Append, Appended, Engine, Outcome, append
@@ -231,7 +231,7 @@ class HalfMessages:
         await told.wait()
 
     async def _end(self, half: Half, end: HalfEnd) -> None:
-        entries: list[Append] = []
+        found: Sorted | None = None
         now_ms = self._wall_ms()
         if end is HalfEnd.COMMITTED:
             owner = self._topics.owner(half.partition)
@@ -239,9 +239,12 @@ class HalfMessages:
             if owner is None:
                 end = HalfEnd.DROPPED
             else:
-                entries = self._delivery(owner[0], half.partition, batch, now_ms)
+                found = self._delivery(owner[0], half.partition, batch, now_ms)
         with trio.CancelScope(shield=True):  # what becomes durable must be known
+            entries = found.entries if found is not None else []
             answers = await append(self._engine, [*entries, self._end_entry(half, end, now_ms)])
+            if found is not None:
+                self._intake.settle(found, answers[0].outcome)
             if answers[0].outcome is Outcome.UNKNOWN_PARTITION:
                 end = HalfEnd.DROPPED
                 answers = await append(self._engine, [self._end_entry(half, end, now_ms)])
@@ -258,14 +261,12 @@ class HalfMessages:
         state = build(end_records(half, end, now_ms))
         return Append(self._state.partition, parse_header(state), state)
 
-    def _delivery(self, topic: Topic, partition: int, batch: Buffer, now_ms: int) -> list[Append]:
+    def _delivery(self, topic: Topic, partition: int, batch: Buffer, now_ms: int) -> Sorted:
         stamp = now_ms if topic.settings.log_append_time else None
         records = [record._replace(timestamp=now_ms) for record in decode(batch, DECODED_BYTES_MAX)]
         built = build(records, log_append_time_ms=stamp)
         header = parse_header(built)
-        return self._intake.sort(
-            topic, partition, header, built, records, now_ms, DECODED_BYTES_MAX, enforce=False
-        ).entries
+        return self._intake.sort(topic, partition, header, built, records, now_ms, DECODED_BYTES_MAX, enforce=False)
 
     async def _batch(self, half: Half) -> Buffer:
         """The batch as it was sent, from the log."""

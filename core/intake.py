@@ -28,17 +28,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import re2
 
 from core.errors import CoreError, CoreFailure
-from core.message_ids import Header
+from core.message_ids import Header, id_of
+from core.once import ID_BYTES_MAX, Claim, Made, Once
 from core.schedules import DUE_MS_MAX, Schedules, Wanted
-from core.store.engine import Append, Buffer
+from core.store.engine import Append, Buffer, Outcome
 from core.topic_config import TopicSettings
 from core.topics import Topic
-from trivium.headers import DELIVER_AT
+from trivium.headers import DELIVER_AT, ONCE_ID
 from trivium.rebuild import rebuild
 from trivium.record_batch import BatchHeader, Codec, parse_header
 from trivium.records import Record
@@ -54,13 +56,24 @@ _ATTRIBUTES_CODEC: Final = 7
 _OPENED: Final = frozenset(("fifo", "delay", "mixed"))
 
 
-class Sorted(NamedTuple):
-    """One batch as it is to be stored: `entries[0]` is its own, the others go with it in the same append.
-    `scheduled` are the indexes of records that wait for their time.
+class Duplicate(NamedTuple):
+    """A record that was stored before: where it stands in the batch, its own id, and the first message's claim."""
+
+    at: int
+    message_id: str
+    claim: Claim
+
+
+@dataclass(slots=True)
+class Sorted:
+    """One batch as it is to be stored: `entries[0]` is its own, the others go with it in the same append, whose outcome
+    `Intake.settle` must be told. `scheduled` are the indexes of records that wait for their time.
     """
 
     entries: list[Append]
-    scheduled: list[int]
+    scheduled: list[int] = field(default_factory=list)
+    duplicates: list[Duplicate] = field(default_factory=list)
+    made: list[Made] = field(default_factory=list)
 
 
 def must_open(settings: TopicSettings) -> bool:
@@ -126,8 +139,9 @@ def _time(text: bytes | None) -> int | None:
 class Intake:
     """Sorts what comes in."""
 
-    def __init__(self, schedules: Schedules) -> None:
+    def __init__(self, schedules: Schedules, once: Once) -> None:
         self._schedules = schedules
+        self._once = once
 
     def sort(
         self,
@@ -141,28 +155,63 @@ class Intake:
         *,
         enforce: bool = True,
     ) -> Sorted:
-        """A checked batch and its records as they are to be stored; append it in the same breath. `now_ms`: wall clock.
+        """A checked batch and its records as they are to be stored; append it in the same breath, then `settle` it.
 
-        Without `enforce` the records have been taken before, whatever the topic takes now.
+        `now_ms` is wall clock. Without `enforce` the records have been taken before, whatever the topic takes now.
 
-        Raises CoreFailure(WRONG_MESSAGE_TYPE, INVALID_MESSAGE).
+        Raises CoreFailure(WRONG_MESSAGE_TYPE, INVALID_MESSAGE); then nothing has happened.
         """
+        times = [
+            (deliver_at if enforce else _any_time)(topic.settings, record.key, record.headers) for record in records
+        ]
+        once_ids = [_once_id(record) for record in records] if topic.settings.once_window_ms else [None] * len(records)
+        waits = [due_ms is not None and due_ms > now_ms for due_ms in times]
+        if header.is_transactional and (any(waits) or any(once_ids)):
+            raise CoreFailure(
+                CoreError.WRONG_MESSAGE_TYPE, f"a record with {DELIVER_AT} or {ONCE_ID} cannot be part of a transaction"
+            )
+        found = Sorted([])
         wanted: list[Wanted] = []
         kept: list[Record] = []
-        scheduled: list[int] = []
-        for index, record in enumerate(records):
-            due_ms = (deliver_at if enforce else _any_time)(topic.settings, record.key, record.headers)
-            if due_ms is None or due_ms <= now_ms:
+        for index, (record, due_ms, once_id) in enumerate(zip(records, times, once_ids, strict=True)):
+            if once_id is not None:
+                message_id = id_of(record.headers) or ""
+                claim, made = self._once.claim(topic, once_id, message_id, now_ms)
+                if made is None:
+                    found.duplicates.append(Duplicate(index, message_id, claim))
+                    continue
+                found.made.append(made)
+            if waits[index]:
+                wanted.append(Wanted(partition, due_ms or 0, record))
+                found.scheduled.append(index)
+            else:
                 kept.append(record)
-                continue
-            if header.is_transactional:
-                raise CoreFailure(
-                    CoreError.WRONG_MESSAGE_TYPE, f"a record with {DELIVER_AT} cannot be part of a transaction"
-                )
-            wanted.append(Wanted(partition, due_ms, record))
-            scheduled.append(index)
-        if not wanted:
-            return Sorted([Append(partition, header, batch)], [])
-        holed = rebuild(batch, kept, decoded_bytes_max)
-        entries = [Append(partition, parse_header(holed), holed), self._schedules.entry(wanted)]
-        return Sorted(entries, scheduled)
+        if len(kept) < len(records):
+            batch = rebuild(batch, kept, decoded_bytes_max)
+            header = parse_header(batch)
+        found.entries.append(Append(partition, header, batch))
+        if found.made:
+            found.entries.append(self._once.entry(found.made))
+        if wanted:
+            found.entries.append(self._schedules.entry(wanted))
+        return found
+
+    def settle(self, found: Sorted, outcome: Outcome) -> list[Duplicate]:
+        """The append has been answered, `outcome` for the batch's own entry. What was indeed stored before.
+
+        Raises CoreFailure(CONTENDED) when the first of them has been refused after all: send again.
+        """
+        self._once.settle(found.made, outcome is Outcome.APPENDED)
+        if any(one.claim.durable is False for one in found.duplicates):
+            raise CoreFailure(CoreError.CONTENDED, f"the first message with this {ONCE_ID} was refused: send again")
+        if outcome is Outcome.DUPLICATE:
+            # The batch was sent again: what carries the first one's id is the first one.
+            return [one for one in found.duplicates if one.message_id != one.claim.message_id]
+        return found.duplicates
+
+
+def _once_id(record: Record) -> bytes | None:
+    once_id = next((value for name, value in record.headers if name == ONCE_ID), None)
+    if once_id is not None and not 0 < len(once_id) <= ID_BYTES_MAX:
+        raise CoreFailure(CoreError.INVALID_MESSAGE, f"{ONCE_ID} has {len(once_id)} bytes: give 1 to {ID_BYTES_MAX}")
+    return once_id

@@ -12,6 +12,7 @@ import trio.testing
 from core.errors import CoreFailure
 from core.intake import Intake
 from core.message_ids import id_of
+from core.once import Once
 from core.schedule_log import End
 from core.schedules import Listed, Schedules, Wanted
 from core.store.engine import Append, Appended, Entry, append
@@ -34,6 +35,7 @@ class Life:
         self.directory = directory
         self.topics = Topics(engine)
         self.schedules: Schedules
+        self.once: Once
         self.intake: Intake
 
     async def load(self) -> None:
@@ -41,7 +43,10 @@ class Life:
         topic = await self.topics.ensure(SCHEDULES, 1, {"cleanup.policy": "compact"})
         self.schedules = Schedules(self.engine, self.topics, topic.partitions[0], self.directory, lambda: self.clock[0])
         await self.schedules.load()
-        self.intake = Intake(self.schedules)
+        topic = await self.topics.ensure("__trivium_once", 1, {"cleanup.policy": "compact"})
+        self.once = Once(self.engine, topic.partitions[0])
+        await self.once.load()
+        self.intake = Intake(self.schedules, self.once)
 
     async def schedule(self, partition: int, due_ms: int, message_id: str, value: bytes | None = b"") -> Appended:
         record = Record(0, self.clock[0], b"k", value, [("trivium.id", message_id.encode())])

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from core.errors import CoreFailure
-from core.intake import mentions_time, must_open
+from core.intake import Sorted, mentions_time, must_open
 from core.store.engine import Append, Appended, Outcome
 from core.topics import Topic
 from gateway.protocols.kafka.conversion import (
@@ -207,9 +207,11 @@ def _append(
             answer.error_code = error
             return
     entries = [Append(partition, batch.header, batch.batch) for batch in batches]
+    found: Sorted | None = None
     if batches[0].records is not None:
         try:
-            entries = _sort(context, topic, partition, batches[0])
+            found = _sort(context, topic, partition, batches[0])
+            entries = found.entries
         except CoreFailure as failure:
             _refuse(answer, refused_by_core(failure))
             return
@@ -224,14 +226,19 @@ def _append(
         answer.log_start_offset = first.log_start
         if header.is_log_append_time and not answer.error_code:
             answer.log_append_time_ms = header.max_timestamp
+        if found is not None:
+            try:
+                context.broker.intake.settle(found, first.outcome)
+            except CoreFailure as failure:
+                _refuse(answer, refused_by_core(failure))
         pending.done()
 
     context.broker.engine.append(entries, done)
 
 
-def _sort(context: Context, topic: Topic, partition: int, batch: IncomingBatch) -> list[Append]:
+def _sort(context: Context, topic: Topic, partition: int, batch: IncomingBatch) -> Sorted:
     """The batch, and what goes with it. Raises CoreFailure."""
     records = batch.records or ()
     intake = context.broker.intake
     now_ms = int(time.time() * 1000)
-    return intake.sort(topic, partition, batch.header, batch.batch, records, now_ms, decoded_bytes_max(topic)).entries
+    return intake.sort(topic, partition, batch.header, batch.batch, records, now_ms, decoded_bytes_max(topic))
