@@ -136,8 +136,6 @@ class Run:
             shown[producer] = max(int(transaction), shown.get(producer, -1))
         offsets = self.committed(OFFSETS_GROUP)
         for producer, number in shown.items():
-            if not producer.startswith("offsets"):
-                continue
             found = offsets.get((self.transaction_topic, int(producer[-1])), -1)
             if found != number + 1:
                 self.ledger.violate(f"{producer}: offset {found} with transaction {number} shown last")
