@@ -28,7 +28,7 @@ INTERNAL_PREFIX = "__trivium_"
 NAME_CHARS_MAX = 249
 PARTITIONS_PER_TOPIC_MAX = 10_000
 
-_LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_LEGAL_CHARS = re.compile(r"[A-Za-z0-9._-]+")
 _NEXT_PARTITION_KEY = b"next-partition"
 _CLUSTER_ID_KEY = b"cluster-id"
 
@@ -53,13 +53,18 @@ class Topic:
 
 
 def check_name(name: str) -> None:
-    """Raises CoreFailure(INVALID_TOPIC) unless `name` is a legal Kafka topic name."""
-    if not _LEGAL_NAME.fullmatch(name) or name in (".", ".."):
-        raise CoreFailure(
-            CoreError.INVALID_TOPIC,
-            f"topic name {name[:300]!r} is illegal: "
-            f"it needs 1 to {NAME_CHARS_MAX} characters of a-z, A-Z, 0-9, '.', '_' and '-'",
-        )
+    """Raises CoreFailure(INVALID_TOPIC), in Kafka's words, unless `name` is a legal Kafka topic name."""
+    if not name:
+        problem = "the empty string is not allowed"
+    elif name in (".", ".."):
+        problem = f"'{name}' is not allowed"
+    elif len(name) > NAME_CHARS_MAX:
+        problem = f"the length of '{name[:300]}' is longer than the max allowed length {NAME_CHARS_MAX}"
+    elif not _LEGAL_CHARS.fullmatch(name):
+        problem = f"'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'"
+    else:
+        return
+    raise CoreFailure(CoreError.INVALID_TOPIC, f"Topic name is invalid: {problem}")
 
 
 class Topics:
@@ -74,6 +79,7 @@ class Topics:
         self._state = StateLog(engine, METADATA_PARTITION)
         self._by_name: dict[str, Topic] = {}
         self._by_id: dict[bytes, Topic] = {}
+        self._by_metric_name: dict[str, set[str]] = {}
         self._owners: dict[int, tuple[Topic, int]] = {}
         self._next_partition = METADATA_PARTITION + 1
         self.cluster_id = ""  # 22 characters, made with the store
@@ -116,6 +122,11 @@ class Topics:
         if name in self._by_name:
             raise CoreFailure(CoreError.TOPIC_EXISTS, f"Topic '{name}' already exists.")
         self._check_count(partitions, partitions)
+
+    def collision(self, name: str) -> str | None:
+        """Another topic whose name differs only in '.' and '_': Kafka's tools, which name metrics by topics, cannot
+        tell them apart."""
+        return min(self._by_metric_name.get(_metric_name(name), set()) - {name}, default=None)
 
     def check_growth(self, topic: Topic, total: int) -> None:
         """Raises CoreFailure when the topic cannot have `total` partitions."""
@@ -220,11 +231,16 @@ class Topics:
 
     def _remember(self, topic: Topic) -> None:
         self._by_name[topic.name] = self._by_id[topic.id] = topic
+        self._by_metric_name.setdefault(_metric_name(topic.name), set()).add(topic.name)
         for index, number in enumerate(topic.partitions):
             self._owners[number] = (topic, index)
 
     def _forget(self, topic: Topic) -> None:
         del self._by_name[topic.name], self._by_id[topic.id]
+        alike = self._by_metric_name[_metric_name(topic.name)]
+        alike.discard(topic.name)
+        if not alike:
+            del self._by_metric_name[_metric_name(topic.name)]
         for number in topic.partitions:
             del self._owners[number]
 
@@ -235,6 +251,10 @@ class Topics:
     def _tell(self, topic: Topic) -> None:
         for listener in self._listeners:
             listener(topic)
+
+
+def _metric_name(name: str) -> str:
+    return name.replace(".", "_")
 
 
 def _pack(topic: Topic) -> bytes:

@@ -93,10 +93,17 @@ async def test_validate_only_creates_nothing() -> None:
     ("topic", "code", "message"),
     [
         (_topic("old"), ErrorCode.TOPIC_ALREADY_EXISTS, "Topic 'old' already exists."),
-        (_topic("bad name"), ErrorCode.INVALID_TOPIC_EXCEPTION, "bad name"),
-        (_topic(""), ErrorCode.INVALID_TOPIC_EXCEPTION, ""),
-        (_topic(".."), ErrorCode.INVALID_TOPIC_EXCEPTION, ""),
-        (_topic("x" * 250), ErrorCode.INVALID_TOPIC_EXCEPTION, ""),
+        (_topic("a.b_c.d"), ErrorCode.INVALID_TOPIC_EXCEPTION, "Topic 'a.b_c.d' collides with existing topic: a_b.c.d"),
+        (
+            _topic("bad name"),
+            ErrorCode.INVALID_TOPIC_EXCEPTION,
+            "Topic name is invalid: 'bad name' contains one or more characters other than ASCII alphanumerics, '.', "
+            "'_' and '-'",
+        ),
+        (_topic("n\n"), ErrorCode.INVALID_TOPIC_EXCEPTION, "characters other than ASCII"),
+        (_topic(""), ErrorCode.INVALID_TOPIC_EXCEPTION, "the empty string is not allowed"),
+        (_topic(".."), ErrorCode.INVALID_TOPIC_EXCEPTION, "'..' is not allowed"),
+        (_topic("x" * 250), ErrorCode.INVALID_TOPIC_EXCEPTION, "is longer than the max allowed length 249"),
         (_topic("__cluster_metadata"), ErrorCode.INVALID_REQUEST, "prohibited"),
         (_topic("__trivium_groups2"), ErrorCode.INVALID_REQUEST, "prohibited"),
         (_topic(partitions=0), ErrorCode.INVALID_PARTITIONS, "non-positive"),
@@ -117,7 +124,7 @@ async def test_validate_only_creates_nothing() -> None:
     ],
 )
 async def test_create_topics_refuses(topic: CreateTopicsRequest.CreatableTopic, code: ErrorCode, message: str) -> None:
-    async with kafka_listener(topics={"old": 1}) as listener:
+    async with kafka_listener(topics={"old": 1, "a_b.c.d": 1}) as listener:
         client = listener.connect()
         for validate_only in (True, False):
             [result] = await _create(client, topic, validate_only=validate_only)
@@ -230,6 +237,8 @@ async def test_delete_records() -> None:
         assert await _delete_records(client, "t", 0, -1) == (0, 3)
         assert await _delete_records(client, "t", 9, 0) == (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, -1)
         assert await _delete_records(client, "no", 0, 0) == (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, -1)
+        await _create(client, _topic("kept", configs=[("cleanup.policy", "")]))
+        assert await _delete_records(client, "kept", 0, 0) == (0, 0)
         await _create(client, _topic("compacted", configs=[("cleanup.policy", "compact")]))
         assert await _delete_records(client, "compacted", 0, 0) == (ErrorCode.POLICY_VIOLATION, -1)
 

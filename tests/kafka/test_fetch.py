@@ -172,6 +172,13 @@ async def test_metadata_makes_a_topic_only_when_asked_to() -> None:
         assert (made.error_code, len(made.partitions)) == (0, 1)
         assert illegal.error_code == ErrorCode.INVALID_TOPIC_EXCEPTION
         assert internal.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        await client.call(ApiKey.METADATA, 9, ask("a.b", create=True))
+        (alike,) = (await client.call(ApiKey.METADATA, 9, ask("a_b", create=True))).topics
+        assert alike.error_code == ErrorCode.INVALID_TOPIC_EXCEPTION
+        await listener.broker.topics.delete("a.b")
+        (alike,) = (await client.call(ApiKey.METADATA, 9, ask("a_b", create=True))).topics
+        assert alike.error_code == 0
+        await listener.broker.topics.delete("a_b")
         answer = await client.call(ApiKey.METADATA, 9, MetadataRequest(topics=None))
         assert {topic.name: len(topic.partitions) for topic in answer.topics} == {"t": 3, "new": 1}
         everything = await client.call(ApiKey.METADATA, 0, MetadataRequest(topics=[]))

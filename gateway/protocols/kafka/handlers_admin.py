@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from core.errors import CoreFailure
+from core.errors import CoreError, CoreFailure
 from core.store.engine import DeleteBefore, Outcome, UnknownPartition, append
 from core.topic_config import check_topic_config
-from core.topics import INTERNAL_PREFIX, Topic
+from core.topics import INTERNAL_PREFIX, Topic, Topics
 from gateway.protocols.kafka.core_errors import CODES
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.handlers_configs import Refusal, describe_topic
@@ -70,9 +70,9 @@ async def _create_topic(
             {one.name: one.value for one in wanted.configs}, context.broker.settings.topic_defaults
         )
         topic_id = NO_ID
-        if validate_only:
-            topics.check_new(wanted.name, partitions)
-        else:
+        topics.check_new(wanted.name, partitions)
+        check_collision(topics, wanted.name)
+        if not validate_only:
             topic_id = (await topics.create(wanted.name, partitions, config)).id
     except Refusal as refusal:
         return _not_created(wanted.name, refusal.code, refusal.message)
@@ -101,6 +101,13 @@ async def _create_topic(
             for one in describe_topic(context, config)
         ],
     )
+
+
+def check_collision(topics: Topics, name: str) -> None:
+    """Raises CoreFailure(INVALID_TOPIC) where Kafka would not make a topic beside the one that is there."""
+    other = topics.collision(name)
+    if other is not None:
+        raise CoreFailure(CoreError.INVALID_TOPIC, f"Topic '{name}' collides with existing topic: {other}")
 
 
 def _not_created(name: str, code: int, message: str | None) -> CreateTopicsResponse.CreatableTopicResult:
@@ -298,7 +305,7 @@ async def _delete_records(context: Context, topic: Topic | None, index: int, off
         return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, -1
     if topic.internal:
         return ErrorCode.INVALID_TOPIC_EXCEPTION, -1
-    if not topic.settings.policy.delete:
+    if topic.settings.policy.compact and not topic.settings.policy.delete:
         return ErrorCode.POLICY_VIOLATION, -1
     engine = context.broker.engine
     number = topic.partitions[index]

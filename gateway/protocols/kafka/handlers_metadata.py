@@ -10,6 +10,7 @@ from core.errors import CoreError, CoreFailure
 from core.topics import INTERNAL_PREFIX, Topic, check_name
 from gateway.protocols.kafka.core_errors import CODES
 from gateway.protocols.kafka.errors import ErrorCode
+from gateway.protocols.kafka.handlers_admin import check_collision
 from gateway.protocols.kafka.messages import Message, MetadataRequest, MetadataResponse
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ async def _wanted(
                 INTERNAL_PREFIX
             ):
                 raise CoreFailure(CoreError.UNKNOWN_TOPIC)
+            check_collision(topics, wanted.name)
             topic = await topics.ensure(wanted.name, context.broker.settings.num_partitions)
         except CoreFailure as failure:
             return _failed(CODES[failure.error], wanted.name, NO_ID)
