@@ -178,6 +178,10 @@ class GroupsConfig(Section):
     members_max: Count = 10_000  # in one group
     consumer_session_timeout_ms: Millis32 = 45_000  # KIP-848
     consumer_heartbeat_interval_ms: Millis32 = 5_000
+    consumer_session_timeout_ms_min: Millis32 = 45_000  # what a group's own config may ask for
+    consumer_session_timeout_ms_max: Millis32 = 60_000
+    consumer_heartbeat_interval_ms_min: Millis32 = 5_000
+    consumer_heartbeat_interval_ms_max: Millis32 = 15_000
     offsets_retention_ms: Positive = 7 * DAY_MS
     offset_metadata_bytes_max: Annotated[int, Field(ge=0, le=INT32_MAX)] = 4096
 
@@ -187,6 +191,9 @@ class GroupsConfig(Section):
             raise ValueError("session_timeout_ms_min is above session_timeout_ms_max")
         if self.consumer_heartbeat_interval_ms >= self.consumer_session_timeout_ms:
             raise ValueError("consumer_heartbeat_interval_ms must be below consumer_session_timeout_ms")
+        for name in ("consumer_session_timeout_ms", "consumer_heartbeat_interval_ms"):
+            if not getattr(self, f"{name}_min") <= getattr(self, name) <= getattr(self, f"{name}_max"):
+                raise ValueError(f"{name} must lie between {name}_min and {name}_max")
         return self
 
 

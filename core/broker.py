@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from core.dynamic_configs import DynamicConfigs
 from core.group_coordinator import GroupCoordinator
 from core.group_types import GroupLimits
 from core.groups import Groups
@@ -23,6 +24,7 @@ from core.topics import Topics
 from core.transaction_types import TransactionLimits
 from core.transactions import Transactions
 
+CONFIGS_TOPIC = "__trivium_configs"  # where configs that were set while the broker ran are kept
 GROUPS_TOPIC = "__trivium_groups"  # where groups and offsets are kept
 TRANSACTIONS_TOPIC = "__trivium_transactions"  # where transactional ids are kept
 HALVES_TOPIC = "__trivium_halves"  # half messages, which nobody sees
@@ -57,14 +59,20 @@ class Broker:
         self.once: Once
         self.intake: Intake
         self.halves: HalfMessages
+        self.configs = DynamicConfigs(settings.groups)
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Folds the stored state into memory, then does what hangs on time until cancelled."""
         await self.topics.load()
+        topic = await self.topics.ensure(CONFIGS_TOPIC, 1, {"cleanup.policy": "compact"})
+        await self.configs.load(StateLog(self.engine, topic.partitions[0]))
+        self._apply_configs()
+        self.configs.on_broker_change = self._apply_configs
         topic = await self.topics.ensure(GROUPS_TOPIC, 1, {"cleanup.policy": "compact"})
         state = StateLog(self.engine, topic.partitions[0])
         self.coordinator = GroupCoordinator(self.engine, state, self.topics, self.settings.groups)
+        self.coordinator.groups.limits_of = self.configs.group_limits
         await self.coordinator.load()
         self.topics.on_change(lambda changed: self.coordinator.topic_changed(changed.name))
         topic = await self.topics.ensure(TRANSACTIONS_TOPIC, 1, {"cleanup.policy": "compact"})
@@ -101,6 +109,9 @@ class Broker:
             sweeps += 1
             if sweeps % TRANSACTION_EXPIRY_SWEEPS == 0:
                 self.transactions.expire()
+
+    def _apply_configs(self) -> None:
+        self.topics.override_defaults(self.configs.topic_defaults())
 
     @property
     def groups(self) -> Groups:

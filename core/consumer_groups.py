@@ -96,6 +96,9 @@ class ConsumerHost(Protocol):
     @property
     def limits(self) -> GroupLimits: ...
 
+    def limits_of(self, group_id: str) -> GroupLimits:
+        """With what is configured for this group alone."""
+
     @property
     def topics(self) -> TopicTable: ...
 
@@ -190,7 +193,7 @@ class ConsumerGroups:
         )
         member = self.update(group, before, member, request.owned, now_ms)
         timers = group.timers[member.id]
-        timers.session_ms = now_ms + self._host.limits.consumer_session_timeout_ms
+        timers.session_ms = now_ms + self._host.limits_of(group.id).consumer_session_timeout_ms
         timers.join_ms = timers.sync_ms = NEVER
         self._host.arm(group, timers.earliest())
         full = (
@@ -200,7 +203,7 @@ class ConsumerGroups:
         )
         changed = _partitions(member.assigned) != _partitions(before.assigned)
         assignment = member.assigned if joining or full or changed else None
-        interval_ms = self._host.limits.consumer_heartbeat_interval_ms
+        interval_ms = self._host.limits_of(group.id).consumer_heartbeat_interval_ms
         result = HeartbeatResult(None, "", member.id, member.epoch, interval_ms, assignment)
         self._answer(group, result, reply)
 
@@ -378,7 +381,7 @@ class ConsumerGroups:
         """Begins every member's session anew (after a start)."""
         for member in group.members.values():
             timers = group.timers.setdefault(member.id, Timers())
-            timeout_ms = self._host.limits.consumer_session_timeout_ms
+            timeout_ms = self._host.limits_of(group.id).consumer_session_timeout_ms
             timers.session_ms = now_ms + (timeout_ms if member.classic is None else member.classic.session_timeout_ms)
             if member.classic is None:
                 self._watch_revocation(group, member, now_ms)

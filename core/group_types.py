@@ -36,6 +36,10 @@ class GroupLimits:
     members_max: int = 10_000
     consumer_session_timeout_ms: int = 45_000
     consumer_heartbeat_interval_ms: int = 5_000
+    consumer_session_timeout_ms_min: int = 45_000  # what a group's own config may ask for
+    consumer_session_timeout_ms_max: int = 60_000
+    consumer_heartbeat_interval_ms_min: int = 5_000
+    consumer_heartbeat_interval_ms_max: int = 15_000
     offsets_retention_ms: int = 7 * 86_400_000
     offset_metadata_bytes_max: int = 4096
     retention_check_interval_ms: int = 600_000

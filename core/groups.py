@@ -67,6 +67,7 @@ class Groups:
         self._classic = Rebalance(self)
         self._consumer = ConsumerGroups(self)
         self._migration = Migration(self, self._classic, self._consumer)
+        self.limits_of: Callable[[str], GroupLimits] = lambda group_id: self._limits  # set by who configures groups
         self.holds_offsets: Callable[[str], bool] = lambda group_id: False  # set by the table of offsets
         self.on_deadline: Callable[[], None] = lambda: None  # called when the next deadline has become earlier
 

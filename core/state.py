@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from core.store.engine import Append, Appended, Engine, append
+from core.errors import CoreError, CoreFailure
+from core.store.engine import Append, Appended, Engine, Outcome, append
 from trivium.record_batch import iter_batches, parse_header
 from trivium.records import Record, build, decode
 
@@ -56,3 +57,12 @@ class StateLog:
     async def put(self, changes: Sequence[Change]) -> Appended:
         """Appends the changes and waits until they are durable."""
         return (await append(self._engine, [self.entry(changes)]))[0]
+
+
+def raise_unless_appended(answers: Sequence[Appended]) -> None:
+    """Raises CoreFailure for what the store refused."""
+    for answer in answers:
+        if answer.outcome is Outcome.FULL:
+            raise CoreFailure(CoreError.STORE_FULL, "the data directory has no room left")
+        if answer.outcome not in (Outcome.APPENDED, Outcome.NOT_APPENDED):
+            raise CoreFailure(CoreError.STORE_FAILED, f"the store answered: {answer.outcome.value}")

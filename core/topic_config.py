@@ -2,9 +2,10 @@
 
 Names, types, defaults and valid values are Kafka's, so that tools which ask for them, set them and read them back find
 what they expect. A row that is not `honoured` is stored and reported, and changes nothing here: there are no replicas,
-no segments of one partition, no tiers, and codecs run at their own level. Values are kept as the text that was given;
-the broker's own defaults (`defaults` below, name -> text) take the place of the table's. Errors carry the words Kafka
-uses, because tools show them.
+no segments of one partition, no tiers, and codecs run at their own level. (`segment.ms` and `segment.bytes` say how
+much of a compacted topic may wait in the open log segment, where no clean takes it.) Values are kept as the text that
+was given; the broker's own defaults (`defaults` below, name -> text) take the place of the table's. Errors carry the
+words Kafka uses, because tools show them.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class ConfigKey(NamedTuple):
     own: bool = False  # ours, unknown to Kafka
 
 
-def _between(low: float, high: float | None = None) -> Check:
+def between(low: float, high: float | None = None) -> Check:
     def check(value: Value) -> str | None:
         assert isinstance(value, (int, float))
         if value < low:
@@ -107,36 +108,36 @@ _CODECS = ("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer")
 _ROWS = (
     ConfigKey("cleanup.policy", _LS, "delete", True, _list_of("compact", "delete")),
     ConfigKey("compression.gzip.level", _I, "-1", False, _gzip_level),
-    ConfigKey("compression.lz4.level", _I, "9", False, _between(1, 17)),
+    ConfigKey("compression.lz4.level", _I, "9", False, between(1, 17)),
     ConfigKey("compression.type", _S, "producer", True, _one_of(*_CODECS)),
-    ConfigKey("compression.zstd.level", _I, "3", False, _between(-131072, 22)),
-    ConfigKey("delete.retention.ms", _L, "86400000", True, _between(0)),
-    ConfigKey("file.delete.delay.ms", _L, "60000", False, _between(0)),
-    ConfigKey("flush.messages", _L, str(LONG_MAX), False, _between(1)),
-    ConfigKey("flush.ms", _L, str(LONG_MAX), False, _between(0)),
+    ConfigKey("compression.zstd.level", _I, "3", False, between(-131072, 22)),
+    ConfigKey("delete.retention.ms", _L, "86400000", True, between(0)),
+    ConfigKey("file.delete.delay.ms", _L, "60000", False, between(0)),
+    ConfigKey("flush.messages", _L, str(LONG_MAX), False, between(1)),
+    ConfigKey("flush.ms", _L, str(LONG_MAX), False, between(0)),
     ConfigKey("follower.replication.throttled.replicas", _LS, "", False, _replicas),
-    ConfigKey("index.interval.bytes", _I, "4096", False, _between(0)),
+    ConfigKey("index.interval.bytes", _I, "4096", False, between(0)),
     ConfigKey("leader.replication.throttled.replicas", _LS, "", False, _replicas),
-    ConfigKey("local.retention.bytes", _L, "-2", False, _between(-2)),
-    ConfigKey("local.retention.ms", _L, "-2", False, _between(-2)),
-    ConfigKey("max.compaction.lag.ms", _L, str(LONG_MAX), True, _between(1)),
-    ConfigKey("max.message.bytes", _I, "1048588", True, _between(0)),
-    ConfigKey("message.timestamp.after.max.ms", _L, "3600000", True, _between(0)),
-    ConfigKey("message.timestamp.before.max.ms", _L, str(LONG_MAX), True, _between(0)),
+    ConfigKey("local.retention.bytes", _L, "-2", False, between(-2)),
+    ConfigKey("local.retention.ms", _L, "-2", False, between(-2)),
+    ConfigKey("max.compaction.lag.ms", _L, str(LONG_MAX), True, between(1)),
+    ConfigKey("max.message.bytes", _I, "1048588", True, between(0)),
+    ConfigKey("message.timestamp.after.max.ms", _L, "3600000", True, between(0)),
+    ConfigKey("message.timestamp.before.max.ms", _L, str(LONG_MAX), True, between(0)),
     ConfigKey("message.timestamp.type", _S, "CreateTime", True, _one_of("CreateTime", "LogAppendTime")),
-    ConfigKey("min.cleanable.dirty.ratio", _D, "0.5", True, _between(0, 1)),
-    ConfigKey("min.compaction.lag.ms", _L, "0", True, _between(0)),
-    ConfigKey("min.insync.replicas", _I, "1", False, _between(1)),
+    ConfigKey("min.cleanable.dirty.ratio", _D, "0.5", True, between(0, 1)),
+    ConfigKey("min.compaction.lag.ms", _L, "0", True, between(0)),
+    ConfigKey("min.insync.replicas", _I, "1", False, between(1)),
     ConfigKey("preallocate", _B, "false", False),
     ConfigKey("remote.log.copy.disable", _B, "false", False),
     ConfigKey("remote.log.delete.on.disable", _B, "false", False),
     ConfigKey("remote.storage.enable", _B, "false", False, _only_false),
     ConfigKey("retention.bytes", _L, "-1", True),
-    ConfigKey("retention.ms", _L, "604800000", True, _between(-1)),
-    ConfigKey("segment.bytes", _I, "1073741824", False, _between(1048576)),
-    ConfigKey("segment.index.bytes", _I, "10485760", False, _between(4)),
-    ConfigKey("segment.jitter.ms", _L, "0", False, _between(0)),
-    ConfigKey("segment.ms", _L, "604800000", False, _between(1)),
+    ConfigKey("retention.ms", _L, "604800000", True, between(-1)),
+    ConfigKey("segment.bytes", _I, "1073741824", True, between(1048576)),
+    ConfigKey("segment.index.bytes", _I, "10485760", False, between(4)),
+    ConfigKey("segment.jitter.ms", _L, "0", False, between(0)),
+    ConfigKey("segment.ms", _L, "604800000", True, between(1)),
     ConfigKey("unclean.leader.election.enable", _B, "false", False),
     # Ours: how deep produced batches are checked, the store's key index, what MQTT devices see and keep.
     ConfigKey("key.index", _B, "false", True, own=True),
@@ -151,6 +152,37 @@ _ROWS = (
 )
 
 TOPIC_CONFIGS: Final[Mapping[str, ConfigKey]] = MappingProxyType({row.name: row for row in _ROWS})
+
+BROKER_NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "cleanup.policy": "log.cleanup.policy",
+        "compression.gzip.level": "compression.gzip.level",
+        "compression.lz4.level": "compression.lz4.level",
+        "compression.type": "compression.type",
+        "compression.zstd.level": "compression.zstd.level",
+        "delete.retention.ms": "log.cleaner.delete.retention.ms",
+        "file.delete.delay.ms": "log.segment.delete.delay.ms",
+        "flush.messages": "log.flush.interval.messages",
+        "index.interval.bytes": "log.index.interval.bytes",
+        "local.retention.bytes": "log.local.retention.bytes",
+        "local.retention.ms": "log.local.retention.ms",
+        "max.compaction.lag.ms": "log.cleaner.max.compaction.lag.ms",
+        "max.message.bytes": "message.max.bytes",
+        "message.timestamp.after.max.ms": "log.message.timestamp.after.max.ms",
+        "message.timestamp.before.max.ms": "log.message.timestamp.before.max.ms",
+        "message.timestamp.type": "log.message.timestamp.type",
+        "min.cleanable.dirty.ratio": "log.cleaner.min.cleanable.ratio",
+        "min.compaction.lag.ms": "log.cleaner.min.compaction.lag.ms",
+        "min.insync.replicas": "min.insync.replicas",
+        "preallocate": "log.preallocate",
+        "retention.bytes": "log.retention.bytes",
+        "retention.ms": "log.retention.ms",
+        "segment.bytes": "log.segment.bytes",
+        "segment.index.bytes": "log.index.size.max.bytes",
+        "unclean.leader.election.enable": "unclean.leader.election.enable",
+    }
+)
+"""Topic config -> the broker config that gives its default."""
 
 
 def parse_value(key: ConfigKey, text: str) -> Value:
@@ -254,6 +286,8 @@ def topic_settings(config: Mapping[str, str], defaults: Mapping[str, str] = NO_D
         max_compaction_lag_ms=integer("max.compaction.lag.ms"),
         delete_retention_ms=integer("delete.retention.ms"),
         min_cleanable_dirty_ratio=float(text("min.cleanable.dirty.ratio")),
+        segment_ms=integer("segment.ms"),
+        segment_bytes=integer("segment.bytes"),
         key_index=flag("key.index"),
     )
     return TopicSettings(

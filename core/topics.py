@@ -17,8 +17,8 @@ import structlog
 import trio
 
 from core.errors import CoreError, CoreFailure
-from core.state import Change, StateLog
-from core.store.engine import Appended, CreatePartition, DeletePartition, Engine, Entry, Outcome, append
+from core.state import Change, StateLog, raise_unless_appended
+from core.store.engine import CreatePartition, DeletePartition, Engine, Entry, append
 from core.topic_config import NO_DEFAULTS, TopicSettings, topic_settings
 
 log = structlog.get_logger(__name__)
@@ -74,7 +74,7 @@ class Topics:
         self, engine: Engine, defaults: Mapping[str, str] = NO_DEFAULTS, *, partitions_max: int = 100_000
     ) -> None:
         self._engine = engine
-        self._defaults = defaults
+        self._static_defaults = self._defaults = defaults
         self._partitions_max = partitions_max
         self._state = StateLog(engine, METADATA_PARTITION)
         self._by_name: dict[str, Topic] = {}
@@ -89,15 +89,30 @@ class Topics:
     async def load(self) -> None:
         """Folds the stored table; makes partition 0 in a new store."""
         if METADATA_PARTITION not in self._engine.partitions():
-            _raise_unless_appended(await append(self._engine, [CreatePartition(METADATA_PARTITION)]))
+            raise_unless_appended(await append(self._engine, [CreatePartition(METADATA_PARTITION)]))
         self._engine.set_policy(METADATA_PARTITION, topic_settings({"cleanup.policy": "compact"}).policy)
         await self._state.load(self._apply)
         for topic in self._by_name.values():
             self._set_policies(topic)
         if not self.cluster_id:
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=")
-            _raise_unless_appended([await self._state.put([(_CLUSTER_ID_KEY, cluster_id)])])
+            raise_unless_appended([await self._state.put([(_CLUSTER_ID_KEY, cluster_id)])])
             self.cluster_id = cluster_id.decode()
+
+    @property
+    def defaults(self) -> Mapping[str, str]:
+        """The broker's own values of topic configs, with what was set while it ran."""
+        return self._defaults
+
+    def override_defaults(self, overrides: Mapping[str, str]) -> None:
+        """Puts these above the broker's own values, for all topics from now on."""
+        self._defaults = {**self._static_defaults, **overrides}
+        for topic in list(self._by_name.values()):
+            renewed = self._topic(topic.name, topic.id, topic.partitions, dict(topic.config))
+            if renewed.settings != topic.settings:
+                self._remember(renewed)
+                self._set_policies(renewed)
+                self._tell(renewed)
 
     def get(self, name: str) -> Topic | None:
         return self._by_name.get(name)
@@ -162,7 +177,7 @@ class Topics:
             topic = self._known(name)
             entries: list[Entry] = [DeletePartition(number) for number in topic.partitions]
             entries.append(self._state.entry([(topic.id, None)]))
-            _raise_unless_appended(await append(self._engine, entries))
+            raise_unless_appended(await append(self._engine, entries))
             self._forget(topic)
             self._tell(topic)
             log.info("topic deleted", topic=name)
@@ -211,7 +226,7 @@ class Topics:
     async def _store(self, topic: Topic, made: list[CreatePartition]) -> None:
         changes: list[Change] = [(topic.id, _pack(topic)), (_NEXT_PARTITION_KEY, b"%d" % self._next_partition)]
         entries: list[Entry] = [*made, self._state.entry(changes)]
-        _raise_unless_appended(await append(self._engine, entries))
+        raise_unless_appended(await append(self._engine, entries))
         self._remember(topic)
         self._set_policies(topic)
         self._tell(topic)
@@ -259,11 +274,3 @@ def _metric_name(name: str) -> str:
 
 def _pack(topic: Topic) -> bytes:
     return json.dumps({"name": topic.name, "partitions": topic.partitions, "config": dict(topic.config)}).encode()
-
-
-def _raise_unless_appended(answers: list[Appended]) -> None:
-    for answer in answers:
-        if answer.outcome is Outcome.FULL:
-            raise CoreFailure(CoreError.STORE_FULL, "the data directory has no room left")
-        if answer.outcome not in (Outcome.APPENDED, Outcome.NOT_APPENDED):
-            raise CoreFailure(CoreError.STORE_FAILED, f"the store answered: {answer.outcome.value}")

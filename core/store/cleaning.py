@@ -83,13 +83,23 @@ def plan_cleaning(
     return works
 
 
-def waits_too_long(living: Mapping[int, Partition], open_number: int, now_ms: int) -> bool:
-    """Whether a record in the open log segment, which no clean takes, is older than its partition lets it wait."""
+def wants_seal(living: Mapping[int, Partition], open_number: int, open_ms: int, now_ms: int) -> bool:
+    """Whether the open log segment, which no clean takes, holds what Kafka would have in a segment of the past: a
+    partition's records that are older, or more, than its policy lets it wait.
+
+    The segment is not older than `open_ms`, whatever its records' timestamps say: they may come from anywhere.
+    """
     for p in living.values():
-        if p.policy.compact and p.open:
+        policy = p.policy
+        if policy.compact and p.open:
             segment, block = p.open[-1]
-            late = now_ms - block.stamps[0] > p.policy.max_compaction_lag_ms
-            if late and segment.number == open_number and block.bases[0] < p.last_stable:
+            waits_ms = now_ms - block.stamps[0]
+            due = (
+                waits_ms > policy.max_compaction_lag_ms
+                or min(waits_ms, open_ms) > policy.segment_ms
+                or block.size_bytes >= policy.segment_bytes
+            )
+            if due and segment.number == open_number and block.bases[0] < p.last_stable:
                 return True
     return False
 
@@ -110,7 +120,7 @@ def _work(
             break
         if extent.end_offset <= clean_until:
             clean_bytes += extent.size_bytes
-        elif extent.first_offset >= stable or extent.max_timestamp > now_ms - policy.min_compaction_lag_ms:
+        elif extent.first_offset >= stable or 0 < policy.min_compaction_lag_ms > now_ms - extent.max_timestamp:
             break
         else:
             if not dirty_bytes:

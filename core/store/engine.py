@@ -113,6 +113,8 @@ class PartitionPolicy:
     max_compaction_lag_ms: int = 2**63 - 1
     delete_retention_ms: int = 86_400_000
     min_cleanable_dirty_ratio: float = 0.5
+    segment_ms: int = 604_800_000  # what waits longer than this to be compacted, or is more than these bytes,
+    segment_bytes: int = 1024 * 1024 * 1024  # is where compaction can take it, as Kafka's segments are
     key_index: bool = False
 
 

@@ -27,7 +27,7 @@ import trio
 
 from core.store import key_index
 from core.store import manifest as manifests
-from core.store.cleaning import clean, plan_cleaning, waits_too_long
+from core.store.cleaning import clean, plan_cleaning, wants_seal
 from core.store.compaction import CleanState
 from core.store.disk import Disk
 from core.store.engine import AbortedTxn, Appended, DeleteBefore, Entry, Outcome
@@ -127,6 +127,9 @@ class Settler:
         self._rate = bytes_per_s_max
         self._roll_dead_bytes_min = roll_dead_bytes_min
         self._retention = Retention(host.load_block)
+        self._looked_ms = now_ms()  # when it last saw which segment was open
+        self._open_number = -1
+        self._open_since_ms = self._looked_ms  # that segment was not open before
         self._wake = trio.Event()
         self._turn = trio.Lock()
         self._threads = trio.CapacityLimiter(1)
@@ -181,12 +184,16 @@ class Settler:
                 self.statistics.log_starts_moved += 1
 
     async def _roll_if_due(self) -> None:
-        """Ends the open segment when most of it is dead, since only sealed files give room back; or when a record in it
-        has waited for compaction as long as it may (KIP-354, where it is the first record of the segment too)."""
+        """Ends the open segment when most of it is dead, since only sealed files give room back; or when records in it
+        have waited for compaction as long as they may (KIP-354, where it is the first record of the segment too)."""
         dead_bytes, share = self._host.open_dead_share()
         number = self._host.open_log_number
+        now_ms = self._now_ms()
+        if number != self._open_number:
+            self._open_number, self._open_since_ms = number, self._looked_ms
+        self._looked_ms = now_ms
         dead = dead_bytes >= self._roll_dead_bytes_min and share >= DEAD_SHARE_MIN
-        if not dead and not waits_too_long(self._host.living_partitions(), number, self._now_ms()):
+        if not dead and not wants_seal(self._host.living_partitions(), number, now_ms - self._open_since_ms, now_ms):
             return
         await self._host.roll()
         with trio.move_on_after(_SEAL_WAIT_S):

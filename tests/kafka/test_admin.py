@@ -97,8 +97,7 @@ async def test_validate_only_creates_nothing() -> None:
         (
             _topic("bad name"),
             ErrorCode.INVALID_TOPIC_EXCEPTION,
-            "Topic name is invalid: 'bad name' contains one or more characters other than ASCII alphanumerics, '.', "
-            "'_' and '-'",
+            "Topic name is invalid: 'bad name' contains one or more characters other than ASCII alphanumerics, ",
         ),
         (_topic("n\n"), ErrorCode.INVALID_TOPIC_EXCEPTION, "characters other than ASCII"),
         (_topic(""), ErrorCode.INVALID_TOPIC_EXCEPTION, "the empty string is not allowed"),

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import trio
 
 from conf.load import load
+from core.store.memory import MemoryEngine
 from core.topic_config import TOPIC_CONFIGS
 from gateway.core_settings import broker_settings
 from gateway.protocols.kafka.api_versions import ApiKey
@@ -15,10 +17,13 @@ from gateway.protocols.kafka.broker_configs import broker_configs
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.messages import (
     AlterConfigsRequest,
+    ConsumerGroupHeartbeatRequest,
     DescribeConfigsRequest,
     IncrementalAlterConfigsRequest,
+    ListConfigResourcesRequest,
+    ProduceRequest,
 )
-from tests.kafka.wire import WireClient, kafka_listener
+from tests.kafka.wire import Listener, WireClient, batch_of, kafka_listener
 
 TOPIC, BROKER, GROUP = 2, 4, 32
 SET, DELETE, APPEND, SUBTRACT = range(4)
@@ -110,10 +115,12 @@ async def test_the_brokers_own_defaults_are_told_as_static() -> None:
         assert (one.value, one.config_source) == ("5", 4)
         assert [(same.name, same.value, same.source) for same in one.synonyms] == [
             ("log.retention.ms", "5", 4),
-            ("log.retention.ms", "604800000", 5),
+            ("log.retention.hours", "168", 5),
         ]
         [one] = (await _describe(client, BROKER, "1", ["log.retention.ms"])).configs
-        assert (one.value, one.config_source, one.read_only) == ("5", 4, True)
+        assert (one.value, one.config_source, one.read_only) == ("5", 4, False)
+        [one] = (await _describe(client, BROKER, "1", ["num.partitions"])).configs
+        assert one.read_only
 
 
 async def test_the_brokers_settings_under_kafkas_names() -> None:
@@ -198,7 +205,145 @@ async def test_doubled_keys_and_resources_are_refused() -> None:
         assert [result.error_code for result in results] == [ErrorCode.INVALID_REQUEST] * 2
 
 
-async def test_what_is_no_topic_cannot_be_changed() -> None:
+def _told(configs: Sequence[Any]) -> dict[str, tuple[str, int, list[tuple[str, str, int]]]]:
+    return {
+        one.name: (one.value, one.config_source, [(same.name, same.value, same.source) for same in one.synonyms])
+        for one in configs
+    }
+
+
+async def test_broker_configs_that_are_set_while_it_runs_hold_for_its_topics() -> None:
+    engine = MemoryEngine()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        async with kafka_listener(engine=engine, topics={"t": 1, "own": 1}, start_engine=False) as listener:
+            listener.context.broker_configs = broker_configs(load(None, {}))
+            client = listener.connect()
+            assert await _operate(client, ("max.message.bytes", SET, "77"), name="own") == (0, None)
+            set_ = ("message.max.bytes", SET, "100"), ("log.retention.ms", SET, "5"), ("num.io.threads", SET, "9")
+            assert await _operate(client, *set_, kind=BROKER, name="", validate_only=True) == (0, None)
+            assert (await _describe(client, BROKER, "")).configs == []
+            assert await _operate(client, *set_, kind=BROKER, name="") == (0, None)
+            assert await _operate(client, ("message.max.bytes", SET, "200"), kind=BROKER, name="1") == (0, None)
+            assert _told((await _describe(client, BROKER, "")).configs) == {
+                name: (value, 3, [(name, value, 3)]) for name, _, value in set_
+            }
+            told = _told((await _describe(client, TOPIC, "t", ["max.message.bytes", "retention.ms"])).configs)
+            in_order = [("message.max.bytes", "200", 2), ("message.max.bytes", "100", 3)]
+            assert told == {
+                "max.message.bytes": ("200", 2, [*in_order, ("message.max.bytes", "1048588", 5)]),
+                "retention.ms": ("5", 3, [("log.retention.ms", "5", 3), ("log.retention.hours", "168", 5)]),
+            }
+            told = _told((await _describe(client, BROKER, "1", ["message.max.bytes", "num.io.threads"])).configs)
+            assert told["num.io.threads"] == ("9", 3, [("num.io.threads", "9", 3), ("num.io.threads", "8", 5)])
+            assert told["message.max.bytes"][:2] == ("200", 2)
+            assert await _refused_size(listener, "t", 300)
+            assert not await _refused_size(listener, "t", 90)
+        # A broker over the same store: what was set is still there.
+        async with kafka_listener(engine=engine, start_engine=False) as listener:
+            client = listener.connect()
+            assert await _refused_size(listener, "t", 300)
+            assert await _refused_size(listener, "own", 90)
+            assert await _operate(client, ("message.max.bytes", DELETE, None), kind=BROKER, name="1") == (0, None)
+            assert await _refused_size(listener, "t", 110)
+            assert await _replace(client, [], kind=BROKER, name="") == (0, None)
+            assert not await _refused_size(listener, "t", 300)
+            assert (await _describe(client, BROKER, "")).configs == []
+        nursery.cancel_scope.cancel()
+
+
+async def _refused_size(listener: Listener, name: str, size: int) -> bool:
+    """Whether a batch of about this size is too large for the topic."""
+    topic = listener.broker.topics.get(name)
+    assert topic is not None
+    data = ProduceRequest.PartitionProduceData(index=0, records=memoryview(batch_of(b"x" * (size - 70))))
+    body = ProduceRequest(acks=-1, topic_data=[ProduceRequest.TopicProduceData(name=name, partition_data=[data])])
+    answer = await listener.connect().call(ApiKey.PRODUCE, 9, body)
+    code = answer.responses[0].partition_responses[0].error_code
+    assert code in (0, ErrorCode.MESSAGE_TOO_LARGE)
+    return bool(code)
+
+
+@pytest.mark.parametrize(
+    ("operation", "message"),
+    [
+        (("message.max.bytes", SET, "x"), "Invalid value x for configuration message.max.bytes: Not a number"),
+        (("message.max.bytes", SET, "-5"), "Value must be at least 0"),
+        (("message.max.bytes", SET, None), "Null value"),
+        (("node.id", SET, "3"), "Cannot update these configs dynamically: Set(node.id)"),
+        (("log.retention.hours", DELETE, None), "Cannot update these configs dynamically: Set(log.retention.hours)"),
+    ],
+)
+async def test_broker_configs_are_checked(operation: tuple[str, int, str | None], message: str) -> None:
+    async with kafka_listener() as listener:
+        client = listener.connect()
+        for name in ("", "1"):
+            code, text = await _operate(client, operation, kind=BROKER, name=name)
+            assert code == ErrorCode.INVALID_REQUEST
+            assert message in (text or "")
+        code, text = await _operate(client, ("log.cleanup.policy", APPEND, "compact"), kind=BROKER, name="")
+        assert code == 0
+        assert listener.broker.topics.defaults["cleanup.policy"] == "delete,compact"
+
+
+async def test_a_groups_configs_hold_for_its_members() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        beat = ConsumerGroupHeartbeatRequest(
+            group_id="g",
+            member_id="m",
+            member_epoch=0,
+            rebalance_timeout_ms=1000,
+            subscribed_topic_names=["t"],
+            topic_partitions=[],
+        )
+        assert (await client.call(ApiKey.CONSUMER_GROUP_HEARTBEAT, 1, beat)).heartbeat_interval_ms == 5_000
+        changes = ("consumer.heartbeat.interval.ms", SET, "6000"), ("consumer.session.timeout.ms", SET, "50000")
+        assert await _operate(client, *changes, kind=GROUP, name="g") == (0, None)
+        assert (await client.call(ApiKey.CONSUMER_GROUP_HEARTBEAT, 1, beat)).heartbeat_interval_ms == 6_000
+        assert listener.broker.groups.limits_of("g").consumer_session_timeout_ms == 50_000
+        assert _told((await _describe(client, GROUP, "g")).configs) == {
+            name: (value, 8, [(name, value, 8)]) for name, _, value in changes
+        }
+        listed = await client.call(ApiKey.LIST_CONFIG_RESOURCES, 1, ListConfigResourcesRequest(resource_types=[GROUP]))
+        assert [(one.resource_type, one.resource_name) for one in listed.config_resources] == [(GROUP, "g")]
+        assert await _replace(client, [], kind=GROUP, name="g") == (0, None)
+        assert (await client.call(ApiKey.CONSUMER_GROUP_HEARTBEAT, 1, beat)).heartbeat_interval_ms == 5_000
+        listed = await client.call(ApiKey.LIST_CONFIG_RESOURCES, 1, ListConfigResourcesRequest(resource_types=[GROUP]))
+        assert listed.config_resources == []
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "code", "message"),
+    [
+        ("", "consumer.session.timeout.ms", "50000", ErrorCode.INVALID_REQUEST, "Default group"),
+        ("g", "nope", "1", ErrorCode.INVALID_CONFIG, "Unknown group config name: nope"),
+        (
+            "g",
+            "consumer.session.timeout.ms",
+            "1",
+            ErrorCode.INVALID_CONFIG,
+            "consumer.session.timeout.ms must be greater than or equal to group.consumer.min.session.timeout.ms",
+        ),
+        (
+            "g",
+            "consumer.heartbeat.interval.ms",
+            "55000",
+            ErrorCode.INVALID_CONFIG,
+            "consumer.heartbeat.interval.ms must be less than or equal to group.consumer.max.heartbeat.interval.ms",
+        ),
+        ("g", "consumer.session.timeout.ms", "x", ErrorCode.INVALID_CONFIG, "Not a number of type INT"),
+    ],
+)
+async def test_a_groups_configs_are_checked(name: str, key: str, value: str, code: ErrorCode, message: str) -> None:
+    async with kafka_listener() as listener:
+        found, text = await _operate(listener.connect(), (key, SET, value), kind=GROUP, name=name)
+        assert found == code
+        assert message in (text or "")
+        assert listener.broker.configs.groups() == []
+
+
+async def test_what_is_fixed_cannot_be_changed() -> None:
     async with kafka_listener(topics={"t": 1}) as listener:
         client = listener.connect()
         code, message = await _operate(client, ("num.partitions", SET, "3"), kind=BROKER, name="1")

@@ -123,11 +123,12 @@ async def kafka_listener(
     limits: ConnectionLimits = LIMITS,
     topics: Mapping[str, int] | None = None,
     settings: BrokerSettings | None = None,
+    start_engine: bool = True,
 ) -> AsyncIterator[Listener]:
     """A running broker with these topics (name -> partitions)."""
     engine = engine or MemoryEngine()
     async with trio.open_nursery() as nursery:
-        if isinstance(engine, MemoryEngine):
+        if isinstance(engine, MemoryEngine) and start_engine:
             await nursery.start(engine.run)
         broker = Broker(engine, settings or BrokerSettings())
         await nursery.start(broker.run)

@@ -106,11 +106,14 @@ async def test_a_deleted_topic_in_the_open_segment_is_freed_too() -> None:
 
 
 @pytest.mark.parametrize("late_ms", [0, 1])
-async def test_a_record_in_the_open_segment_does_not_wait_longer_for_compaction_than_it_may(late_ms: int) -> None:
+@pytest.mark.parametrize("limit", ["max_compaction_lag_ms", "segment_ms"])
+async def test_a_record_in_the_open_segment_does_not_wait_longer_for_compaction_than_it_may(
+    limit: str, late_ms: int
+) -> None:
     disk, clock = SimulatedDisk(), Clock()
     async with running(disk, clock) as engine:
         await append(engine, [CreatePartition(1)])
-        engine.set_policy(1, PartitionPolicy(delete=False, compact=True, max_compaction_lag_ms=500))
+        engine.set_policy(1, replace(PartitionPolicy(delete=False, compact=True), **{limit: 500}))
         for i in range(4):
             await append(engine, [entry(1, batch(b"%d" % i, key=b"k", timestamp_ms=1000 + i))])
         clock.ms = 1500 + late_ms
@@ -121,6 +124,44 @@ async def test_a_record_in_the_open_segment_does_not_wait_longer_for_compaction_
         number = engine.settler._host.open_log_number
         await engine.settler.run_once()
         assert engine.settler._host.open_log_number == number  # no roll without new records
+
+
+async def test_a_segment_is_no_older_than_it_is_whatever_its_records_say() -> None:
+    disk, clock = SimulatedDisk(), Clock()
+    clock.ms = 10_000
+    async with running(disk, clock) as engine:
+        await append(engine, [CreatePartition(1)])
+        engine.set_policy(1, PartitionPolicy(delete=False, compact=True, segment_ms=500))
+        await append(engine, [entry(1, batch(b"old", key=b"k", timestamp_ms=1))])
+        number = engine.settler._host.open_log_number
+        for later_ms, rolls in ((500, 0), (1, 1), (400, 0)):
+            clock.ms += later_ms
+            await engine.settler.run_once()
+            assert engine.settler.statistics.cleans == (clock.ms > 10_500)
+            assert engine.settler._host.open_log_number - number == rolls
+            number += rolls
+            await append(engine, [entry(1, batch(b"old", key=b"k", timestamp_ms=1))])
+            number = engine.settler._host.open_log_number
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_partition_leaves_no_more_in_the_open_segment_than_its_segments_may_have(more: int) -> None:
+    disk, clock = SimulatedDisk(), Clock()
+    async with running(disk, clock) as engine:
+        await append(engine, [CreatePartition(1)])
+        size = 0
+        for i in range(4):
+            one = entry(1, batch(b"%d" % i, key=b"k", timestamp_ms=1000 + i))
+            size += one.header.size_bytes
+            await append(engine, [one])
+        policy = PartitionPolicy(delete=False, compact=True, segment_bytes=size + more)
+        engine.set_policy(1, replace(policy, min_compaction_lag_ms=100))
+        await engine.settler.run_once()
+        assert engine.settler.statistics.cleans == 0
+        # Without a lag it does not matter that the records' clock is ahead of ours.
+        engine.set_policy(1, policy)
+        await engine.settler.run_once()
+        assert engine.settler.statistics.cleans == 1 - more
 
 
 async def test_a_log_segment_that_cold_readers_meet_in_pieces_is_sorted() -> None:

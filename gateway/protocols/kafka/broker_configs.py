@@ -1,7 +1,8 @@
-"""This broker's settings under the names Kafka's tools ask for (DescribeConfigs of a broker), all of them read-only.
+"""This broker's settings under the names Kafka's tools ask for (DescribeConfigs of a broker), as they were at start.
 
-Only settings that mean something here are listed. A value that differs from Kafka's default is reported as set in the
-broker's configuration (STATIC_BROKER_CONFIG), as Kafka does.
+Listed are settings that mean something here, and what may be set while the broker runs (`core.dynamic_configs`). A
+value that differs from Kafka's default is reported as set in the broker's configuration (STATIC_BROKER_CONFIG), as
+Kafka does.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from conf.schema import Config
-from core.topic_config import LONG_MAX, TOPIC_CONFIGS, ConfigType
+from core.dynamic_configs import BROKER_CONFIGS
+from core.topic_config import BROKER_NAMES, LONG_MAX, TOPIC_CONFIGS, ConfigType
 
 
 class ConfigSource(IntEnum):
     """Where a reported value comes from, as DescribeConfigs numbers it."""
 
     TOPIC = 1
+    DYNAMIC_BROKER = 2
+    DYNAMIC_DEFAULT_BROKER = 3
     STATIC_BROKER = 4
     DEFAULT = 5
+    GROUP = 8
 
 
 CONFIG_TYPES: Final = {
@@ -30,35 +35,6 @@ CONFIG_TYPES: Final = {
     ConfigType.LIST: 7,
 }
 """Type -> its number in DescribeConfigs."""
-
-TOPIC_SYNONYMS: Final = {
-    "cleanup.policy": "log.cleanup.policy",
-    "compression.gzip.level": "compression.gzip.level",
-    "compression.lz4.level": "compression.lz4.level",
-    "compression.type": "compression.type",
-    "compression.zstd.level": "compression.zstd.level",
-    "delete.retention.ms": "log.cleaner.delete.retention.ms",
-    "file.delete.delay.ms": "log.segment.delete.delay.ms",
-    "flush.messages": "log.flush.interval.messages",
-    "index.interval.bytes": "log.index.interval.bytes",
-    "local.retention.bytes": "log.local.retention.bytes",
-    "local.retention.ms": "log.local.retention.ms",
-    "max.compaction.lag.ms": "log.cleaner.max.compaction.lag.ms",
-    "max.message.bytes": "message.max.bytes",
-    "message.timestamp.after.max.ms": "log.message.timestamp.after.max.ms",
-    "message.timestamp.before.max.ms": "log.message.timestamp.before.max.ms",
-    "message.timestamp.type": "log.message.timestamp.type",
-    "min.cleanable.dirty.ratio": "log.cleaner.min.cleanable.ratio",
-    "min.compaction.lag.ms": "log.cleaner.min.compaction.lag.ms",
-    "min.insync.replicas": "min.insync.replicas",
-    "preallocate": "log.preallocate",
-    "retention.bytes": "log.retention.bytes",
-    "retention.ms": "log.retention.ms",
-    "segment.bytes": "log.segment.bytes",
-    "segment.index.bytes": "log.index.size.max.bytes",
-    "unclean.leader.election.enable": "unclean.leader.election.enable",
-}
-"""Topic config -> the broker config that gives its default."""
 
 
 class BrokerConfig(NamedTuple):
@@ -92,6 +68,30 @@ def broker_configs(config: Config) -> dict[str, BrokerConfig]:
             config.groups.consumer_heartbeat_interval_ms,
             5_000,
         ),
+        (
+            "group.consumer.max.heartbeat.interval.ms",
+            ConfigType.INT,
+            config.groups.consumer_heartbeat_interval_ms_max,
+            15_000,
+        ),
+        (
+            "group.consumer.max.session.timeout.ms",
+            ConfigType.INT,
+            config.groups.consumer_session_timeout_ms_max,
+            60_000,
+        ),
+        (
+            "group.consumer.min.heartbeat.interval.ms",
+            ConfigType.INT,
+            config.groups.consumer_heartbeat_interval_ms_min,
+            5_000,
+        ),
+        (
+            "group.consumer.min.session.timeout.ms",
+            ConfigType.INT,
+            config.groups.consumer_session_timeout_ms_min,
+            45_000,
+        ),
         ("group.consumer.session.timeout.ms", ConfigType.INT, config.groups.consumer_session_timeout_ms, 45_000),
         ("group.initial.rebalance.delay.ms", ConfigType.INT, config.groups.initial_rebalance_delay_ms, 3_000),
         ("group.max.session.timeout.ms", ConfigType.INT, config.groups.session_timeout_ms_max, 1_800_000),
@@ -118,6 +118,7 @@ def broker_configs(config: Config) -> dict[str, BrokerConfig]:
         ("transactional.id.expiration.ms", ConfigType.INT, config.transactions.id_expiry_ms, 604_800_000),
     ]
     table = {name: BrokerConfig(name, kind, _text(value), _text(default)) for name, kind, value, default in rows}
+    table |= {row.name: BrokerConfig(row.name, row.type, row.default, row.default) for row in BROKER_CONFIGS.values()}
     table |= _topic_defaults(config, sync)
     return dict(sorted(table.items()))
 
@@ -135,7 +136,7 @@ def _topic_defaults(config: Config, sync: bool) -> dict[str, BrokerConfig]:
         "retention.bytes": topics.retention_bytes,
     }
     table = {}
-    for topic_config, name in TOPIC_SYNONYMS.items():
+    for topic_config, name in BROKER_NAMES.items():
         row = TOPIC_CONFIGS[topic_config]
         table[name] = BrokerConfig(name, row.type, _text(values.get(topic_config, row.default)), row.default)
     # Kafka has log.retention.hours beside it, which holds unless this one is set.

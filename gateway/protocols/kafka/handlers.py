@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.protocols.kafka.api_versions import ApiKey
 from gateway.protocols.kafka.dispatch import Handler, PipelinedHandler
 from gateway.protocols.kafka.handlers_admin import create_partitions, create_topics, delete_records, delete_topics
+from gateway.protocols.kafka.handlers_alter_configs import alter_configs, incremental_alter_configs
 from gateway.protocols.kafka.handlers_cluster import (
     describe_cluster,
     describe_log_dirs,
@@ -13,12 +14,7 @@ from gateway.protocols.kafka.handlers_cluster import (
     elect_leaders,
     update_features,
 )
-from gateway.protocols.kafka.handlers_configs import (
-    alter_configs,
-    describe_configs,
-    incremental_alter_configs,
-    list_config_resources,
-)
+from gateway.protocols.kafka.handlers_configs import describe_configs, list_config_resources
 from gateway.protocols.kafka.handlers_consumer_groups import consumer_group_describe, consumer_group_heartbeat
 from gateway.protocols.kafka.handlers_fetch import fetch
 from gateway.protocols.kafka.handlers_groups import (

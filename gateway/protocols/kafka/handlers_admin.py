@@ -66,9 +66,7 @@ async def _create_topic(
         if wanted.name == METADATA_TOPIC or wanted.name.startswith(INTERNAL_PREFIX):
             raise Refusal(ErrorCode.INVALID_REQUEST, f"Creation of internal topic {wanted.name} is prohibited.")
         partitions = _partition_count(context, wanted)
-        config = check_topic_config(
-            {one.name: one.value for one in wanted.configs}, context.broker.settings.topic_defaults
-        )
+        config = check_topic_config({one.name: one.value for one in wanted.configs}, topics.defaults)
         topic_id = NO_ID
         topics.check_new(wanted.name, partitions)
         check_collision(topics, wanted.name)

@@ -1,32 +1,25 @@
-"""Configs of topics and of this broker, as Kafka's tools read and change them.
+"""Configs of topics, groups and this broker as Kafka's tools read them: DescribeConfigs, ListConfigResources.
 
-DescribeConfigs, AlterConfigs, IncrementalAlterConfigs (KIP-339), ListConfigResources (KIP-1142).
-
-Topic configs can be changed; everything else is read from the configuration at start and reported as read-only. Groups
-have Kafka's configs of KIP-848 reported with the broker's values.
+A value is told with where it comes from: set for the topic or group, set for this broker or for all while it ran, set
+in the configuration file, or the default.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
-from functools import partial
 from typing import TYPE_CHECKING
 
-from core.errors import CoreError, CoreFailure
-from core.topic_config import TOPIC_CONFIGS, ConfigKey, ConfigType, check_topic_config
-from core.topics import Topic, check_name
-from gateway.protocols.kafka.broker_configs import CONFIG_TYPES, TOPIC_SYNONYMS, BrokerConfig, ConfigSource
+from core.dynamic_configs import BROKER_CONFIGS, GROUP_CONFIGS, Scope
+from core.errors import CoreFailure
+from core.topic_config import BROKER_NAMES, TOPIC_CONFIGS, ConfigKey, ConfigType
+from core.topics import check_name
+from gateway.protocols.kafka.broker_configs import CONFIG_TYPES, BrokerConfig, ConfigSource
 from gateway.protocols.kafka.core_errors import CODES
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.messages import (
-    AlterConfigsRequest,
-    AlterConfigsResponse,
     DescribeConfigsRequest,
     DescribeConfigsResponse,
-    IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse,
     ListConfigResourcesRequest,
     ListConfigResourcesResponse,
     Message,
@@ -36,6 +29,8 @@ if TYPE_CHECKING:
     from gateway.protocols.kafka.context import Context
     from gateway.protocols.kafka.dispatch import Request
 
+RETENTION_HOURS = DescribeConfigsResponse.DescribeConfigsSynonym(name="log.retention.hours", value="168", source=5)
+"""Kafka's own default of `log.retention.ms`, which is unset, under the name it stands under."""
 Described = DescribeConfigsResponse.DescribeConfigsResourceResult
 Synonym = DescribeConfigsResponse.DescribeConfigsSynonym
 
@@ -48,22 +43,6 @@ class Resource(IntEnum):
     BROKER_LOGGER = 8
     CLIENT_METRICS = 16
     GROUP = 32
-
-
-class Operation(IntEnum):
-    """What IncrementalAlterConfigs does to one config."""
-
-    SET = 0
-    DELETE = 1
-    APPEND = 2
-    SUBTRACT = 3
-
-
-GROUP_CONFIGS = {
-    "consumer.heartbeat.interval.ms": "group.consumer.heartbeat.interval.ms",
-    "consumer.session.timeout.ms": "group.consumer.session.timeout.ms",
-}
-"""Group config -> the broker config that gives it."""
 
 
 class Refusal(Exception):
@@ -113,22 +92,27 @@ def _describe(context: Context, kind: int, name: str) -> Iterable[Described]:
             raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "")
         return describe_topic(context, topic.config)
     if kind == Resource.BROKER:
-        # The empty name asks for what was set for the whole cluster while it ran: there is nothing of that kind here.
-        return [_broker_config(row) for row in context.broker_configs.values()] if _is_own_id(context, name) else []
+        if is_own_id(context, name):
+            return [_broker_config(context, row) for row in context.broker_configs.values()]
+        return [_cluster_config(name, value) for name, value in context.broker.configs.get(Scope.CLUSTER).items()]
     if kind == Resource.BROKER_LOGGER:
-        _is_own_id(context, name)
+        is_own_id(context, name)
         return []
     if kind == Resource.CLIENT_METRICS:
         return []
     if kind == Resource.GROUP:
-        if not name:
-            raise Refusal(ErrorCode.INVALID_REQUEST, "Default group resources are not allowed.")
-        rows = ((alias, context.broker_configs.get(broker)) for alias, broker in GROUP_CONFIGS.items())
-        return [_broker_config(row._replace(name=alias)) for alias, row in rows if row is not None]
+        check_group(name)
+        return [_group_config(context, key, name) for key in GROUP_CONFIGS.values()]
     raise Refusal(ErrorCode.INVALID_REQUEST, f"Unknown resource type {kind}")
 
 
-def _is_own_id(context: Context, name: str) -> bool:
+def check_group(name: str) -> None:
+    """Raises Refusal unless it names one group."""
+    if not name:
+        raise Refusal(ErrorCode.INVALID_REQUEST, "Default group resources are not allowed.")
+
+
+def is_own_id(context: Context, name: str) -> bool:
     """False for the empty name (all brokers), True for this broker's id. Raises Refusal for another."""
     if not name:
         return False
@@ -142,19 +126,54 @@ def _is_own_id(context: Context, name: str) -> bool:
     return True
 
 
-def _broker_config(row: BrokerConfig) -> Described:
-    synonyms = [] if row.value is None else [Synonym(name=row.name, value=row.value, source=row.source)]
-    if row.source is ConfigSource.STATIC_BROKER and row.default is not None:
-        synonyms.append(Synonym(name=row.name, value=row.default, source=ConfigSource.DEFAULT))
+def _broker_synonyms(context: Context, row: BrokerConfig) -> list[Synonym]:
+    """The values a broker config has, the one that holds first."""
+    configs = context.broker.configs
+    found = [
+        (configs.get(Scope.BROKER).get(row.name), ConfigSource.DYNAMIC_BROKER),
+        (configs.get(Scope.CLUSTER).get(row.name), ConfigSource.DYNAMIC_DEFAULT_BROKER),
+        (row.value if row.source is ConfigSource.STATIC_BROKER else None, ConfigSource.STATIC_BROKER),
+        (row.default, ConfigSource.DEFAULT),
+    ]
+    synonyms = [Synonym(name=row.name, value=value, source=source) for value, source in found if value is not None]
+    if row.name == BROKER_NAMES["retention.ms"] and synonyms:
+        synonyms.append(RETENTION_HOURS)
+    return synonyms
+
+
+def _broker_config(context: Context, row: BrokerConfig) -> Described:
+    synonyms = _broker_synonyms(context, row)
+    value, source = (synonyms[0].value, synonyms[0].source) if synonyms else (None, ConfigSource.DEFAULT)
+    return _described(row.name, row.type, value, source, synonyms, read_only=row.name not in BROKER_CONFIGS)
+
+
+def _cluster_config(name: str, value: str) -> Described:
+    source = ConfigSource.DYNAMIC_DEFAULT_BROKER
+    synonyms = [Synonym(name=name, value=value, source=source)]
+    return _described(name, BROKER_CONFIGS[name].type, value, source, synonyms)
+
+
+def _group_config(context: Context, key: ConfigKey, group: str) -> Described:
+    row = context.broker_configs.get(f"group.{key.name}")
+    default, source = (key.default, ConfigSource.DEFAULT) if row is None else (row.value, row.source)
+    override = context.broker.configs.get(Scope.GROUP, group).get(key.name)
+    value, source = (default, source) if override is None else (override, ConfigSource.GROUP)
+    synonyms = [Synonym(name=key.name, value=value, source=source)]
+    return _described(key.name, key.type, value, source, synonyms)
+
+
+def _described(
+    name: str, kind: ConfigType, value: str | None, source: int, synonyms: list[Synonym], *, read_only: bool = False
+) -> Described:
     return Described(
-        name=row.name,
-        value=row.value,
-        read_only=True,
-        is_default=row.source is ConfigSource.DEFAULT,
-        config_source=row.source,
+        name=name,
+        value=value,
+        read_only=read_only,
+        is_default=source == ConfigSource.DEFAULT,
+        config_source=source,
         is_sensitive=False,
         synonyms=synonyms,
-        config_type=CONFIG_TYPES[row.type],
+        config_type=CONFIG_TYPES[kind],
         documentation=None,
     )
 
@@ -166,173 +185,18 @@ def describe_topic(context: Context, overrides: Mapping[str, str]) -> list[Descr
 
 def _topic_config(context: Context, row: ConfigKey, override: str | None) -> Described:
     default = context.broker.settings.topic_defaults.get(row.name, row.default)
-    source = ConfigSource.DEFAULT if default == row.default else ConfigSource.STATIC_BROKER
-    synonyms = []
-    broker_name = TOPIC_SYNONYMS.get(row.name)
-    # Kafka's own default of retention.ms stands under log.retention.hours, so that it names no synonym for it.
-    if broker_name is not None and not (row.name == "retention.ms" and source is ConfigSource.DEFAULT):
-        synonyms.append(Synonym(name=broker_name, value=default, source=source))
-        if source is ConfigSource.STATIC_BROKER:
-            synonyms.append(Synonym(name=broker_name, value=row.default, source=ConfigSource.DEFAULT))
+    synonyms: list[Synonym] = []
+    broker_name = BROKER_NAMES.get(row.name)
+    if broker_name is not None:
+        broker = BrokerConfig(broker_name, row.type, default, row.default)
+        if row.name == "retention.ms":
+            broker = BrokerConfig(broker_name, row.type, None if default == row.default else default, None)
+        synonyms = _broker_synonyms(context, broker)
+    value, source = (synonyms[0].value, synonyms[0].source) if synonyms else (default, ConfigSource.DEFAULT)
     if override is not None:
-        source = ConfigSource.TOPIC
-        synonyms.insert(0, Synonym(name=row.name, value=override, source=ConfigSource.TOPIC))
-    return Described(
-        name=row.name,
-        value=default if override is None else override,
-        read_only=False,
-        is_default=source is not ConfigSource.TOPIC,
-        config_source=source,
-        is_sensitive=False,
-        synonyms=synonyms,
-        config_type=CONFIG_TYPES[row.type],
-        documentation=None,
-    )
-
-
-# -- alter
-
-Change = Callable[[Topic], dict[str, str | None]]
-"""From a topic to the overrides it shall have, not checked yet. Raises Refusal."""
-
-
-async def alter_configs(context: Context, request: Request) -> Message:
-    body: AlterConfigsRequest = request.body  # type: ignore[assignment]
-    doubled = _doubled((resource.resource_type, resource.resource_name) for resource in body.resources)
-    responses = []
-    for resource in body.resources:
-        changed = [config.name for config in resource.configs]
-
-        key = (resource.resource_type, resource.resource_name)
-        change = partial(_replaced, resource.configs)
-        code, message = await _alter(context, key, changed, change, key in doubled, body.validate_only)
-        responses.append(
-            AlterConfigsResponse.AlterConfigsResourceResponse(
-                error_code=code, error_message=message, resource_type=key[0], resource_name=key[1]
-            )
-        )
-    return AlterConfigsResponse(responses=responses)
-
-
-async def incremental_alter_configs(context: Context, request: Request) -> Message:
-    body: IncrementalAlterConfigsRequest = request.body  # type: ignore[assignment]
-    doubled = _doubled((resource.resource_type, resource.resource_name) for resource in body.resources)
-    responses = []
-    for resource in body.resources:
-        changed = [config.name for config in resource.configs]
-
-        key = (resource.resource_type, resource.resource_name)
-        change = partial(_operated, context, resource.configs)
-        code, message = await _alter(context, key, changed, change, key in doubled, body.validate_only)
-        responses.append(
-            IncrementalAlterConfigsResponse.AlterConfigsResourceResponse(
-                error_code=code, error_message=message, resource_type=key[0], resource_name=key[1]
-            )
-        )
-    return IncrementalAlterConfigsResponse(responses=responses)
-
-
-def _doubled(resources: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
-    return {resource for resource, count in Counter(resources).items() if count > 1}
-
-
-async def _alter(
-    context: Context,
-    resource: tuple[int, str],
-    names: Sequence[str],
-    change: Change,
-    is_doubled: bool,
-    validate_only: bool,
-) -> tuple[int, str | None]:
-    """The error code and message for one resource."""
-    kind, name = resource
-    try:
-        if is_doubled:
-            raise Refusal(ErrorCode.INVALID_REQUEST, "Each resource must appear at most once.")
-        if len(set(names)) != len(names):
-            raise Refusal(ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
-        if kind == Resource.TOPIC:
-            await _alter_topic(context, name, change, validate_only)
-        else:
-            _refuse_change(context, kind, name, names)
-    except Refusal as refusal:
-        return refusal.code, refusal.message
-    except CoreFailure as failure:
-        return CODES[failure.error], failure.message
-    return ErrorCode.NONE, None
-
-
-async def _alter_topic(context: Context, name: str, change: Change, validate_only: bool) -> None:
-    topics = context.broker.topics
-    topic = topics.get(name)
-    if topic is None or topic.internal:
-        raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"The topic '{name}' does not exist.")
-
-    def checked(topic: Topic) -> dict[str, str]:
-        return check_topic_config(change(topic), context.broker.settings.topic_defaults)
-
-    if validate_only:
-        checked(topic)
-    else:
-        await topics.update_config(name, checked)
-
-
-def _refuse_change(context: Context, kind: int, name: str, names: Sequence[str]) -> None:
-    """What is no topic cannot be changed while the broker runs; asking for no change is no error."""
-    if kind not in set(Resource):
-        raise Refusal(ErrorCode.INVALID_REQUEST, f"Unknown resource type {kind}")
-    if kind in (Resource.BROKER, Resource.BROKER_LOGGER):
-        _is_own_id(context, name)
-    if names:
-        raise Refusal(
-            ErrorCode.INVALID_REQUEST, f"Cannot update these configs dynamically: Set({', '.join(sorted(names))})"
-        )
-
-
-def _replaced(configs: Sequence[AlterConfigsRequest.AlterableConfig], topic: Topic) -> dict[str, str | None]:
-    for config in configs:
-        if config.value is None:
-            raise Refusal(ErrorCode.INVALID_REQUEST, f"Null value not supported for : {config.name}")
-    return {config.name: config.value for config in configs}
-
-
-def _operated(
-    context: Context, configs: Sequence[IncrementalAlterConfigsRequest.AlterableConfig], topic: Topic
-) -> dict[str, str | None]:
-    overrides: dict[str, str | None] = dict(topic.config)
-    for config in configs:
-        operation, name = config.config_operation, config.name
-        if operation == Operation.DELETE:
-            overrides.pop(name, None)
-            continue
-        if operation not in set(Operation):
-            raise Refusal(ErrorCode.INVALID_REQUEST, f"Unknown config operation {operation}")
-        if config.value is None:
-            raise Refusal(ErrorCode.INVALID_REQUEST, f"Null value not supported for : {name}")
-        if operation == Operation.SET:
-            overrides[name] = config.value
-            continue
-        row = TOPIC_CONFIGS.get(name)
-        if row is None:
-            raise CoreFailure(CoreError.INVALID_CONFIG, f"Unknown topic config name: {name}")
-        if row.type is not ConfigType.LIST:
-            verb = Operation(operation).name
-            raise Refusal(ErrorCode.INVALID_CONFIG, f"Can't {verb} to key {name} because its type is not LIST.")
-        current = overrides.get(name)
-        if current is None:
-            current = context.broker.settings.topic_defaults.get(name, row.default)
-        overrides[name] = _merged(operation, current, config.value)
-    return overrides
-
-
-def _merged(operation: int, current: str, value: str) -> str:
-    items = [item.strip() for item in current.split(",") if item.strip()]
-    named = [item.strip() for item in value.split(",") if item.strip()]
-    if operation == Operation.APPEND:
-        items += [item for item in named if item not in items]
-    else:
-        items = [item for item in items if item not in named]
-    return ",".join(items)
+        value, source = override, ConfigSource.TOPIC
+        synonyms.insert(0, Synonym(name=row.name, value=override, source=source))
+    return _described(row.name, row.type, value, source, synonyms)
 
 
 # -- list
@@ -351,6 +215,8 @@ async def list_config_resources(context: Context, request: Request) -> Message:
         names.append((Resource.BROKER, str(context.node_id)))
     if Resource.TOPIC in kinds:
         names += [(Resource.TOPIC, topic.name) for topic in context.broker.topics.all() if not topic.internal]
+    if Resource.GROUP in kinds:
+        names += [(Resource.GROUP, name) for name in context.broker.configs.groups()]
     return ListConfigResourcesResponse(
         config_resources=[
             ListConfigResourcesResponse.ConfigResource(resource_name=name, resource_type=kind) for kind, name in names
