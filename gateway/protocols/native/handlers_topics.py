@@ -51,7 +51,7 @@ def _refuse_internal(name: str) -> None:
 async def create_topic(call: Call, request: CreateTopic) -> Done:
     _refuse_internal(request.name)
     settings = call.context.broker.settings
-    config = check_topic_config({one.name: one.value for one in request.config}, context.broker.topics.defaults)
+    config = check_topic_config({one.name: one.value for one in request.config}, call.context.broker.topics.defaults)
     await call.context.broker.topics.create(request.name, request.partitions or settings.num_partitions, config)
     return Done()
 
