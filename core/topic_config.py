@@ -146,8 +146,8 @@ _ROWS = (
     ConfigKey("mqtt.retain", _B, "true", True, own=True),
     ConfigKey("mqtt.store_qos0", _B, "true", True, own=True),
     ConfigKey("mqtt.visible", _B, "true", True, own=True),
-    ConfigKey("once.ids.max", _I, "100000", True, _between(1, 10_000_000), own=True),
-    ConfigKey("once.window.ms", _L, "0", True, _between(0, 7 * 86_400_000), own=True),
+    ConfigKey("once.ids.max", _I, "100000", True, between(1, 10_000_000), own=True),
+    ConfigKey("once.window.ms", _L, "0", True, between(0, 7 * 86_400_000), own=True),
     ConfigKey("validate", _S, "header", True, _one_of("header", "records"), own=True),
 )
 
