@@ -106,14 +106,20 @@ async def test_a_deleted_topic_in_the_open_segment_is_freed_too() -> None:
 
 
 @pytest.mark.parametrize("late_ms", [0, 1])
-@pytest.mark.parametrize("limit", ["max_compaction_lag_ms", "segment_ms"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        PartitionPolicy(delete=False, compact=True, max_compaction_lag_ms=500),
+        PartitionPolicy(delete=False, compact=True, segment_ms=500),
+    ],
+)
 async def test_a_record_in_the_open_segment_does_not_wait_longer_for_compaction_than_it_may(
-    limit: str, late_ms: int
+    policy: PartitionPolicy, late_ms: int
 ) -> None:
     disk, clock = SimulatedDisk(), Clock()
     async with running(disk, clock) as engine:
         await append(engine, [CreatePartition(1)])
-        engine.set_policy(1, replace(PartitionPolicy(delete=False, compact=True), **{limit: 500}))
+        engine.set_policy(1, policy)
         for i in range(4):
             await append(engine, [entry(1, batch(b"%d" % i, key=b"k", timestamp_ms=1000 + i))])
         clock.ms = 1500 + late_ms
