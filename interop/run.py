@@ -98,6 +98,7 @@ PROGRAMS: dict[str, Client] = {
     "paho": Client(_python("paho_client.py"), fast=True, environment=_PATH, brokers=_MQTT),
     "aiomqtt": Client(_python("aiomqtt_client.py"), fast=True, environment=_PATH, brokers=_MQTT),
     "amqtt": Client(_python("amqtt_client.py"), fast=True, environment=_PATH, brokers=_MQTT),
+    "roads": Client(_python("roads.py"), fast=True, environment=_PATH, brokers=("trivium",)),
     "kafkajs": Client(
         ["node", str(CLIENTS / "kafkajs" / "main.js")], ("kafkajs",), environment={"NODE_PATH": str(KAFKAJS_MODULES)}
     ),

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-CLIENTS = ("kafka-python-3", "confluent-kafka", "aiokafka", "paho", "aiomqtt", "amqtt")
+CLIENTS = ("kafka-python-3", "confluent-kafka", "aiokafka", "paho", "aiomqtt", "amqtt", "roads")
 TIME_LIMIT_S = 600
 
 
