@@ -90,10 +90,23 @@ class PahoDevice(Device):
             client.will_set(will.topic, will.payload, will.qos, will.retain, will_properties(options))
         clean: Any = {"clean_start": options.clean, "properties": connect_properties(options)} if v5 else {}
         client.connect(HOST, PORT, options.keep_alive_s, **clean)
-        client.loop_start()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._client.loop_start()
         true(self._connected.wait(WAIT_S), "CONNECT was not answered")
         if self._refused:
             raise Refused(self._refused)
+
+    def reopen(self) -> None:
+        """Connects the same client again, with what it knows of messages in flight: a new one would lose those of QoS 2
+        that it had acknowledged and not yet handed over."""
+        self.wait_closed()
+        self._client.loop_stop()
+        self._ended.clear()
+        self._connected.clear()
+        self._client.reconnect()
+        self._begin()
 
     def _on_connect(self, client: Any, data: Any, flags: Any, code: Any, properties: Any) -> None:
         self.session_present = flags.session_present
