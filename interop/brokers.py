@@ -188,16 +188,18 @@ class Trivium(Broker):
 
     def __init__(self, directory: Path, port: int = 0, flush: str = "sync", config: str = "") -> None:
         super().__init__(directory, port)
-        self.mqtt_port = free_port()
+        self.mqtt_port, self.websocket_port = free_port(), free_port()
         self.flush = flush
         self.config = config
 
     def environment(self) -> dict[str, str]:
-        return {**super().environment(), "MQTT": f"127.0.0.1:{self.mqtt_port}"}
+        websocket = f"ws://127.0.0.1:{self.websocket_port}/mqtt"
+        return {**super().environment(), "MQTT": f"127.0.0.1:{self.mqtt_port}", "MQTT_WEBSOCKET": websocket}
 
     def _command(self) -> list[str]:
         command = [*trivium_command(), "serve", "--data-dir", str(self.data), "--kafka", self.bootstrap]
-        command += ["--mqtt", f"127.0.0.1:{self.mqtt_port}", "--native", "127.0.0.1:0", "--flush", self.flush]
+        command += ["--mqtt", f"127.0.0.1:{self.mqtt_port}", "--mqtt-ws", f"127.0.0.1:{self.websocket_port}"]
+        command += ["--native", "127.0.0.1:0", "--flush", self.flush]
         if self.config:
             file = self.directory / "trivium.toml"
             file.write_text(self.config)

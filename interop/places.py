@@ -20,6 +20,9 @@ JAVA_OLD_CLASSES = CACHE / "classes" / "java-0.10"
 ROCKETMQ_FILTER_CLASSES = CACHE / "classes" / "rocketmq-filter"
 FRANZ_GO = CACHE / "bin" / "franz-go"
 MQTT_LOAD = CACHE / "bin" / "mqtt-load"
+MQTTJS_MODULES = CACHE / "mqttjs" / "node_modules"
+MQTT_JARS = CACHE / "jars" / "mqtt"
+MQTT_CLASSES = CACHE / "classes" / "java-mqtt"
 KAFKAJS_MODULES = CACHE / "kafkajs" / "node_modules"
 
 

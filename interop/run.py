@@ -31,6 +31,9 @@ from interop.places import (
     KAFKA_JARS,
     KAFKA_OLD_JARS,
     KAFKAJS_MODULES,
+    MQTT_CLASSES,
+    MQTT_JARS,
+    MQTTJS_MODULES,
     ROOT,
     scratch_root,
     venv_python,
@@ -75,7 +78,12 @@ def _java(program: str, jars: Path, classes: Path) -> list[str]:
     return ["java", "-Xmx512m", "-XX:+UseSerialGC", quiet, "-cp", f"{classes}:{jars}/*", program]
 
 
+def _mqttjs(how: str) -> list[str]:
+    return ["node", str(CLIENTS / "mqttjs" / "main.js"), how]
+
+
 _MQTT = ("trivium", "mosquitto")
+_MQTTJS = {"NODE_PATH": str(MQTTJS_MODULES)}
 _PATH = {"PYTHONPATH": str(CLIENTS), "PYTHONWARNINGS": "ignore"}
 PROGRAMS: dict[str, Client] = {
     "kafka-python-3": Client(_python("kafka_python_new.py"), fast=True, environment=_PATH),
@@ -99,6 +107,11 @@ PROGRAMS: dict[str, Client] = {
     "aiomqtt": Client(_python("aiomqtt_client.py"), fast=True, environment=_PATH, brokers=_MQTT),
     "amqtt": Client(_python("amqtt_client.py"), fast=True, environment=_PATH, brokers=_MQTT),
     "roads": Client(_python("roads.py"), fast=True, environment=_PATH, brokers=("trivium",)),
+    "mosquitto": Client(_python("mosquitto_client.py"), ("debian",), environment=_PATH, brokers=_MQTT),
+    "hivemq": Client(_java("MqttClientProgram", MQTT_JARS, MQTT_CLASSES), ("mqtt-java",), brokers=_MQTT),
+    "mqttjs-tcp": Client(_mqttjs("tcp"), ("mqttjs",), environment=_MQTTJS, brokers=_MQTT),
+    "mqttjs-websocket": Client(_mqttjs("websocket"), ("mqttjs",), environment=_MQTTJS, brokers=_MQTT),
+    "mqttjs-page": Client(_mqttjs("page"), ("mqttjs", "chromium"), environment=_MQTTJS, brokers=_MQTT),
     "kafkajs": Client(
         ["node", str(CLIENTS / "kafkajs" / "main.js")], ("kafkajs",), environment={"NODE_PATH": str(KAFKAJS_MODULES)}
     ),

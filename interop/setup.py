@@ -24,7 +24,10 @@ from interop.places import (
     KAFKA_JARS,
     KAFKA_OLD_JARS,
     KAFKAJS_MODULES,
+    MQTT_CLASSES,
+    MQTT_JARS,
     MQTT_LOAD,
+    MQTTJS_MODULES,
     PEERS,
     ROCKETMQ_FILTER_CLASSES,
     ROCKETMQ_FILTER_JARS,
@@ -96,13 +99,13 @@ def _maven(name: str, into: Path) -> None:
     _once(f"jars-{name}", into, [PEERS / name / "pom.xml"], "", install)
 
 
-def _javac(name: str, jars: Path, into: Path, release: str) -> None:
+def _javac(name: str, jars: Path, into: Path, release: str, *shared: Path) -> None:
     def install() -> None:
         shutil.rmtree(into, ignore_errors=True)
-        sources = sorted((CLIENTS / name).glob("*.java"))
+        sources = [*sorted((CLIENTS / name).glob("*.java")), *shared]
         _run("javac", "-nowarn", "--release", release, "-cp", f"{jars}/*", "-d", into, *sources)
 
-    _once(f"classes-{name}", into, [CLIENTS / name], release, install)
+    _once(f"classes-{name}", into, [CLIENTS / name, *shared], release, install)
 
 
 def kafka() -> None:
@@ -157,19 +160,39 @@ def franz_go() -> None:
     _once("franz-go", FRANZ_GO, [source], "", install)
 
 
-def kafkajs() -> None:
-    """kafkajs and its codecs for Node; the program stays in interop/clients/kafkajs."""
-    source = CLIENTS / "kafkajs"
+def _npm(name: str, modules: Path) -> None:
+    source = CLIENTS / name
     manifests = [source / "package.json", source / "package-lock.json"]
 
     def install() -> None:
-        home = KAFKAJS_MODULES.parent
+        home = modules.parent
         home.mkdir(parents=True, exist_ok=True)
         for manifest in manifests:
             shutil.copy(manifest, home)
         _run("npm", "ci", "--silent", "--no-audit", "--no-fund", cwd=home)
 
-    _once("kafkajs", KAFKAJS_MODULES, manifests, "", install)
+    _once(name, modules, manifests, "", install)
+
+
+def kafkajs() -> None:
+    """kafkajs and its codecs for Node; the program stays in interop/clients/kafkajs."""
+    _npm("kafkajs", KAFKAJS_MODULES)
+
+
+def mqttjs() -> None:
+    """MQTT.js for Node and pages, and the driver of the browser."""
+    _npm("mqttjs", MQTTJS_MODULES)
+
+
+def chromium() -> None:
+    """The browser for pages that speak MQTT."""
+    debian({"chromium": "chromium"})
+
+
+def mqtt_java() -> None:
+    """HiveMQ's Java client and our program for it."""
+    _maven("mqtt", MQTT_JARS)
+    _javac("java-mqtt", MQTT_JARS, MQTT_CLASSES, "17", CLIENTS / "java" / "Harness.java")
 
 
 TARGETS: dict[str, Callable[[], None]] = {
@@ -181,6 +204,9 @@ TARGETS: dict[str, Callable[[], None]] = {
     "kafka-python-2.0.2": kafka_python_2,
     "franz-go": franz_go,
     "kafkajs": kafkajs,
+    "mqttjs": mqttjs,
+    "chromium": chromium,
+    "mqtt-java": mqtt_java,
     "mqtt-load": mqtt_load,
 }
 
