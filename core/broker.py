@@ -17,6 +17,7 @@ from core.half_messages import HalfMessages
 from core.intake import Intake
 from core.offsets import Offsets
 from core.once import Once
+from core.retroactive import Retroactive
 from core.schedules import Schedules
 from core.state import StateLog
 from core.store.engine import Engine
@@ -60,6 +61,7 @@ class Broker:
         self.intake: Intake
         self.halves: HalfMessages
         self.configs = DynamicConfigs(settings.groups)
+        self.retroactive: Retroactive
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -74,6 +76,7 @@ class Broker:
         self.coordinator = GroupCoordinator(self.engine, state, self.topics, self.settings.groups)
         self.coordinator.groups.limits_of = self.configs.group_limits
         await self.coordinator.load()
+        self.retroactive = Retroactive(self.engine, self.topics, self.coordinator)
         self.topics.on_change(lambda changed: self.coordinator.topic_changed(changed.name))
         topic = await self.topics.ensure(TRANSACTIONS_TOPIC, 1, {"cleanup.policy": "compact"})
         transactions_state = StateLog(self.engine, topic.partitions[0])

@@ -14,6 +14,7 @@ KIND_CONSUMER = 2  # group id -> epochs of a KIP-848 group
 KIND_MEMBER = 3  # group id, member id -> one member of a KIP-848 group
 KIND_OFFSET = 4  # group id, topic, partition -> a committed offset
 KIND_PENDING = 5  # producer id, group id, topic, partition -> an offset that awaits the end of a transaction
+KIND_RESETS = 6  # group id -> how often its offsets were reset
 
 VERSION = 1
 
@@ -130,6 +131,10 @@ def consumer_key(group_id: str) -> bytes:
 
 def member_key(group_id: str, member_id: str) -> bytes:
     return Writer(KIND_MEMBER).text(group_id).text(member_id).finish()
+
+
+def resets_key(group_id: str) -> bytes:
+    return Writer(KIND_RESETS).text(group_id).finish()
 
 
 def offset_key(group_id: str, topic: str, partition: int) -> bytes:

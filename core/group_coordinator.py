@@ -11,7 +11,7 @@ import trio
 
 from core.consumer_groups import TopicTable
 from core.errors import CoreError, CoreFailure
-from core.group_codec import KIND_CLASSIC, KIND_CONSUMER, KIND_MEMBER, KIND_OFFSET, KIND_PENDING, Reader
+from core.group_codec import KIND_CLASSIC, KIND_CONSUMER, KIND_MEMBER, KIND_OFFSET, KIND_PENDING, KIND_RESETS, Reader
 from core.group_log import GroupLog
 from core.group_types import Done, GroupLimits
 from core.groups import Groups
@@ -56,6 +56,7 @@ class GroupCoordinator:
             KIND_MEMBER: self.groups.replay.member,
             KIND_OFFSET: self.offsets.apply_offset,
             KIND_PENDING: self.offsets.apply_pending,
+            KIND_RESETS: self.offsets.apply_resets,
         }
 
         def apply(key: bytes, value: bytes | None) -> None:
@@ -89,6 +90,21 @@ class GroupCoordinator:
             done(error)
 
         self._log.write([*changes, *self.offsets.group_changes(group_id)], deleted)
+
+    def topics_of(self, group_id: str) -> set[str]:
+        """The topics that the group reads, by its offsets and its members' subscriptions; those that exist."""
+        names = self.groups.subscribed(group_id) | self.offsets.topics_of(group_id)
+        return {name for name in names if self._topics.get(name) is not None}
+
+    def reset(self, group_id: str, places: dict[tuple[str, int], int], done: Done) -> None:
+        """Sets the group's offsets and removes its members, so that those who were in it begin there; `done(error)`
+        when that is durable.
+
+        The removal is written first: after a crash between the two the members are strangers too, and whatever they
+        commit of before is refused.
+        """
+        self.groups.expel(group_id, self._now_ms())
+        self.offsets.reset(group_id, places, done)
 
     async def run(self) -> None:
         """Keeps time for groups and offsets until cancelled."""

@@ -375,6 +375,15 @@ class Rebalance:
         member.answer_join(refused_join(CoreError.UNKNOWN_MEMBER))
         member.answer_sync(SyncResult(CoreError.UNKNOWN_MEMBER))
 
+    def expel(self, group: ClassicGroup, now_ms: int) -> None:
+        """Removes everybody: they are told with their next requests, and join anew."""
+        for member in list(group.members.values()):
+            self._dismiss(group, member)
+        if group.state in (State.STABLE, State.COMPLETING):
+            self.prepare(group, now_ms)
+        else:
+            self._complete_if_joined(group, now_ms)
+
     # -- time
 
     def _expect(self, group: ClassicGroup, member: Member, now_ms: int, timeout_ms: int) -> None:

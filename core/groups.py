@@ -311,6 +311,22 @@ class Groups:
     def _delete_idle(self, group_id: str, changes: list[Change]) -> None:
         self._log.write(changes, lambda error: self.deleted(group_id) if error is None else None)
 
+    def expel(self, group_id: str, now_ms: int) -> None:
+        """Removes all members, who join anew when they hear of it; what they still commit is refused."""
+        self._now_ms = now_ms
+        group = self._groups.get(group_id)
+        if isinstance(group, ConsumerGroup):
+            self._consumer.fence(group, set(group.members), now_ms, lambda error: None)
+        elif group is not None:
+            self._classic.expel(group, now_ms)
+
+    def subscribed(self, group_id: str) -> set[str]:
+        """The topics that the group's members subscribe, as far as they are known."""
+        group = self._groups.get(group_id)
+        if isinstance(group, ConsumerGroup):
+            return group.subscribed_topics()
+        return set() if group is None else set(group.subscribed or ())
+
     # -- for offsets
 
     def check_commit(

@@ -10,6 +10,8 @@
   empty, a live group's
   for topics nobody in it subscribes, a group's that never had members that long after their commit. Pending offsets
   hold them back.
+* A reset sets offsets whatever anybody holds, and is counted. Members of the group are removed with it; who commits
+  from outside the group may name the count it knows, and is refused when the group has been reset since.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import NamedTuple
 
 from core.errors import CoreError, CoreFailure
 from core.group_classic import ClassicGroup, State
-from core.group_codec import VERSION, Reader, Writer, offset_key, pending_key
+from core.group_codec import VERSION, Reader, Writer, offset_key, pending_key, resets_key
 from core.group_log import GroupLog
 from core.group_replay import Group
 from core.groups import Groups
@@ -63,6 +65,7 @@ class CommitRequest(NamedTuple):
     offsets: list[OffsetToCommit]
     retention_ms: int = -1  # -1: the broker's
     knows_epochs: bool = True  # the request can be told about member epochs and missing groups (OffsetCommit 9)
+    resets: int = -1  # of the group, as the committer knows it; -1: it does not
 
 
 CommitReply = Callable[[CoreError | None, list[CoreError | None]], None]  # of the whole request, or one for each offset
@@ -82,6 +85,8 @@ class Offsets:
         self._completing: dict[
             int, tuple[dict[Key, Offset], set[Key]]
         ] = {}  # what the end on its way to the log covers; what of it counts
+        self._resets: dict[str, int] = {}
+        self._reset_listeners: list[Callable[[str], None]] = []
         self._sequence = 0
         groups.holds_offsets = self._holds
 
@@ -102,19 +107,26 @@ class Offsets:
         except CoreFailure as failure:
             reply(failure.error, [])
             return
+        if request.resets not in (-1, self.resets(request.group_id)):
+            reply(CoreError.GROUP_WAS_RESET, [])
+            return
         accepted, errors = self._accept(request)
         changes = [(offset_key(*key), _encode(offset)) for key, offset in accepted]
         self._accepted.update((key, offset.sequence) for key, offset in accepted)
 
         def done(error: CoreError | None) -> None:
-            for key, offset in accepted:
-                if self._accepted.get(key) == offset.sequence:
-                    del self._accepted[key]
-                if error is None:
-                    self._put(key, offset)
+            self._settle(accepted, error)
             reply(None, _merge(errors, error))
 
         self._log.write(changes, done)
+
+    def _settle(self, accepted: list[tuple[Key, Offset]], error: CoreError | None) -> None:
+        """What was accepted is durable, or refused by the log."""
+        for key, offset in accepted:
+            if self._accepted.get(key) == offset.sequence:
+                del self._accepted[key]
+            if error is None:
+                self._put(key, offset)
 
     def commit_pending(self, producer_id: int, request: CommitRequest, reply: CommitReply, now_ms: int) -> None:
         """TxnOffsetCommit: as `commit`, but the offsets wait for the end of the producer's transaction."""
@@ -160,6 +172,43 @@ class Offsets:
             accepted.append(((request.group_id, one.topic, one.partition), offset))
             errors.append(None)
         return accepted, errors
+
+    # -- reset
+
+    def resets(self, group_id: str) -> int:
+        """How often the group's offsets were reset."""
+        return self._resets.get(group_id, 0)
+
+    def on_reset(self, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Calls `listener` with the id of every group whose reset has become durable; returns what ends that."""
+        self._reset_listeners.append(listener)
+        return lambda: self._reset_listeners.remove(listener)
+
+    def topics_of(self, group_id: str) -> set[str]:
+        """The topics that the group has offsets of."""
+        return {topic for topic, _ in self._table.get(group_id, {})}
+
+    def reset(
+        self, group_id: str, places: dict[tuple[str, int], int], done: Callable[[CoreError | None], None]
+    ) -> None:
+        """Sets offsets, (topic, partition) -> next to read; `done` when they are durable. Commits that come after this
+        call with an older count of resets are refused; they were made from what was read before.
+        """
+        wanted = [OffsetToCommit(topic, partition, offset) for (topic, partition), offset in places.items()]
+        accepted, _ = self._accept(CommitRequest(group_id, "", None, -1, wanted))
+        self._accepted.update((key, offset.sequence) for key, offset in accepted)
+        count = self._resets[group_id] = self.resets(group_id) + 1
+        changes: list[Change] = [(resets_key(group_id), Writer(VERSION).i32(count).finish())]
+        changes += [(offset_key(*key), _encode(offset)) for key, offset in accepted]
+
+        def written(error: CoreError | None) -> None:
+            self._settle(accepted, error)
+            if error is None:
+                for listener in list(self._reset_listeners):
+                    listener(group_id)
+            done(error)
+
+        self._log.write(changes, written)
 
     # -- transactions
 
@@ -269,6 +318,8 @@ class Offsets:
         durable.
         """
         changes: list[Change] = [(offset_key(group_id, *key), None) for key in self._table.get(group_id, {})]
+        if group_id in self._resets:
+            changes.append((resets_key(group_id), None))
         for key, producers in self._holders.items():
             if key[0] == group_id:
                 changes += [(pending_key(producer_id, *key), None) for producer_id in producers]
@@ -276,6 +327,7 @@ class Offsets:
 
     def group_deleted(self, group_id: str) -> None:
         self._table.pop(group_id, None)
+        self._resets.pop(group_id, None)
         for key in [key for key in self._holders if key[0] == group_id]:
             for producer_id in list(self._holders[key]):
                 self._release(producer_id, key)
@@ -300,6 +352,8 @@ class Offsets:
                 idle.append(group.id)
         self._forget(expired, lambda error: None)
         self._groups.forget_idle(idle)
+        counted = [group_id for group_id in idle if self._resets.pop(group_id, None) is not None]
+        self._log.write([(resets_key(group_id), None) for group_id in counted], lambda error: None)
 
     def _expired(self, group: Group, offsets: dict[tuple[str, int], Offset], wall_ms: int) -> Iterable[tuple[str, int]]:
         empty_since_ms = -1
@@ -342,6 +396,16 @@ class Offsets:
         else:
             self._sequence += 1
             self._table.setdefault(key[0], {})[key[1:]] = _decode(value, self._sequence)
+
+    def apply_resets(self, reader: Reader, value: bytes | None) -> None:
+        """Replays a record of kind resets."""
+        group_id = reader.text()
+        if value is None:
+            self._resets.pop(group_id, None)
+        else:
+            count = Reader(value)
+            count.version()
+            self._resets[group_id] = count.i32()
 
     def apply_pending(self, reader: Reader, value: bytes | None) -> None:
         """Replays a record of kind pending."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from gateway.cli_groups import groups
+
 EXIT_CONFIG = 2
 EXIT_IN_USE = 3
 
@@ -17,6 +19,9 @@ EXIT_IN_USE = 3
 @click.version_option(package_name="trivium-broker", prog_name="trivium")
 def main() -> None:
     """Trivium: Kafka clients, MQTT devices and a native SDK on one durable log."""
+
+
+main.add_command(groups)
 
 
 @main.command()

@@ -6,8 +6,9 @@ them are joined like those of many tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -105,6 +106,17 @@ class Client:
 
     def committed(self, group: str) -> dict[tuple[str, int], int]:
         return self._portal.call(self._made.committed, group)
+
+    def reset(
+        self,
+        name: str,
+        to: int | datetime | None = None,
+        *,
+        offset: int | None = None,
+        topics: Sequence[str] = (),
+        kind: str = "group",
+    ) -> dict[tuple[str, int], int]:
+        return self._portal.call(partial(self._made.reset, name, to, offset=offset, topics=topics, kind=kind))
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -21,7 +22,8 @@ import anyio.abc
 from trivium.connection import Connection, Incoming, open_connection
 from trivium.errors import Closed, Disconnected, ErrorCode, RequestRefused, RequestTimedOut
 from trivium.frames.connection import AskStatus, Status
-from trivium.frames.offsets import LATEST, Commit, Committed, FindOffsets, OffsetEntry, TimeEntry
+from trivium.frames.offsets import EARLIEST, LATEST, Commit, Committed, FindOffsets, OffsetEntry, TimeEntry
+from trivium.frames.resets import TO_EARLIEST, TO_LATEST, TO_OFFSET, TO_TIME, GroupReset, Reset
 from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, TopicInfo
 from trivium.record_batch import Codec
 from trivium.stacks import stacks
@@ -45,6 +47,18 @@ class TopicDescription:
     name: str
     partitions: int
     config: Mapping[str, str]
+
+
+def _target(to: int | datetime | None, offset: int | None) -> tuple[int, int]:
+    if (to is None) == (offset is None):
+        raise ValueError("give either a place or time to go to, or an offset")
+    if to is None:
+        return TO_OFFSET, offset or 0
+    if isinstance(to, datetime):
+        return TO_TIME, int(to.timestamp() * 1000)
+    if to < 0:
+        return {EARLIEST: TO_EARLIEST, LATEST: TO_LATEST}[to], 0
+    return TO_TIME, to
 
 
 def parse_addresses(addresses: str) -> list[tuple[str, int]]:
@@ -75,7 +89,9 @@ class Client:
         self._connecting = anyio.Lock()
         self._closed = False
         self._partitions: dict[str, int] = {}
-        self.incoming = Incoming(requests={AskStatus: self._status})  # who takes what the broker says
+        # Who takes what the broker says.
+        self.incoming = Incoming({AskStatus: self._status}, {GroupReset: lambda message, _: self._group_reset(message)})
+        self._reset_watchers: list[Callable[[GroupReset], None]] = []
         self.status: dict[str, Callable[[], Any]] = {}  # what else this client's status shows, for JSON
 
     async def connection(self) -> Connection:
@@ -203,21 +219,61 @@ class Client:
 
         Raises RequestRefused for the first that was refused, when the others have been kept.
         """
+        await self.commit_since(group, offsets, -1)
+
+    async def commit_since(self, group: str, offsets: Mapping[tuple[str, int], int], resets: int) -> None:
+        """As `commit`; refused (GROUP_WAS_RESET) when the group has been reset more often than that."""
         entries = [OffsetEntry(topic, part, offset, "") for (topic, part), offset in offsets.items()]
-        reply, _ = await self.request(Commit(group, entries))
+        reply, _ = await self.request(Commit(group, entries, resets))
         for entry, status in zip(entries, reply.statuses, strict=True):
             if status:
                 raise RequestRefused(status, f"commit of {entry.topic}/{entry.partition} for group {group!r}")
 
     async def committed(self, group: str) -> dict[tuple[str, int], int]:
         """All offsets kept under a group's name."""
+        return (await self.committed_since(group, watch=False))[0]
+
+    async def committed_since(self, group: str, *, watch: bool) -> tuple[dict[tuple[str, int], int], int]:
+        """As `committed`, and how often the group was reset; `watch`: GroupReset tells of further ones."""
         try:
-            reply, _ = await self.request(Committed(group))
+            reply, _ = await self.request(Committed(group, int(watch)))
         except RequestRefused as refused:
             if refused.code == ErrorCode.GROUP_NOT_FOUND:
-                return {}
+                return {}, 0
             raise
-        return {(entry.topic, entry.partition): entry.offset for entry in reply.entries}
+        return {(entry.topic, entry.partition): entry.offset for entry in reply.entries}, reply.resets
+
+    async def reset(
+        self,
+        name: str,
+        to: int | datetime | None = None,
+        *,
+        offset: int | None = None,
+        topics: Sequence[str] = (),
+        kind: str = "group",
+    ) -> dict[tuple[str, int], int]:
+        """Moves a group, which may be running, to EARLIEST, LATEST or a time (a datetime, or ms since the epoch), or to
+        an offset, in these topics or in all it reads. Returns where it goes on; durable.
+
+        Commits from before cannot undo it. `kind` "session" moves an MQTT session, by its client identifier, or a
+        shared subscription, by `$share/...`. Raises RequestRefused (GROUP_NOT_FOUND, UNKNOWN_TOPIC).
+        """
+        where, value = _target(to, offset)
+        reply, _ = await self.request(Reset(kind, name, list(topics), where, value))
+        return {(place.topic, place.partition): place.offset for place in reply.places}
+
+    def _group_reset(self, message: GroupReset) -> None:
+        for watcher in list(self._reset_watchers):
+            watcher(message)
+
+    @contextmanager
+    def watching_resets(self, watcher: Callable[[GroupReset], None]) -> Iterator[None]:
+        """Calls `watcher` with what the broker tells of resets, while the block is not left."""
+        self._reset_watchers.append(watcher)
+        try:
+            yield
+        finally:
+            self._reset_watchers.remove(watcher)
 
     # -- records
 
@@ -250,11 +306,16 @@ def _description(info: TopicInfo) -> TopicDescription:
 @asynccontextmanager
 async def connect(addresses: str, *, client_id: str = "", request_timeout_s: float = 30.0) -> AsyncIterator[Client]:
     """A client for `host:port[,host:port...]`, closed when the block is left. Connects on first use."""
+    raised: Exception | None = None
     async with anyio.create_task_group() as tasks:
         client = Client(addresses, tasks, client_id, request_timeout_s)
         try:
             yield client
+        except Exception as error:
+            raised = error  # raised as it is below: a task group would put it into an ExceptionGroup
         finally:
             with anyio.CancelScope(shield=True):
                 await client.aclose()
             tasks.cancel_scope.cancel()
+    if raised is not None:
+        raise raised

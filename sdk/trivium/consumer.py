@@ -8,6 +8,8 @@ Rules:
 - What one pull brought is bounded by `PULL_BYTES_MAX` and by one batch; nothing is pulled ahead of the reader.
 - `commit` keeps the offset after the last message handed out, per partition.
 - A group here shares no load: give each group one consumer at a time.
+- When the group is reset (`Client.reset`) the consumer goes on there, wherever it was; `commit` of what came before is
+  left out. The broker tells of resets; a commit that crosses one is refused, and a new connection asks.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+import anyio
+
 from trivium.client import Client
+from trivium.connection import Connection
 from trivium.errors import ErrorCode, RequestRefused
 from trivium.frames.offsets import LATEST
 from trivium.frames.pulling import Pull, PullEntry, PullResult
+from trivium.frames.resets import GroupReset
 from trivium.record_batch import iter_batches
 from trivium.records import decode, parse_control
 
@@ -55,6 +61,10 @@ class Consumer:
         self._positions: dict[_Key, int] = {}  # where the next pull reads
         self._handed: dict[_Key, int] = {}  # what `commit` will keep
         self._messages: Iterator[Message] = iter(())
+        self._resets = -1  # of the group, as the broker counts them
+        self._watched: Connection | None = None  # over which it tells of them
+        self._was_reset = False
+        self._pulling = anyio.CancelScope()
 
     @property
     def positions(self) -> dict[tuple[str, int], int]:
@@ -63,12 +73,38 @@ class Consumer:
 
     async def open(self) -> None:
         """Finds where to start. Raises RequestRefused (UNKNOWN_TOPIC)."""
-        kept = await self._client.committed(self._group) if self._group is not None else {}
+        kept = await self._kept() if self._group is not None else {}
         for topic in self._topics:
             await self._client.partitions(topic, create=True)
             for partition, offset in (await self._client.find_offsets(topic, self._start)).items():
                 self._positions[topic, partition] = kept.get((topic, partition), offset)
         self._handed = dict(self._positions)
+
+    async def _kept(self) -> dict[_Key, int]:
+        """The group's offsets; from now on its resets are told over this connection."""
+        assert self._group is not None
+        self._was_reset = False
+        self._watched = await self._client.connection()
+        kept, self._resets = await self._client.committed_since(self._group, watch=True)
+        return kept
+
+    def told(self, reset: GroupReset) -> None:
+        """The broker says that a group was reset."""
+        if reset.group == self._group:
+            self._was_reset = True
+            self._pulling.cancel()
+
+    async def _follow_resets(self) -> None:
+        """Goes to the group's offsets if it has been reset."""
+        if self._group is None or (not self._was_reset and self._watched is await self._client.connection()):
+            return
+        known = self._resets
+        kept = await self._kept()
+        if self._resets != known:
+            places = {where: offset for where, offset in kept.items() if where in self._handed}
+            self._handed.update(places)
+            self._positions = dict(self._handed)
+            self._messages = iter(())
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Goes on at this offset; what has been pulled already is dropped. Raises KeyError for another's partition."""
@@ -81,7 +117,12 @@ class Consumer:
         """Keeps the positions under the group's name; durable on return. Raises ValueError without a group."""
         if self._group is None:
             raise ValueError("a consumer without a group has nothing to commit under: give group=...")
-        await self._client.commit(self._group, self._handed)
+        try:
+            await self._client.commit_since(self._group, self._handed, self._resets)
+        except RequestRefused as refused:
+            if refused.code != ErrorCode.GROUP_WAS_RESET:
+                raise
+            self._was_reset = True  # what was to be kept does not count any more
 
     def __aiter__(self) -> Consumer:
         return self
@@ -89,10 +130,13 @@ class Consumer:
     async def __anext__(self) -> Message:
         """The next message, when there is one. Raises RequestRefused, RequestTimedOut, BatchError."""
         while True:
+            if self._was_reset:
+                await self._follow_resets()
             for message in self._messages:
                 self._handed[message.topic, message.partition] = message.offset + 1
                 return message
             self._handed.update(self._positions)
+            await self._follow_resets()
             await self._pull()
 
     async def _pull(self) -> None:
@@ -100,7 +144,10 @@ class Consumer:
         entries = [PullEntry(*where, offset, PARTITION_BYTES_MAX) for where, offset in self._positions.items()]
         request = Pull(int(self._committed), entries, PULL_BYTES_MAX, WAIT_MS)
         timeout_s = self._client.request_timeout_s + WAIT_MS / 1000
-        reply, payload = await self._client.request(request, timeout_s=timeout_s)
+        with anyio.CancelScope() as self._pulling:
+            reply, payload = await self._client.request(request, timeout_s=timeout_s)
+        if self._pulling.cancelled_caught:
+            return
         found: list[Message] = []
         at = 0
         for entry, result in zip(entries, reply.entries, strict=True):
@@ -159,5 +206,6 @@ async def consumer(
     if not topics:
         raise ValueError("a consumer needs at least one topic")
     made = Consumer(client, topics, group, start, committed)
-    await made.open()
-    yield made
+    with client.watching_resets(made.told):
+        await made.open()
+        yield made

@@ -67,6 +67,7 @@ class ErrorCode(enum.IntEnum):
     UNSTABLE_OFFSET = 60
     GROUP_SUBSCRIBED = 61
     INVALID_FILTER = 62
+    GROUP_WAS_RESET = 63
     # transactions
     UNKNOWN_TRANSACTIONAL_ID = 70
     CONCURRENT_TRANSACTIONS = 71

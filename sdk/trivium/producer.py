@@ -236,12 +236,17 @@ async def producer(
 ) -> AsyncIterator[Producer]:
     """A producer; leaving the block sends what still waits (unless the block was cancelled)."""
     made = Producer(client, codec, linger_ms, buffer_bytes_max)
+    raised: Exception | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(made.run)
         try:
             yield made
-        except BaseException:
+            made.close()
+        except BaseException as error:
             made.abandon()
             tasks.cancel_scope.cancel()
-            raise
-        made.close()
+            if not isinstance(error, Exception):
+                raise
+            raised = error  # raised as it is below: a task group would put it into an ExceptionGroup
+    if raised is not None:
+        raise raised

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from core.consumer_groups import HeartbeatRequest, HeartbeatResult
 from core.errors import CoreError
-from core.group_codec import KIND_CLASSIC, KIND_CONSUMER, KIND_MEMBER, KIND_OFFSET, KIND_PENDING, Reader
+from core.group_codec import KIND_CLASSIC, KIND_CONSUMER, KIND_MEMBER, KIND_OFFSET, KIND_PENDING, KIND_RESETS, Reader
 from core.group_subscription import build_subscription
 from core.group_types import (
     Client,
@@ -84,8 +84,10 @@ class Log:
     def flush(self) -> None:
         pass
 
-    def release(self) -> None:
-        while self._waiting:
+    def release(self, writes: int = 1_000_000) -> None:
+        """Makes the writes that wait durable, or the first so many."""
+        while self._waiting and writes:
+            writes -= 1
             changes, done = self._waiting.pop(0)
             if self.error is None:
                 self.put(changes)
@@ -121,6 +123,7 @@ class World:
             KIND_MEMBER: self.groups.replay.member,
             KIND_OFFSET: self.offsets.apply_offset,
             KIND_PENDING: self.offsets.apply_pending,
+            KIND_RESETS: self.offsets.apply_resets,
         }
         for key, value in self.log.records.items():
             appliers[key[0]](Reader(key, 1), value)
@@ -296,11 +299,12 @@ class World:
         retention_ms: int = -1,
         knows_epochs: bool = True,
         producer: int | None = None,
+        resets: int = -1,
     ) -> list[CoreError | None]:
         """The outcome once it is known: an empty list while it is not."""
         outcomes: list[CoreError | None] = []
         one = OffsetToCommit(topic, partition, offset, -1, metadata)
-        request = CommitRequest(group, member_id, instance, generation, [one], retention_ms, knows_epochs)
+        request = CommitRequest(group, member_id, instance, generation, [one], retention_ms, knows_epochs, resets)
 
         def reply(error: CoreError | None, errors: list[CoreError | None]) -> None:
             outcomes.append(error or errors[0])
@@ -314,6 +318,13 @@ class World:
     def committed(self, *, group: str = "g", topic: str = "t", partition: int = 0) -> int | None:
         found = self.offsets.fetch(group, None, -1).get((topic, partition))
         return None if found is None else found.offset
+
+    def reset(self, offset: int, *, group: str = "g", partition: int = 0) -> list[CoreError | None]:
+        """As GroupCoordinator.reset; the outcome once it is known."""
+        outcomes: list[CoreError | None] = []
+        self.groups.expel(group, self.now_ms)
+        self.offsets.reset(group, {("t", partition): offset}, outcomes.append)
+        return outcomes
 
     def end_txn(self, producer: int, committed: bool) -> None:
         """Ends a producer's transaction; while one end is on its way to the log there is no other."""

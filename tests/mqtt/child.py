@@ -39,7 +39,7 @@ class Child:
             line = self._process.stdout.readline()
             assert line, (self._folder / "log").read_text()[-3000:]
             addresses[line.split()[0]] = line.split()[-1]
-        self.kafka = addresses["kafka"]
+        self.kafka, self.native = addresses["kafka"], addresses["native"]
         self.ports = {name: int(address.rpartition(":")[2]) for name, address in addresses.items()}
         self.mqtt = self.ports.get("mqtt", 0)
 

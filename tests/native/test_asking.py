@@ -181,7 +181,7 @@ def test_a_clients_status_shows_settings_and_stacks(backend: str) -> None:
     async def main() -> dict[str, Any]:
         async with sdk.connect("127.0.0.1:1", client_id="me") as client, anyio.create_task_group() as tasks:
             tasks.start_soon(stuck_handler)
-            await anyio.lowlevel.checkpoint()
+            await anyio.wait_all_tasks_blocked()
             client.status["lag"] = lambda: 7
             found: dict[str, Any] = json.loads((await client._status(AskStatus(), memoryview(b""))).text)
             tasks.cancel_scope.cancel()

@@ -29,6 +29,7 @@ from trivium.frames.offsets import (
     TimeEntry,
 )
 from trivium.frames.pulling import Aborted, Pull, PullEntry, PullReply, PullResult
+from trivium.frames.resets import GroupReset, Place, Reset, ResetReply
 from trivium.frames.sending import NewProducer, NewProducerReply, Send, SendEntry, SendReply, SendResult
 from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, MetadataReply, TopicInfo
 
@@ -50,10 +51,13 @@ MESSAGES: list[tuple[int, Any, bytes]] = [
     (0x87, PullReply([PullResult(0, 0, 9, 9, [Aborted(3, 4)], 2)]), b"ab"),
     (0x08, FindOffsets([TimeEntry("t", 0, -2)]), b""),
     (0x88, FindOffsetsReply([FoundOffset(0, 5)]), b""),
-    (0x09, Commit("g", [OffsetEntry("t", 0, 5, "m")]), b""),
+    (0x09, Commit("g", [OffsetEntry("t", 0, 5, "m")], -1), b""),
     (0x89, CommitReply([0, 11]), b""),
-    (0x0A, Committed("g"), b""),
-    (0x8A, CommittedReply([OffsetEntry("t", 0, 5, "")]), b""),
+    (0x0A, Committed("g", 1), b""),
+    (0x8A, CommittedReply([OffsetEntry("t", 0, 5, "")], 3), b""),
+    (0x40, Reset("group", "g", ["t"], 3, 1_700_000_000_000), b""),
+    (0xC0, ResetReply([Place("t", 0, 5)]), b""),
+    (0x41, GroupReset("g"), b""),
     (0x0B, AskStatus(), b""),
     (0x8B, Status("{}"), b""),
 ]

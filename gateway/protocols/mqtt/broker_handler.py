@@ -160,6 +160,11 @@ class BrokerHandler:
 
         self._log.put(changes, answered)
 
+    def store(self, changes: list[Change], done: Callable[[bool], None]) -> None:
+        """Has changes that come from elsewhere stored; `done(durable)`."""
+        self._log.put(changes, done)
+        self._log.append()
+
     def _answered(self) -> None:
         self.serve_waiting()
         self.flush()

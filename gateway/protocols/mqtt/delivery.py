@@ -60,7 +60,8 @@ class Deliveries(Live):
             return
         while not device.live and device.present:
             position, held = self.tail.position, dict(self.tail.held)
-            for partition in self._partitions_for(device):
+            offsets = device.offsets
+            for partition in self.partitions_for(device):
                 try:
                     start = device.offsets.get(partition)
                     if start is None:
@@ -72,13 +73,16 @@ class Deliveries(Live):
                         return
                 except UnknownPartition:
                     continue  # deleted meanwhile
+            if device.offsets is not offsets:
+                continue  # it was rewound
             device.position, device.offsets = position, held
             if self.tail.position == position and self.tail.held == held:
                 self._join_tail(device)
             else:
                 await trio.lowlevel.checkpoint()
 
-    def _partitions_for(self, device: Device | Group) -> list[int]:
+    def partitions_for(self, device: Device | Group) -> list[int]:
+        """The partitions that its subscriptions can match something of."""
         names: set[str] = set()
         for filter_ in [device.filter] if isinstance(device, Group) else device.filters():
             names.update(self._names_of(filter_))
@@ -87,7 +91,8 @@ class Deliveries(Live):
         return [number for number in numbers if self.visible(number) is not None]
 
     async def _read_on(self, device: Device | Group, partition: int, offset: int, target: int) -> bool:
-        """Delivers a partition up to `target`; False when the device's window is full or it is gone."""
+        """Delivers a partition up to `target`; False when the device's window is full, or it is gone or rewound."""
+        offsets = device.offsets
         while offset < target:
             try:
                 read = self._engine.read_nowait(partition, offset, READ_BYTES, committed=True)
@@ -101,6 +106,8 @@ class Deliveries(Live):
             except DataDamaged as damage:
                 offset = damage.end_offset
                 continue
+            if device.offsets is not offsets:
+                return False
             for stretch in committed_batches(partition, read, offset):
                 if stretch.base_offset >= target:
                     break
@@ -109,15 +116,17 @@ class Deliveries(Live):
                 else:
                     stopped = self._deliver_behind(device, stretch, offset)
                 if stopped is not None:
-                    device.offsets[partition] = stopped
+                    offsets[partition] = stopped
                     return False
             after = next_offset(read, offset)
             if after <= offset:
                 break
             offset = after
-            device.offsets[partition] = offset
+            offsets[partition] = offset
             await trio.lowlevel.checkpoint()
-        device.offsets[partition] = max(offset, target)
+            if device.offsets is not offsets:
+                return False
+        offsets[partition] = max(offset, target)
         return True
 
     def _deliver_behind(self, device: Device, stretch: Stretch, offset: int) -> int | None:

@@ -403,6 +403,21 @@ class Live:
     def cursor(self, device: Device | Group) -> tuple[int, dict[int, int]]:
         return (self.tail.position, self.tail.held) if device.live else (device.position, device.offsets)
 
+    def rewind(self, device: Device | Group, offsets: dict[int, int]) -> None:
+        """Its place in these partitions (engine's number -> offset) is another from now on; follow with `catch_up`.
+
+        The table of offsets is a new one: whoever reads for the device sees by that that its work is void.
+        """
+        position, held = self.cursor(device)
+        device.live = False
+        device.pending = device.dirty = True
+        device.position, device.offsets = position, {**held, **offsets}
+        if isinstance(device, Group):
+            device.again.clear()
+        elif device.session.subscriptions:
+            for filter_, subscription in device.session.subscriptions.items():
+                device.session.subscriptions[filter_] = subscription._replace(since=0)
+
     def _join_tail(self, device: Device | Group) -> None:
         device.live = True
         device.pending = False

@@ -30,6 +30,7 @@ from gateway.protocols.mqtt.publishing import Publisher, PublishSettings
 from gateway.protocols.mqtt.pump import Pump
 from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.retained import Retained
+from gateway.protocols.mqtt.rewinding import Rewinder
 from gateway.protocols.mqtt.sys_topics import SysTopics
 from gateway.tls import Certificate
 from trivium.records import Record
@@ -113,6 +114,8 @@ class MqttServer:
         self.handler.load(time.time())
         figures = partial(read_figures, broker.engine, broker.topics, self.handler, self.deliveries, table, self.pump)
         self._sys_topics = SysTopics(version("trivium-broker"), settings.sys_interval_s, figures, time.monotonic())
+        rewinder = Rewinder(broker.engine, broker.topics, self.handler, self.deliveries)
+        broker.retroactive.register("session", rewinder.move)
         broker.topics.on_change(lambda _: self.publisher.forget_places())
 
     def _unlogged(self, topic: str, record: Record) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -23,6 +24,7 @@ Answer = Any | tuple[Any, Sequence[Buffer]]  # the reply's message, or with the 
 class Context:
     broker: Broker
     fetch_bytes_max: int
+    watched: WeakKeyDictionary[Peer, set[str]] = field(default_factory=WeakKeyDictionary)  # groups, for their resets
 
     def now_ms(self) -> int:
         """Monotonic milliseconds, for time-outs."""

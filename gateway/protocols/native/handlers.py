@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from gateway.protocols.native import handlers_offsets, handlers_pull, handlers_send, handlers_topics
+from gateway.protocols.native import (
+    handlers_offsets,
+    handlers_pull,
+    handlers_resets,
+    handlers_send,
+    handlers_topics,
+)
 from gateway.protocols.native.context import Area
 
-_AREAS = [module.AREA for module in (handlers_topics, handlers_send, handlers_pull, handlers_offsets)]
+_AREAS = [module.AREA for module in (handlers_topics, handlers_send, handlers_pull, handlers_offsets, handlers_resets)]
 
 HANDLERS = Area(
     tasks={cls: handler for area in _AREAS for cls, handler in area.tasks.items()},

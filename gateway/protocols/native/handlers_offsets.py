@@ -9,6 +9,7 @@ from core.offsets import CommitRequest, OffsetToCommit
 from core.store.engine import UnknownPartition
 from gateway.protocols.native.codes import CORE_CODES, Refused
 from gateway.protocols.native.context import Area, Call, Context
+from gateway.protocols.native.handlers_resets import watch_resets
 from trivium.errors import ErrorCode
 from trivium.frames.offsets import (
     EARLIEST,
@@ -66,7 +67,7 @@ async def commit(call: Call, request: Commit) -> CommitReply:
         answered.set()
 
     call.context.broker.offsets.commit(
-        CommitRequest(request.group, "", None, -1, offsets), reply, call.context.now_ms()
+        CommitRequest(request.group, "", None, -1, offsets, resets=request.resets), reply, call.context.now_ms()
     )
     await answered.wait()
     each = iter(outcome)
@@ -78,9 +79,12 @@ async def commit(call: Call, request: Commit) -> CommitReply:
 
 
 async def committed(call: Call, request: Committed) -> CommittedReply:
-    found = call.context.broker.offsets.fetch(request.group, None, -1)
+    offsets = call.context.broker.offsets
+    if request.watch:
+        watch_resets(call, request.group)
+    found = offsets.fetch(request.group, None, -1)
     entries = [OffsetEntry(name, part, one.offset, one.metadata) for (name, part), one in found.items()]
-    return CommittedReply(entries)
+    return CommittedReply(entries, offsets.resets(request.group))
 
 
 AREA = Area(tasks={FindOffsets: find_offsets, Commit: commit, Committed: committed})

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import construct as c
 
-from trivium.frames.declare import TEXT, Declared, Kind, list_of
+from trivium.frames.declare import FLAG, TEXT, Declared, Kind, list_of
 
 EARLIEST, LATEST = -2, -1  # in place of a time
 
@@ -42,10 +42,13 @@ class OffsetEntry(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """Offsets of the next records to read, kept under a group's name."""
+    """Offsets of the next records to read, kept under a group's name, unless the group has been reset since `resets`
+    (as `Committed` said it; -1: whatever happened).
+    """
 
     group: str
     entries: list[OffsetEntry]
+    resets: int
 
 
 class CommitReply(NamedTuple):
@@ -53,11 +56,17 @@ class CommitReply(NamedTuple):
 
 
 class Committed(NamedTuple):
+    """Asks for a group's offsets; `watch` 1: and to be told of its resets, as long as this connection lives."""
+
     group: str
+    watch: int
 
 
 class CommittedReply(NamedTuple):
+    """`resets` counts the group's resets."""
+
     entries: list[OffsetEntry]
+    resets: int
 
 
 _TIME = Declared(TimeEntry, c.Struct("topic" / TEXT, "partition" / c.Int32ub, "time_ms" / c.Int64sb))
@@ -72,11 +81,19 @@ KINDS = {
         Declared(FindOffsetsReply, c.Struct("entries" / list_of(_FOUND.fields)), {"entries": _FOUND}),
     ),
     9: Kind(
-        Declared(Commit, c.Struct("group" / TEXT, "entries" / list_of(_OFFSET.fields)), {"entries": _OFFSET}),
+        Declared(
+            Commit,
+            c.Struct("group" / TEXT, "entries" / list_of(_OFFSET.fields), "resets" / c.Int32sb),
+            {"entries": _OFFSET},
+        ),
         Declared(CommitReply, c.Struct("statuses" / list_of(c.Int8ub))),
     ),
     10: Kind(
-        Declared(Committed, c.Struct("group" / TEXT)),
-        Declared(CommittedReply, c.Struct("entries" / list_of(_OFFSET.fields)), {"entries": _OFFSET}),
+        Declared(Committed, c.Struct("group" / TEXT, "watch" / FLAG)),
+        Declared(
+            CommittedReply,
+            c.Struct("entries" / list_of(_OFFSET.fields), "resets" / c.Int32sb),
+            {"entries": _OFFSET},
+        ),
     ),
 }

@@ -1,0 +1,123 @@
+"""A group's offsets are reset while it runs: nothing from before undoes it, whatever is on its way and wherever the
+broker dies.
+"""
+
+from __future__ import annotations
+
+from core.errors import CoreError
+from tests.core.groups_driver import World
+from tests.core.test_groups_consumer import Member
+
+E = CoreError
+
+
+def test_classic_members_are_strangers_until_they_join_again() -> None:
+    world = World()
+    (leader, other), generation = world.form(2)
+    world.commit(50, leader, generation)
+    assert world.reset(3) == [None]
+    assert world.committed() == 3
+    assert world.beat(leader, generation) is E.UNKNOWN_MEMBER
+    for member in (leader, other):
+        assert world.commit(60, member, generation) == [E.UNKNOWN_MEMBER]
+        assert world.commit(60, member, generation, producer=7) == [E.UNKNOWN_MEMBER]
+    (member,), newer = world.form()
+    assert newer > generation
+    assert world.committed() == 3
+    assert world.commit(4, member, newer) == [None]
+
+
+def test_who_waits_in_a_rebalance_is_told_at_once() -> None:
+    world = World()
+    (first, second), generation = world.form(2)
+    joining = world.join(first)
+    assert joining == []
+    world.reset(3)
+    assert [answer.error for answer in joining] == [E.UNKNOWN_MEMBER]
+    assert world.beat(second, generation) is E.UNKNOWN_MEMBER
+    assert world.form()[1] > generation
+
+
+def test_who_waits_for_its_assignment_is_told_at_once() -> None:
+    world = World()
+    joins = [world.join(), world.join()]
+    world.pass_time(6_000)
+    follower = next(one[0] for one in joins if one[0].member_id != one[0].leader)
+    syncing = world.sync(follower.member_id, follower.generation)
+    world.reset(3)
+    assert [answer.error for answer in syncing] == [E.UNKNOWN_MEMBER]
+    assert world.commit(9, follower.member_id, follower.generation) == [E.UNKNOWN_MEMBER]
+
+
+def test_kip848_members_are_fenced_and_come_back_with_a_higher_epoch() -> None:
+    world = World()
+    one, two = Member(world, "one"), Member(world, "two")
+    for _ in range(3):
+        one.beat()
+        two.beat()
+    world.commit(50, "one", one.epoch)
+    before = one.epoch
+    assert world.reset(3) == [None]
+    assert world.consumer_beat("one", before, owned=one.owned).error is E.UNKNOWN_MEMBER
+    assert world.commit(60, "one", before) == [E.UNKNOWN_MEMBER]
+    one.join()
+    assert one.epoch > before
+    assert world.commit(60, "one", before) == [E.STALE_MEMBER_EPOCH]
+    assert world.committed() == 3
+    assert world.commit(4, "one", one.epoch) == [None]
+
+
+def test_a_commit_that_is_on_its_way_does_not_undo_it() -> None:
+    world = World()
+    (member,), generation = world.form()
+    world.log.held = True
+    late = world.commit(50, member, generation)
+    done = world.reset(3)
+    assert (late, done) == ([], [])
+    world.log.release()
+    assert (late, done) == ([None], [None])
+    assert world.committed() == 3
+    assert world.restart().committed() == 3
+
+
+def test_an_offset_of_an_open_transaction_does_not_undo_it() -> None:
+    world = World()
+    world.commit(50, producer=7)
+    world.reset(3)
+    world.end_txn(7, committed=True)
+    assert world.committed() == 3
+    assert world.restart().committed() == 3
+
+
+def test_a_broker_that_dies_in_between_knows_the_members_no_more() -> None:
+    world = World()
+    (member,), generation = world.form()
+    world.commit(50, member, generation)
+    world.log.held = True
+    done = world.reset(3)
+    world.log.release(1)
+    assert done == []
+    world = world.restart()
+    assert world.committed() == 50
+    assert world.commit(60, member, generation) == [E.UNKNOWN_MEMBER]
+
+
+def test_from_outside_the_group_the_count_of_resets_tells() -> None:
+    world = World()
+    assert world.commit(5, resets=0) == [None]
+    world.reset(1)
+    assert world.commit(6, resets=0) == [E.GROUP_WAS_RESET]
+    world = world.restart()
+    assert world.commit(6, resets=0) == [E.GROUP_WAS_RESET]
+    assert world.committed() == 1
+    assert world.commit(2, resets=1) == [None]
+    assert world.commit(7) == [None]  # who names no count is not asked
+
+
+def test_what_the_store_refuses_is_not_reset() -> None:
+    world = World()
+    world.commit(5)
+    world.log.error = E.STORE_FULL
+    assert world.reset(1) == [E.STORE_FULL]
+    world.log.error = None
+    assert world.committed() == 5
