@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from core.message_headers import TAG
@@ -25,11 +26,12 @@ from core.selectors.parser import parse
 from core.selectors.tags import ALL, parse_tags
 from trivium.records import Record
 
-__all__ = ["InvalidFilter", "Kind", "Selector", "compile_selector", "matches_all"]
+__all__ = ["InvalidFilter", "Kind", "Selector", "compile_selector", "matches_all", "selector_of"]
 
 Selector = Callable[[Record], bool]
 _TAGS_PROPERTY: Final = "TAGS"
 _KEYS_PROPERTY: Final = "KEYS"
+COMPILED_MAX: Final = 1_024  # that `selector_of` keeps; one that it does not is compiled anew
 
 
 class Kind(enum.Enum):
@@ -37,6 +39,9 @@ class Kind(enum.Enum):
 
     TAGS = "tags"
     SQL = "sql"
+
+
+_KINDS: Final = frozenset(kind.value for kind in Kind)
 
 
 def matches_all(text: str, kind: Kind) -> bool:
@@ -51,6 +56,15 @@ def compile_selector(text: str, kind: Kind) -> Selector:
     if matches_all(text, kind):
         return lambda record: True
     return _compile_tags(text)
+
+
+@lru_cache(COMPILED_MAX)
+def selector_of(text: str) -> Selector:
+    """As protocols and tables write a filter: `sql:EXPRESSION` or `tags:EXPRESSION`. Raises InvalidFilter."""
+    kind, colon, expression = text.partition(":")
+    if not colon or kind not in _KINDS:
+        raise InvalidFilter("a filter begins with sql: or tags:", 0)
+    return compile_selector(expression, Kind(kind))
 
 
 def _compile_tags(text: str) -> Selector:

@@ -79,10 +79,16 @@ class Client:
 
     @contextmanager
     def consumer(
-        self, *topics: str, group: str | None = None, start: int = LATEST, committed: bool = True
+        self,
+        *topics: str,
+        group: str | None = None,
+        start: int = LATEST,
+        committed: bool = True,
+        filter: str | None = None,
+        tags: str | None = None,
     ) -> Iterator[Consumer]:
         """A consumer of all partitions of some topics."""
-        opened = self._made.consumer(*topics, group=group, start=start, committed=committed)
+        opened = self._made.consumer(*topics, group=group, start=start, committed=committed, filter=filter, tags=tags)
         with self._portal.wrap_async_context_manager(opened) as made:
             yield Consumer(self._portal, made)
 

@@ -286,12 +286,18 @@ class Client:
         return producer(self, codec=codec, linger_ms=linger_ms, buffer_bytes_max=buffer_bytes_max)
 
     def consumer(
-        self, *topics: str, group: str | None = None, start: int = LATEST, committed: bool = True
+        self,
+        *topics: str,
+        group: str | None = None,
+        start: int = LATEST,
+        committed: bool = True,
+        filter: str | None = None,
+        tags: str | None = None,
     ) -> AbstractAsyncContextManager[Consumer]:
         """A consumer of all partitions of some topics; see `trivium.consumer`."""
         from trivium.consumer import consumer
 
-        return consumer(self, topics, group=group, start=start, committed=committed)
+        return consumer(self, topics, group=group, start=start, committed=committed, filter=filter, tags=tags)
 
     async def aclose(self) -> None:
         self._closed = True

@@ -52,12 +52,21 @@ class Message(NamedTuple):
 class Consumer:
     """Made by `consumer`; iterate over it. One task at a time."""
 
-    def __init__(self, client: Client, topics: Sequence[str], group: str | None, start: int, committed: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        topics: Sequence[str],
+        group: str | None,
+        start: int,
+        committed: bool,
+        selector: str = "",
+    ) -> None:
         self._client = client
         self._topics = topics
         self._group = group
         self._start = start
         self._committed = committed
+        self._selector = selector
         self._positions: dict[_Key, int] = {}  # where the next pull reads
         self._handed: dict[_Key, int] = {}  # what `commit` will keep
         self._messages: Iterator[Message] = iter(())
@@ -72,7 +81,9 @@ class Consumer:
         return dict(self._handed)
 
     async def open(self) -> None:
-        """Finds where to start. Raises RequestRefused (UNKNOWN_TOPIC)."""
+        """Finds where to start. Raises RequestRefused (UNKNOWN_TOPIC, INVALID_FILTER)."""
+        if self._selector:
+            await self._client.request(Pull(0, [], self._selector, 0, 0))
         kept = await self._kept() if self._group is not None else {}
         for topic in self._topics:
             await self._client.partitions(topic, create=True)
@@ -142,7 +153,7 @@ class Consumer:
     async def _pull(self) -> None:
         # Whoever had the bytes first last time stands last now, so that no partition starves.
         entries = [PullEntry(*where, offset, PARTITION_BYTES_MAX) for where, offset in self._positions.items()]
-        request = Pull(int(self._committed), entries, PULL_BYTES_MAX, WAIT_MS)
+        request = Pull(int(self._committed), entries, self._selector, PULL_BYTES_MAX, WAIT_MS)
         timeout_s = self._client.request_timeout_s + WAIT_MS / 1000
         with anyio.CancelScope() as self._pulling:
             reply, payload = await self._client.request(request, timeout_s=timeout_s)
@@ -198,14 +209,21 @@ async def consumer(
     group: str | None = None,
     start: int = LATEST,
     committed: bool = True,
+    filter: str | None = None,
+    tags: str | None = None,
 ) -> AsyncIterator[Consumer]:
     """A consumer of `topics`; `start` is EARLIEST, LATEST or a time in ms, where the group has kept no offset.
 
-    `committed` leaves out what belongs to open or aborted transactions. Raises ValueError without topics.
+    `committed` leaves out what belongs to open or aborted transactions. `filter` is an SQL-92 expression over the
+    headers, `tags` a tag expression (`"TagA || TagB"`): the broker sends what passes, and positions go on over the
+    rest. Raises ValueError without topics, or with both filters; RequestRefused (INVALID_FILTER).
     """
     if not topics:
         raise ValueError("a consumer needs at least one topic")
-    made = Consumer(client, topics, group, start, committed)
+    if filter is not None and tags is not None:
+        raise ValueError("give a filter or tags, not both: TAGS is a property of filters")
+    selector = f"sql:{filter}" if filter is not None else f"tags:{tags}" if tags is not None else ""
+    made = Consumer(client, topics, group, start, committed, selector)
     with client.watching_resets(made.told):
         await made.open()
         yield made

@@ -47,7 +47,7 @@ MESSAGES: list[tuple[int, Any, bytes]] = [
     (0x85, NewProducerReply(7, 0), b""),
     (0x06, Send(1, [SendEntry("t", 0, 2), SendEntry("\u00fc", 9, 1)]), b"abc"),
     (0x86, SendReply([SendResult(0, 1, 41), SendResult(80, 0, -1)]), b""),
-    (0x07, Pull(1, [PullEntry("t", 0, 5, 100)], 1000, 500), b""),
+    (0x07, Pull(1, [PullEntry("t", 0, 5, 100)], "sql:a = 1", 1000, 500), b""),
     (0x87, PullReply([PullResult(0, 0, 9, 9, [Aborted(3, 4)], 2)]), b"ab"),
     (0x08, FindOffsets([TimeEntry("t", 0, -2)]), b""),
     (0x88, FindOffsetsReply([FoundOffset(0, 5)]), b""),

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 from core.filters import is_wildcard, scan
 from core.retained import RetainedTable
+from core.selectors import selector_of
 from core.topic_mapping import TopicMapping
 from gateway.protocols.mqtt.devices import RetainedMessages
 from gateway.protocols.mqtt.live import encoded_identifiers
 from gateway.protocols.mqtt.message import Message
 from gateway.protocols.mqtt.records import message_of
-from gateway.protocols.mqtt.selection import selector_of
 from gateway.protocols.mqtt.session import Subscription
 
 

@@ -1,24 +1,22 @@
 """A subscription's filter over message properties: user property `trivium-filter` (SQL-92) or `trivium-tags` of a
 SUBSCRIBE.
 
-It counts for every topic filter of that SUBSCRIBE, is stored with the subscription as text (`sql:...`, `tags:...`,
-empty for none), and compiled when it is needed; subscribers with the same text share what it lets pass. Of overlapping
-subscriptions a message needs to pass one. Members of a shared subscription all have the same filter.
+It counts for every topic filter of that SUBSCRIBE, is stored with the subscription as `core.selectors.selector_of`
+reads it (empty for none), and compiled when it is needed; subscribers with the same filter share what it lets pass. Of
+overlapping subscriptions a message needs to pass one. Members of a shared subscription all have the same filter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Final
 
-from core.selectors import InvalidFilter, Kind, Selector, compile_selector, matches_all
+from core.selectors import InvalidFilter, Kind, matches_all, selector_of
 from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.properties import Properties
 from trivium.records import Record
 
 SELECTION_CHARS_MAX: Final = 4_096
-COMPILED_MAX: Final = 1_024  # kept at a time; one that is not is compiled anew
 _PROPERTIES: Final = {"trivium-filter": Kind.SQL, "trivium-tags": Kind.TAGS}
 
 
@@ -37,13 +35,6 @@ def asked_selection(properties: Properties) -> str:
     selection = f"{kind.value}:{text}"
     selector_of(selection)
     return selection
-
-
-@lru_cache(COMPILED_MAX)
-def selector_of(selection: str) -> Selector:
-    """Raises InvalidFilter."""
-    kind, _, text = selection.partition(":")
-    return compile_selector(text, Kind(kind))
 
 
 def passes(selections: Iterable[str], record: Record) -> bool:

@@ -1,14 +1,20 @@
 """Pull: batches as they lie in the store, at once or when some partition moves.
 
 A pull that finds nothing waits at most `wait_ms` (WAIT_MS_MAX above that), and ends early when the connection drains.
-Bytes are bounded by what the client asks for and by the broker's own limit; one batch is always given.
+Bytes are bounded by what the client asks for and by the broker's own limit; one batch is always given. A filter takes
+records out of what was read, in a thread when that is much; what it leaves counts as something, so that readers of
+rare records come on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 
-from core.store.engine import DataDamaged, OffsetOutOfRange, Read, UnknownPartition
+from core.selectors import selector_of
+from core.selectors.batches import select
+from core.store.engine import Buffer, DataDamaged, OffsetOutOfRange, Read, UnknownPartition
 from gateway.protocols.native.codes import Refused
 from gateway.protocols.native.context import Area, Call, Context
 from trivium.errors import ErrorCode
@@ -16,12 +22,16 @@ from trivium.frames.pulling import Aborted, Pull, PullEntry, PullReply, PullResu
 
 WAIT_MS_MAX = 60_000
 
-Pulled = tuple[PullReply, list[memoryview]]
+SELECT_BYTES_MAX = 16 * 1024  # more than that is looked through in a thread
+
+Pulled = tuple[PullReply, list[Buffer]]
 
 
 async def pull(call: Call, request: Pull) -> Pulled:
     """The reply, and the buffers of its payload."""
     context, connection = call.context, call.peer
+    if request.selector:
+        selector_of(request.selector)  # raises what is wrong with it, also when there is nothing to read
     found = await _collect(context, request)
     if request.wait_ms == 0 or not request.entries or _is_enough(found):
         return found
@@ -62,14 +72,24 @@ def _is_enough(found: Pulled) -> bool:
 async def _collect(context: Context, request: Pull) -> Pulled:
     room = min(request.bytes_max, context.fetch_bytes_max)
     results: list[PullResult] = []
-    buffers: list[memoryview] = []
+    buffers: list[Buffer] = []
     for entry in request.entries:
         result, read = await _read(context, request, entry, room, first=not buffers)
-        results.append(result)
         if read is not None and read.size_bytes:
-            buffers += read.buffers
+            kept: Sequence[Buffer] = read.buffers
+            if request.selector:
+                kept = await _selected(read, request.selector)
+                result = result._replace(size=sum(map(len, kept)))
+            buffers += kept
             room -= read.size_bytes
+        results.append(result)
     return PullReply(results), buffers
+
+
+async def _selected(read: Read, selector: str) -> list[Buffer]:
+    if read.size_bytes <= SELECT_BYTES_MAX:
+        return select(read.buffers, selector_of(selector))
+    return await trio.to_thread.run_sync(select, read.buffers, selector_of(selector))
 
 
 async def _read(

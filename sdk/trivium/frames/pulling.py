@@ -17,10 +17,13 @@ class PullEntry(NamedTuple):
 
 
 class Pull(NamedTuple):
-    """Answered when anything is there, or after `wait_ms`. `committed` 1 stops at the last stable offset."""
+    """Answered when anything is there, or after `wait_ms`. `committed` 1 stops at the last stable offset. `selector`:
+    only records that pass this filter (`sql:...`, `tags:...`, empty for all); batches keep their offsets.
+    """
 
     committed: int
     entries: list[PullEntry]
+    selector: str
     bytes_max: int
     wait_ms: int
 
@@ -69,7 +72,11 @@ KINDS = {
         Declared(
             Pull,
             c.Struct(
-                "committed" / FLAG, "entries" / list_of(_PULL.fields), "bytes_max" / c.Int32ub, "wait_ms" / c.Int32ub
+                "committed" / FLAG,
+                "entries" / list_of(_PULL.fields),
+                "selector" / TEXT,
+                "bytes_max" / c.Int32ub,
+                "wait_ms" / c.Int32ub,
             ).compile(),
             {"entries": _PULL},
         ),
