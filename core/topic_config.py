@@ -143,7 +143,7 @@ _ROWS = (
     ConfigKey("key.index", _B, "false", True, own=True),
     # What kinds of message a topic takes (core.intake), and how long and how many ids of `once-id` it remembers.
     ConfigKey("message.type", _S, "any", True, _one_of(*MESSAGE_TYPES), own=True),
-    ConfigKey("mqtt.retain", _B, "true", True, own=True),
+    ConfigKey("mqtt.retain", _S, "true", True, _one_of("true", "false", "last"), own=True),
     ConfigKey("mqtt.store_qos0", _B, "true", True, own=True),
     ConfigKey("mqtt.visible", _B, "true", True, own=True),
     ConfigKey("once.ids.max", _I, "100000", True, between(1, 10_000_000), own=True),
@@ -255,7 +255,7 @@ class TopicSettings:
     timestamp_after_ms_max: int
     validate_records: bool
     mqtt_visible: bool
-    mqtt_retain: bool
+    mqtt_retain: str  # "true": what is published with RETAIN; "last": the latest record of each key; "false": none
     mqtt_store_qos0: bool
     message_type: str  # one of MESSAGE_TYPES
     once_window_ms: int  # 0: ids are not looked for
@@ -299,7 +299,7 @@ def topic_settings(config: Mapping[str, str], defaults: Mapping[str, str] = NO_D
         timestamp_after_ms_max=integer("message.timestamp.after.max.ms"),
         validate_records=compact or text("validate") == "records",
         mqtt_visible=flag("mqtt.visible"),
-        mqtt_retain=flag("mqtt.retain"),
+        mqtt_retain=text("mqtt.retain"),
         mqtt_store_qos0=flag("mqtt.store_qos0"),
         message_type=text("message.type"),
         once_window_ms=integer("once.window.ms"),

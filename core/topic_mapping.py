@@ -20,6 +20,7 @@ that one name always has one order.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -153,6 +154,11 @@ class TopicMapping:
                     raise MappingError(f"rules {other.rule.filter!r} and {one.rule.filter!r} match the same name")
                 if one.rule.topic == other.rule.topic and overlap(one.pattern, other.pattern):
                     raise MappingError(f"rules {other.rule.filter!r} and {one.rule.filter!r} make the same key")
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs between mappings that do."""
+        return hashlib.sha256(repr((self.catch_all, [one.rule for one in self._rules])).encode()).hexdigest()
 
     def place(self, name: str) -> Place:
         """Where a (valid) topic name lives."""

@@ -80,7 +80,7 @@ SAMPLES: dict[str, tuple[str, str | None, str]] = {
     "segment.ms": ("1", "0", "Value must be at least 1"),
     "unclean.leader.election.enable": ("true", "no", "Expected value to be either true or false"),
     "key.index": ("true", "2", "Expected value to be either true or false"),
-    "mqtt.retain": ("false", "2", "Expected value to be either true or false"),
+    "mqtt.retain": ("last", "2", "String must be one of: true, false, last"),
     "mqtt.store_qos0": ("false", "2", "Expected value to be either true or false"),
     "message.type": ("fifo", "FIFO", "String must be one of: any, normal, fifo, delay, transaction, mixed"),
     "once.ids.max": ("10", "0", "Value must be at least 1"),

@@ -11,7 +11,7 @@ from tests.mqtt.child import Device, child_broker
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its import uses what Python deprecates
-    from kafka import KafkaConsumer, TopicPartition
+    from kafka import KafkaConsumer, KafkaProducer, TopicPartition
     from kafka.admin import KafkaAdminClient, NewTopic
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:kafka")
@@ -41,6 +41,48 @@ def test_a_session_gets_the_oldest_of_what_it_missed_up_to_its_cap_and_then_goes
             pass
         for one in (device, publisher):
             one.close()
+
+
+def test_the_latest_record_of_each_key_of_a_kafka_table_is_retained_for_devices(tmp_path: Path) -> None:
+    with child_broker(tmp_path) as broker:
+        admin = KafkaAdminClient(bootstrap_servers=broker.kafka)
+        config = {"mqtt.retain": "last", "cleanup.policy": "compact"}
+        admin.create_topics([NewTopic("prices", 3, 1, topic_configs=config)])
+        admin.close()
+        producer = KafkaProducer(bootstrap_servers=broker.kafka)
+        for key, value in ((b"eur", b"1"), (b"usd", b"2"), (b"eur", b"3"), (b"gbp", b"4"), (b"gbp", None)):
+            producer.send("prices", key=key, value=value).get(10)
+        producer.close()
+        for _ in range(2):
+            device = Device(broker.mqtt)
+            device.subscribe("prices/+", 1)
+            messages = [device.get() for _ in range(2)]
+            assert {(m.topic, m.payload, m.retain, m.qos) for m in messages} == {
+                ("prices/eur", b"3", True, 1),
+                ("prices/usd", b"2", True, 1),
+            }
+            device.break_off()
+            broker.kill()
+            broker.start()
+
+
+def test_kafka_clients_read_retained_state_as_a_compacted_topic(tmp_path: Path) -> None:
+    with child_broker(tmp_path) as broker:
+        device = Device(broker.mqtt)
+        device.publish("state/a", b"1", retain=True)
+        device.publish("/odd", b"2", retain=True)
+        device.publish("state/a", b"3")
+        device.publish("/odd", b"", retain=True)
+        device.close()
+        consumer = KafkaConsumer(bootstrap_servers=broker.kafka)
+        consumer.assign([TopicPartition("__trivium_retained", 0)])
+        consumer.seek_to_beginning()
+        found: list[tuple[bytes, bytes | None]] = []
+        while len(found) < 3:
+            for records in consumer.poll(5000).values():
+                found += [(record.key, record.value) for record in records]
+        assert found == [(b"state/a", b"1"), (b"/odd", b"2"), (b"/odd", None)]
+        consumer.close()
 
 
 def test_qos_0_of_a_topic_that_does_not_store_it_reaches_who_is_connected_and_nobody_else(tmp_path: Path) -> None:

@@ -192,16 +192,13 @@ class Publisher:
 
         def done(answers: list[Appended]) -> None:
             self.in_flight_bytes -= size
-            if retained and answers[-1].outcome is Outcome.APPENDED:
-                for index, record in enumerate(retained.values()):
-                    self._retained.apply(record, answers[-1].base_offset + index)
             self._appended(sent, answers)
 
         self._engine.append(entries, done)
 
     def _keeps(self, partition: int) -> bool:
         owner = self._topics.owner(partition)
-        return owner is not None and owner[0].settings.mqtt_retain
+        return owner is not None and owner[0].settings.mqtt_retain == "true"
 
     def _appended(self, sent: list[list[Outgoing]], answers: list[Appended]) -> None:
         stored: dict[Connection, list[int]] = {}

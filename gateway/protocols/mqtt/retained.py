@@ -8,6 +8,7 @@ from core.filters import is_wildcard, scan
 from core.retained import RetainedTable
 from core.selectors import selector_of
 from core.topic_mapping import TopicMapping
+from core.topics import Topics
 from gateway.protocols.mqtt.devices import RetainedMessages
 from gateway.protocols.mqtt.live import encoded_identifiers
 from gateway.protocols.mqtt.message import Message
@@ -19,9 +20,14 @@ class Retained:
     """`of_broker` gives those under `$SYS`."""
 
     def __init__(
-        self, table: RetainedTable, mapping: TopicMapping, of_broker: Callable[[str], Iterator[Message]]
+        self,
+        table: RetainedTable,
+        topics: Topics,
+        mapping: TopicMapping,
+        of_broker: Callable[[str], Iterator[Message]],
     ) -> None:
         self._table = table
+        self._topics = topics
         self._mapping = mapping
         self._of_broker = of_broker
 
@@ -38,7 +44,15 @@ class Retained:
                 yield found, subscription.qos, identifiers
 
     def _message(self, name: str, selection: str) -> Message | None:
-        record = self._table.get(name)
-        if record is None or (selection and not selector_of(selection)(record)):
+        found = self._table.get(name)
+        if found is None or (selection and not selector_of(selection)(found.record)):
             return None
-        return message_of(record, self._mapping.catch_all, self._table.partition, self._mapping)[1]
+        topic = self._mapping.catch_all  # the copies' keys are whole names
+        if found.partition != self._table.partition:
+            owner = self._topics.owner(found.partition)
+            if owner is None or not owner[0].settings.mqtt_visible:
+                return None
+            topic = owner[0].name
+        message = message_of(found.record, topic, found.partition, self._mapping)[1]
+        message.retain = True  # records that others wrote do not say so
+        return message

@@ -105,7 +105,7 @@ class MqttServer:
             log,
             self.publisher,
             self.deliveries,
-            Retained(table, mapping, lambda filter_: self._sys_topics.retained(filter_)),
+            Retained(table, broker.topics, mapping, lambda filter_: self._sys_topics.retained(filter_)),
             settings.limits.session_expiry_s_max,
             settings.admission,
         )
@@ -153,6 +153,7 @@ class MqttServer:
                 nursery.start_soon(self.deliveries.run)
                 nursery.start_soon(self.publisher.run)
                 nursery.start_soon(self._sweeper)
+                nursery.start_soon(self._table.run)
                 nursery.start_soon(self.pump.run, self._listeners)
                 await self._stopping.wait()
                 await self.pump.drain(self._settings.drain_s)
@@ -196,6 +197,13 @@ async def open_server(broker: Broker, listeners: Sequence[Listener], settings: M
     log = SessionLog(broker.engine, topic.partitions[0])
     await log.load()
     topic = await broker.topics.ensure(RETAINED_TOPIC, 1, compact)
-    table = RetainedTable(broker.engine, topic.partitions[0])
+    table = RetainedTable(
+        broker.engine,
+        broker.topics,
+        settings.mapping,
+        topic.partitions[0],
+        broker.settings.tables_dir,
+        f"{broker.topics.cluster_id}:{topic.id.hex()}",
+    )
     await table.load()
     return MqttServer(broker, listeners, settings, log, table)

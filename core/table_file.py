@@ -1,0 +1,113 @@
+"""A SQLite table on disk beside the log that it is made from, for tables too large for memory.
+
+Rules:
+* The log alone is the truth. The table knows, in the same transaction as its rows, how much of the log it holds: what
+  a kill or a power cut leaves is consistent and older than the log, and the rest is folded again.
+* A table that cannot be read, or of another log or format, is thrown away and made anew.
+* Memory holds SQLite's page cache (CACHE_KIB). Writes reach the disk by `checkpoint`, which syncs and so belongs into
+  a thread; it has a connection of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+CACHE_KIB: Final = 16 * 1024
+COMMIT_INTERVAL_S: Final = 0.5
+
+
+class TableFile:
+    """`directory` None: a temporary one, gone with `close`. `identity` names the log and the format of the rows.
+
+    Raises sqlite3.Error or OSError when no table can be made.
+    """
+
+    def __init__(self, directory: Path | None, name: str, schema: str, identity: str) -> None:
+        self._temporary = tempfile.mkdtemp(prefix="trivium-") if directory is None else None
+        folder = Path(self._temporary) if self._temporary is not None else Path(directory or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / f"{name}.sqlite"
+        self._schema = schema
+        self._identity = identity
+        self._committed_s = time.monotonic()
+        self.dirty = False
+        self.connection = self._connect()
+        try:
+            self._open()
+        except sqlite3.DatabaseError:
+            self.start_anew()
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+
+    def _open(self) -> None:
+        execute = self.connection.execute
+        execute("PRAGMA journal_mode=WAL")
+        execute("PRAGMA synchronous=NORMAL")
+        execute("PRAGMA wal_autocheckpoint=0")
+        execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+        if not execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self.connection.executescript("CREATE TABLE meta (name TEXT PRIMARY KEY, value);" + self._schema)
+            execute("INSERT INTO meta VALUES ('identity', ?)", (self._identity,))
+        row = execute("SELECT value FROM meta WHERE name = 'identity'").fetchone()
+        if row is None or row[0] != self._identity:
+            raise sqlite3.DatabaseError("another log's table")
+
+    def start_anew(self) -> None:
+        """Throws away what is there."""
+        self.connection.close()
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        self.dirty = False
+        self.connection = self._connect()
+        self._open()
+
+    def number(self, name: str, default: int = 0) -> int:
+        """A number kept beside the rows."""
+        row = self.connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return default if row is None else int(row[0])
+
+    def begin(self) -> None:
+        """To be called before rows are changed."""
+        if not self.dirty:
+            self.connection.execute("BEGIN")
+            self.dirty = True
+
+    @property
+    def commit_is_due(self) -> bool:
+        return self.dirty and time.monotonic() - self._committed_s > COMMIT_INTERVAL_S
+
+    def commit(self, numbers: dict[str, int]) -> None:
+        """Keeps the changes, and with them the numbers that say how far they go."""
+        if self.dirty:
+            self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", numbers.items())
+            self.connection.execute("COMMIT")
+            self.dirty = False
+        self._committed_s = time.monotonic()
+
+    def take_back(self) -> None:
+        """Back to what was committed, after an error."""
+        if self.dirty and self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        self.dirty = False
+
+    def checkpoint(self) -> None:
+        """Moves what was committed from SQLite's journal into the table, with syncs. Any thread."""
+        if self._path.exists():
+            connection = self._connect()
+            try:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            finally:
+                connection.close()
+
+    def close(self) -> None:
+        """Closes what was committed."""
+        self.take_back()
+        self.connection.close()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
