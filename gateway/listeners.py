@@ -13,6 +13,8 @@ from typing import Protocol
 import structlog
 import trio
 
+from gateway.direct_stream import DirectStream
+
 log = structlog.get_logger(__name__)
 
 BACKLOG_CONNECTIONS = 1024
@@ -55,7 +57,7 @@ class Server:
         self,
         protocol: str,
         listener: trio.SocketListener,
-        connect: Callable[[trio.SocketStream, str], Connection],
+        connect: Callable[[DirectStream, str], Connection],
         *,
         connections_max: int,
         drain_deadline_s: float,
@@ -93,7 +95,7 @@ class Server:
             )
             await trio.aclose_forcefully(stream)
             return
-        connection = self._connect(stream, peer)
+        connection = self._connect(DirectStream(stream), peer)
         self._connections.add(connection)
         try:
             await self._guard(connection.run, peer)

@@ -1,9 +1,9 @@
 """The embedded engine: the log on the local disk, in this process. What an append goes through:
 
-    append (loop)     conditions and producers are checked, offsets and positions given, base offset and leader epoch
-                      patched into a copy of the batch; the item goes to the writer's queue
-    writer (thread)   everything waiting becomes one group: one write, one sync (`writer`)
-    written (loop)    watermarks, index, ring of recent batches; then tail listeners, `done`, watchers
+    append     conditions and producers are checked, offsets and positions given, base offset and leader epoch
+               patched into a copy of the batch; the item goes to the writer's queue
+    writer     a task: everything waiting becomes one group: one write, one sync in the kernel (`writer`)
+    written    watermarks, index, ring of recent batches; then tail listeners, `done`, watchers
 
 Rules:
 * State belongs to the trio thread. Other threads get what they need as arguments and hand back results.
@@ -52,11 +52,12 @@ from core.store.replay import Recovered, retire
 from core.store.segment import EntryKind
 from core.store.settler import Settler
 from core.store.settling import EngineHost
+from core.store.supply import NO_ROOM, Room, Supply
 from core.store.views import Views
-from core.store.writer import NO_ROOM, Group, Item, Room, Signal, Supply, Writer, WriterState
+from core.store.writer import Group, Item, Writer, WriterState
 
 LOCK_NAME = "lock"
-_SWITCH_INTERVAL_S = 0.0005  # loop and writer thread do not wait longer than this for each other
+_SWITCH_INTERVAL_S = 0.0005  # the loop does not wait longer than this for threads that read, settle or write zeros
 _ROOM_INTERVAL_S = 1.0
 _EXPIRE_INTERVAL_S = 60.0
 _PARTITIONS_PER_STEP = 256
@@ -130,17 +131,20 @@ class EmbeddedEngine(Views):
         try:
             recovered = await trio.to_thread.run_sync(recover, self.disk, self._now_ms())
             self._take_over(recovered)
-            self._writer.start()
             self._supply.start()
             try:
                 async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._keep_writing)
                     nursery.start_soon(self._keep_house)
                     nursery.start_soon(self._keep_settled)
                     if self.config.flush == "async":
                         nursery.start_soon(self._keep_flushing)
                     task_status.started()
-                    await self._failed.wait()
-                    raise StoreFailed("the disk failed") from self._failure
+                    try:
+                        await self._failed.wait()
+                        raise StoreFailed("the disk failed") from self._failure
+                    finally:
+                        self._writer.stop()
             finally:
                 with trio.CancelScope(shield=True):
                     await self._close()
@@ -177,12 +181,11 @@ class EmbeddedEngine(Views):
             self._room,
             WriterState(self._epoch, recovered.sequence, recovered.position),
             sync,
-            self._soon,
             self._written,
             self._no_room,
             self._fail,
         )
-        self._put = self._writer.queue.put
+        self._put = self._writer.put
         self._checkpoint_log_number = recovered.log_number
         self.settler = Settler(
             EngineHost(self),
@@ -205,11 +208,7 @@ class EmbeddedEngine(Views):
         )
 
     async def _close(self) -> None:
-        """Writes what is waiting, then seals and leaves a checkpoint, unless the disk has failed."""
-        await trio.to_thread.run_sync(self._writer.stop)
-        stopped = trio.Event()
-        self._soon(stopped.set)
-        await stopped.wait()  # what the writer had told the loop has been heard
+        """The writer has ended: seals and leaves a checkpoint, unless the disk has failed."""
         failed = self._failure is not None
         self._failure = self._failure or StoreFailed("the store is closed")
         self._answer_all(Outcome.FAILED)
@@ -225,6 +224,13 @@ class EmbeddedEngine(Views):
         except OSError as e:
             if not self._may_seal_later(e):
                 raise StoreFailed("the disk failed while stopping") from e
+
+    async def _keep_writing(self) -> None:
+        try:
+            await self._writer.run()
+        except BaseException as e:
+            self._failure = self._failure or StoreFailed(f"a fault in the writer: {e!r}")  # no checkpoint of this
+            raise
 
     async def _keep_house(self) -> None:
         """Seals segments, looks for room on the disk, forgets idle producers."""
@@ -255,7 +261,7 @@ class EmbeddedEngine(Views):
         while True:
             await trio.sleep(self.config.flush_interval_ms / 1000)
             try:
-                await trio.to_thread.run_sync(self._writer.flush)
+                await self._writer.flush()
             except OSError as e:
                 self._fail(e)
 
@@ -356,7 +362,6 @@ class EmbeddedEngine(Views):
         self._room.full = True
         self._assigner.take_back_all(self._position)
         self._answer_all(Outcome.FULL)
-        self._put(Signal.RESUME)
 
     def _fail(self, error: OSError) -> None:
         """The disk failed: nothing more is acknowledged, ever."""

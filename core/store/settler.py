@@ -39,8 +39,8 @@ from core.store.pace import Pace
 from core.store.partition import Partition
 from core.store.retention import Retention
 from core.store.segment import BadFile
+from core.store.supply import NO_ROOM
 from core.store.survey import DEAD_SHARE_MIN, FileState, dead_files, live_sources, look_at, worth_rewriting
-from core.store.writer import NO_ROOM
 
 T = TypeVar("T")
 

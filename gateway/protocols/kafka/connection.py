@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
+from gateway.direct_stream import READ_BYTES, DirectStream
 from gateway.memory_budget import MemoryBudget
 from gateway.protocols.kafka.dispatch import Dispatcher
 from gateway.protocols.kafka.errors import RemoteProtocolError
@@ -24,7 +25,6 @@ from gateway.protocols.kafka.frames import FrameReader
 
 log = structlog.get_logger(__name__)
 
-READ_BYTES = 256 * 1024
 JOIN_BYTES_MAX = 64 * 1024  # larger buffers are sent as they are: a copy costs more than a call
 REQUESTS_IN_FLIGHT_MAX = 1_000
 COUNTED_FROM_BYTES = 16 * 1024  # what one connection holds below this is not worth the counting
@@ -65,6 +65,7 @@ class Connection:
     ) -> None:
         self._dispatcher = dispatcher
         self._stream = stream
+        self._direct = stream if isinstance(stream, DirectStream) else None
         self._limits = limits
         self._budget = budget
         self._responses = responses
@@ -78,6 +79,7 @@ class Connection:
         self._ready = trio.Event()
         self._room = trio.Event()
         self._receiving: trio.CancelScope | None = None
+        self._active_at = trio.current_time()
         self.draining = False
         self.waiting: trio.Event | None = None  # what a long poll sleeps on
         self._all = trio.CancelScope()
@@ -98,6 +100,7 @@ class Connection:
             with self._all:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
+                    nursery.start_soon(self._watch_idle)
                     try:
                         await self._read()
                     except RemoteProtocolError as error:
@@ -176,11 +179,10 @@ class Connection:
                 self._room = trio.Event()
                 self._budget.call_when_not_full(self._wake)
                 await self._room.wait()
-            with trio.move_on_after(self._limits.idle_ms_max / 1000) as self._receiving:
+            self._active_at = trio.current_time()
+            with trio.CancelScope() as self._receiving:
                 chunk = await self._stream.receive_some(READ_BYTES)
             if self._receiving.cancelled_caught:
-                if not self.draining:
-                    self.log.info("closed: idle", idle_ms_max=self._limits.idle_ms_max)
                 return
             self._receiving = None
             if not chunk:
@@ -194,6 +196,19 @@ class Connection:
             self._received_bytes = held_bytes + len(chunk)
             for frame in frames:
                 await self._handle(frame)
+
+    async def _watch_idle(self) -> None:
+        """One timer for the connection rather than one for each read."""
+        idle_s = self._limits.idle_ms_max / 1000
+        due = self._active_at + idle_s
+        while True:
+            await trio.sleep_until(due)
+            due = self._active_at + idle_s
+            if self._receiving is not None and due <= trio.current_time():
+                break
+            due = max(due, trio.current_time() + idle_s / 10)  # a request is being handled: look again later
+        self.log.info("closed: idle", idle_ms_max=self._limits.idle_ms_max)
+        self._receiving.cancel()
 
     async def _handle(self, frame: memoryview) -> None:
         while (
@@ -218,29 +233,33 @@ class Connection:
         self._budget.hold(self._cut, self._frames.held_bytes)
 
     async def _write(self) -> None:
-        sending = trio.CancelScope()
-        with sending:
-            while True:
-                out = self._take_ready()
-                if not out:
-                    if self.draining and not self._slots:
-                        break
-                    self._ready = trio.Event()
-                    if self._slots and self._slots[0].buffers:
-                        continue
-                    await self._ready.wait()
+        while True:
+            out = self._take_ready()
+            if not out:
+                if self.draining and not self._slots:
+                    break
+                self._ready = trio.Event()
+                if self._slots and self._slots[0].buffers:
                     continue
-                sending.deadline = trio.current_time() + self._limits.send_timeout_ms_max / 1000
-                for buffer in out:
-                    await self._stream.send_all(buffer)
-                    sending.deadline = trio.current_time() + self._limits.send_timeout_ms_max / 1000
-                    self._unsent_bytes -= len(buffer)
-                    self._count_responses()
-                sending.deadline = float("inf")
-                self._room.set()
-        if sending.cancelled_caught:
-            self.log.warning("closed: the peer does not read", unsent_bytes=self._unsent_bytes)
+                await self._ready.wait()
+                continue
+            for buffer in out:
+                size = len(buffer)
+                sent = self._direct.send_nowait(buffer) if self._direct is not None else 0
+                if sent < size and not await self._send_rest(memoryview(buffer)[sent:]):
+                    self.log.warning("closed: the peer does not read", unsent_bytes=self._unsent_bytes)
+                    self._all.cancel()
+                    return
+                self._unsent_bytes -= size
+                self._count_responses()
+            self._room.set()
         self._all.cancel()
+
+    async def _send_rest(self, rest: memoryview) -> bool:
+        """What the kernel had no room for at once; False when the peer takes too long to read."""
+        with trio.move_on_after(self._limits.send_timeout_ms_max / 1000) as sending:
+            await self._stream.send_all(rest)
+        return not sending.cancelled_caught
 
     def _take_ready(self) -> list[Buffer]:
         """The responses at the head of the line, small buffers joined."""

@@ -1,0 +1,104 @@
+"""fdatasync without a thread of ours: the kernel syncs and says when it is done.
+
+A thread that syncs needs the interpreter's lock after each call, and the loop holds it: with both busy the hand-over
+costs more than the sync (measured: 290 us of processor a request with a writer thread, 60 without). Linux's native AIO
+takes an fdatasync (4.18 and later), runs it in a kernel worker and signals an eventfd that trio waits for. Where it is
+not there (another system, a filter of system calls) or the file is none of the operating system's, a thread does it.
+
+A sync that the kernel has taken is never tried again in another way: its error is the caller's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from typing import Final
+
+import trio
+
+from core.store.disk import File, RealFile
+
+# io_setup, io_destroy, io_getevents, io_submit
+_CALLS: Final = {"x86_64": (206, 207, 208, 209), "aarch64": (0, 1, 4, 2)}
+_FDSYNC: Final = 3
+_RESFD: Final = 1  # flag: signal the eventfd
+_REQUESTS_MAX: Final = 4
+# data, key, flags of the call, opcode, priority, file, buffer, bytes, offset, reserved, flags, eventfd
+_IOCB: Final = struct.Struct("<QIIHhIQQqQII")
+_EVENT: Final = struct.Struct("<QQqq")  # data, request, result, second result
+
+
+class _Refused(Exception):
+    """The kernel did not take the request: nothing has happened."""
+
+
+class _KernelSync:
+    """One AIO context with one request in flight at a time. Raises OSError where the kernel has none to give."""
+
+    def __init__(self) -> None:
+        if platform.system() != "Linux" or platform.machine() not in _CALLS:
+            raise OSError(errno.ENOSYS, "no native AIO known here")
+        self._setup, self._destroy, self._getevents, self._submit = _CALLS[platform.machine()]
+        # PyDLL: these calls return at once, and letting go of the interpreter's lock is what costs.
+        self._syscall = ctypes.PyDLL(None, use_errno=True).syscall
+        self._context = ctypes.c_ulong(0)
+        self._call(self._setup, ctypes.c_long(_REQUESTS_MAX), ctypes.byref(self._context))
+        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._request = ctypes.create_string_buffer(_IOCB.size)
+        self._requests = (ctypes.c_void_p * 1)(ctypes.addressof(self._request))
+        self._event = ctypes.create_string_buffer(_EVENT.size)
+
+    def _call(self, number: int, *arguments: object) -> int:
+        result: int = self._syscall(ctypes.c_long(number), *arguments)
+        if result < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        return result
+
+    def close(self) -> None:
+        self._call(self._destroy, self._context)
+        os.close(self._eventfd)
+
+    async def fdatasync(self, fd: int) -> None:
+        """Not to be cancelled while it waits: callers shield it. Raises OSError, or _Refused before anything began."""
+        _IOCB.pack_into(self._request, 0, 1, 0, 0, _FDSYNC, 0, fd, 0, 0, 0, 0, _RESFD, self._eventfd)
+        try:
+            self._call(self._submit, self._context, ctypes.c_long(1), self._requests)
+        except OSError as error:
+            raise _Refused from error
+        while True:
+            await trio.lowlevel.wait_readable(self._eventfd)
+            os.eventfd_read(self._eventfd)
+            if self._call(self._getevents, self._context, ctypes.c_long(0), ctypes.c_long(1), self._event, None):
+                break
+        result = _EVENT.unpack_from(self._event)[2]
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+
+
+class Syncs:
+    """The syncs of one writer, one after another, on the trio thread."""
+
+    def __init__(self) -> None:
+        try:
+            self._kernel: _KernelSync | None = _KernelSync()
+        except OSError:
+            self._kernel = None
+
+    def close(self) -> None:
+        if self._kernel is not None:
+            self._kernel.close()
+            self._kernel = None
+
+    async def fdatasync(self, file: File) -> None:
+        """As `File.fdatasync`. Callers shield it: a sync that has begun is waited for."""
+        if self._kernel is not None and isinstance(file, RealFile):
+            try:
+                await self._kernel.fdatasync(file.fileno())
+                return
+            except _Refused:
+                self.close()
+        await trio.to_thread.run_sync(file.fdatasync)

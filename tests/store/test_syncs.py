@@ -1,0 +1,100 @@
+"""Syncs by the kernel: they tell the truth about errors, and a thread takes over where the kernel has none."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import trio
+
+from core.store import syncs, writer
+from core.store.disk import RealDisk, RealFile
+from core.store.embedded import EmbeddedEngine, EngineConfig
+from core.store.engine import CreatePartition, Outcome, append
+from core.store.syncs import Syncs
+from tests.store.batches import batch, entry, read_all
+from tests.store.simulated_disk import SimulatedDisk
+
+
+async def test_syncs_one_after_another_and_what_was_written_stays(tmp_path: Path) -> None:
+    file = RealDisk(tmp_path).open("f", create=True)
+    made = Syncs()
+    for number in range(5):
+        file.pwritev([b"x" * 1000], number * 1000)
+        await made.fdatasync(file)
+    made.close()
+    assert (tmp_path / "f").read_bytes() == b"x" * 5000
+
+
+async def test_an_error_of_the_sync_is_raised_and_not_tried_in_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Syncs()
+    if made._kernel is None:
+        pytest.skip("no native AIO here")
+    kernel = made._kernel
+    file = RealDisk(tmp_path).open("f", create=True)
+    calls = kernel._call
+
+    def with_error(number: int, *arguments: object) -> int:
+        result = calls(number, *arguments)
+        if number == kernel._getevents and result:
+            syncs._EVENT.pack_into(kernel._event, 0, 1, 0, -errno.EIO, 0)
+        return result
+
+    monkeypatch.setattr(kernel, "_call", with_error)
+    monkeypatch.setattr(RealFile, "fdatasync", lambda _: pytest.fail("a failed sync was tried again"))
+    with pytest.raises(OSError, match="Input/output error"):
+        await made.fdatasync(file)
+
+
+async def test_where_the_kernel_refuses_a_thread_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = RealDisk(tmp_path).open("f", create=True)
+    made = Syncs()
+    if made._kernel is not None:
+        kernel = made._kernel
+        monkeypatch.setattr(kernel, "_submit", -1)  # no such call: ENOSYS
+    synced: list[RealFile] = []
+    monkeypatch.setattr(RealFile, "fdatasync", lambda file: synced.append(file))
+    await made.fdatasync(file)
+    await made.fdatasync(file)
+    assert synced == [file, file]
+    assert made._kernel is None
+
+
+@pytest.mark.parametrize("why", ["large groups", "slow disk"])
+@pytest.mark.parametrize("flush", ["sync", "async"])
+async def test_groups_that_a_thread_writes_are_as_durable(
+    why: str, flush: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "large groups":
+        monkeypatch.setattr(writer, "LOOP_WRITE_BYTES_MAX", 1000)
+    else:
+        monkeypatch.setattr(writer, "SLOW_WRITE_S", -1.0)
+    by_thread = 0
+    inner = writer.Writer._write_and_sync
+
+    def counted(*arguments: object) -> None:
+        nonlocal by_thread
+        by_thread += 1
+        inner(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(writer.Writer, "_write_and_sync", counted)
+    disk = SimulatedDisk()
+    config = EngineConfig(flush=flush, reserve_bytes=0, flush_interval_ms=3_600_000)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        engine = EmbeddedEngine("", config, disk=disk)
+        await nursery.start(engine.run)
+        await append(engine, [CreatePartition(1)])
+        for number in range(6):
+            [answer] = await append(engine, [entry(1, batch(bytes(100 if number % 2 else 5000)))])
+            assert (answer.outcome, answer.base_offset) == (Outcome.APPENDED, number)
+        assert by_thread >= 3
+        cut = disk.cut(seed=1)
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        engine = EmbeddedEngine("", config, disk=cut if flush == "sync" else disk)
+        await nursery.start(engine.run)
+        assert len(await read_all(engine, 1)) == 6
+        nursery.cancel_scope.cancel()
