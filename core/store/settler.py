@@ -48,6 +48,7 @@ log = structlog.get_logger(__name__)
 
 BYTES_PER_S_MAX = 32 * 1024 * 1024  # read and written together: what leaves the log's syncs alone
 INTERVAL_MS = 30_000
+SHORT_PAUSE_MS = 5_000  # how soon it looks again at most
 ROLL_DEAD_BYTES_MIN = 4 * 1024 * 1024
 _SEAL_WAIT_S = 5.0
 _PARTITIONS_PER_TURN = 256
@@ -144,11 +145,19 @@ class Settler:
     async def run(self) -> None:
         """Settles for ever. Raises OSError when the disk fails."""
         while True:
-            with trio.move_on_after(self._interval_s):
-                await self._wake.wait()
+            began = trio.current_time()
+            while (left_s := began + self._pause_s() - trio.current_time()) > 0 and not self._wake.is_set():
+                with trio.move_on_after(min(left_s, SHORT_PAUSE_MS / 1000)):
+                    await self._wake.wait()
             self._wake = trio.Event()
             await self.run_once()
             await trio.sleep(min(1.0, self._interval_s))  # what comes in bursts is done together
+
+    def _pause_s(self) -> float:
+        """Until it looks again: sooner where records wait that somebody wants compacted soon."""
+        living = self._host.living_partitions().values()
+        soon_ms = min((p.policy.segment_ms for p in living if p.policy.compact and p.open), default=INTERVAL_MS)
+        return min(self._interval_s, max(soon_ms, SHORT_PAUSE_MS) / 1000)
 
     async def run_once(self) -> None:
         """Does everything that pays now; waits for its turn if it is being done."""
@@ -170,7 +179,9 @@ class Settler:
 
     async def _retain(self) -> None:
         moves = []
-        for partition in list(self._host.living_partitions().values()):
+        for i, partition in enumerate(list(self._host.living_partitions().values())):
+            if i % _PARTITIONS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
             try:
                 start = await self._retention.new_log_start(partition, self._now_ms())
             except BadFile as e:

@@ -132,6 +132,22 @@ async def test_a_record_in_the_open_segment_does_not_wait_longer_for_compaction_
         assert engine.settler._host.open_log_number == number  # no roll without new records
 
 
+async def test_it_looks_sooner_while_records_wait_in_a_segment_that_is_meant_to_be_short() -> None:
+    disk, clock = SimulatedDisk(), Clock()
+    async with running(disk, clock) as engine:
+        await append(engine, [CreatePartition(1)])
+        settler = engine.settler
+        settler._interval_s = 30
+        for segment_ms, pause_s in ((604_800_000, 30), (20_000, 20), (100, 5)):
+            engine.set_policy(1, PartitionPolicy(delete=False, compact=True, segment_ms=segment_ms))
+            assert settler._pause_s() == 30
+            await append(engine, [entry(1, batch(b"x", key=b"k", timestamp_ms=1000))])
+            assert settler._pause_s() == pause_s
+            clock.ms += 604_800_001
+            await settler.run_once()
+        assert settler.statistics.cleans == 3
+
+
 async def test_a_segment_is_no_older_than_it_is_whatever_its_records_say() -> None:
     disk, clock = SimulatedDisk(), Clock()
     clock.ms = 10_000
