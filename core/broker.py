@@ -17,6 +17,8 @@ from core.half_messages import HalfMessages
 from core.intake import Intake
 from core.offsets import Offsets
 from core.once import Once
+from core.queue_types import QueueLimits
+from core.queues import Queues
 from core.retroactive import Retroactive
 from core.schedules import Schedules
 from core.state import StateLog
@@ -27,6 +29,7 @@ from core.transactions import Transactions
 
 CONFIGS_TOPIC = "__trivium_configs"  # where configs that were set while the broker ran are kept
 GROUPS_TOPIC = "__trivium_groups"  # where groups and offsets are kept
+QUEUES_TOPIC = "__trivium_queues"  # where queue groups are kept
 TRANSACTIONS_TOPIC = "__trivium_transactions"  # where transactional ids are kept
 HALVES_TOPIC = "__trivium_halves"  # half messages, which nobody sees
 ONCE_TOPIC = "__trivium_once"  # ids of messages that are stored once
@@ -46,6 +49,7 @@ class BrokerSettings:
     groups: GroupLimits = field(default_factory=GroupLimits)
     transactions: TransactionLimits = field(default_factory=TransactionLimits)
     tables_dir: Path | None = None  # for tables that are made from the log; None: temporary ones
+    queues: QueueLimits = field(default_factory=QueueLimits)
 
 
 class Broker:
@@ -62,6 +66,7 @@ class Broker:
         self.halves: HalfMessages
         self.configs = DynamicConfigs(settings.groups)
         self.retroactive: Retroactive
+        self.queues: Queues
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -95,12 +100,17 @@ class Broker:
         topic = await self.topics.ensure(HALVES_TOPIC, 1, {"cleanup.policy": "compact"})
         self.halves = HalfMessages(self.engine, self.topics, self.intake, topic.partitions[0])
         await self.halves.load()
+        topic = await self.topics.ensure(QUEUES_TOPIC, 1, {"cleanup.policy": "compact"})
+        queues_state = StateLog(self.engine, topic.partitions[0])
+        self.queues = Queues(self.engine, queues_state, self.topics, self.settings.queues)
+        await self.queues.load()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.coordinator.run)
             nursery.start_soon(self._keep_transactions)
             nursery.start_soon(self.schedules.run)
             nursery.start_soon(self.halves.run)
             nursery.start_soon(self.once.run)
+            await nursery.start(self.queues.run)
             task_status.started()
 
     async def _keep_transactions(self) -> None:

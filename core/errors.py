@@ -48,6 +48,7 @@ class CoreError(enum.Enum):
     OFFSET_METADATA_TOO_LARGE = "offset metadata too large"
     UNSTABLE_OFFSET = "offset awaits the end of a transaction"
     GROUP_SUBSCRIBED = "group is subscribed to the topic"
+    CONTRADICTS_GROUP = "the group's subscription is another"
     # transactions
     UNKNOWN_TRANSACTIONAL_ID = "transactional id and producer id do not belong together"
     PRODUCER_FENCED = "a newer producer has taken over"

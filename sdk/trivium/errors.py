@@ -68,6 +68,8 @@ class ErrorCode(enum.IntEnum):
     GROUP_SUBSCRIBED = 61
     INVALID_FILTER = 62
     GROUP_WAS_RESET = 63
+    CONTRADICTS_GROUP = 64  # the group has one subscription, and this member asks for another
+    RECEIPT_LATE = 65  # its time was over, or the group was reset: the message is another's, or waits
     # transactions
     UNKNOWN_TRANSACTIONAL_ID = 70
     CONCURRENT_TRANSACTIONS = 71

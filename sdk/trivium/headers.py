@@ -12,3 +12,12 @@ PREFIX: Final = "trivium."
 MESSAGE_ID: Final = "trivium.id"  # text; core.message_ids says the rule
 DELIVER_AT: Final = "deliver-at"  # text: ms since 1970, decimal
 ONCE_ID: Final = "once-id"  # text: the application's own id, stored once within the topic's window
+# What a dead letter says beside its own headers: texts, where it was and why it is here.
+DEAD_LETTER_GROUP: Final = "trivium.dead-letter.group"
+DEAD_LETTER_TOPIC: Final = "trivium.dead-letter.topic"
+DEAD_LETTER_PARTITION: Final = "trivium.dead-letter.partition"
+DEAD_LETTER_OFFSET: Final = "trivium.dead-letter.offset"
+DEAD_LETTER_ATTEMPTS: Final = "trivium.dead-letter.attempts"
+DEAD_LETTER_REASON: Final = "trivium.dead-letter.reason"
+DEAD_LETTER_TIME: Final = "trivium.dead-letter.time-ms"
+DEAD_LETTER_PREFIX: Final = "trivium.dead-letter."

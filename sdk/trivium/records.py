@@ -29,6 +29,7 @@ from trivium.record_batch import (
     LOG_APPEND_TIME_BIT,
     LOG_OVERHEAD_BYTES,
     MAGIC,
+    NO_LEADER_EPOCH,
     NO_PRODUCER_EPOCH,
     NO_PRODUCER_ID,
     NO_SEQUENCE,
@@ -41,6 +42,7 @@ from trivium.record_batch import (
     Reason,
     pack_header,
     parse_header,
+    patch,
     seal,
 )
 from trivium.record_parser import RECORD_BYTES_MIN, Record, parse_all, parse_records, salvage_records
@@ -201,22 +203,28 @@ def build(
     base_sequence: int = NO_SEQUENCE,
     transactional: bool = False,
     log_append_time_ms: int | None = None,
+    keep_offsets: bool = False,
 ) -> bytes:
-    """One batch of `records`, at least one, with base offset 0 and offsets by position (those given are not looked at).
+    """One batch of `records`, at least one, with base offset 0 and offsets by position (those given are not looked at),
+    or with their own offsets, which rise.
 
     Keys and values are bytes-like or None, header values bytes or None, headers keep order and duplicates. With
     `log_append_time_ms` all records carry that time instead of their own. Raises ValueError for no records.
     """
     builder = _cython()[1](MAGIC, 0, transactional, producer_id, producer_epoch, base_sequence, _UNLIMITED)
     append = builder.append
-    delta, shift_ms = -1, 0
-    for delta, (_, timestamp, key, value, headers) in enumerate(records):
-        if delta == 0 and timestamp == NO_TIMESTAMP:
-            shift_ms = 1  # the builder takes a base of -1 for "not set yet": a base of 0, and the header mended below
-        append(delta, timestamp + shift_ms, key, value, headers)
+    delta, shift_ms, base_offset = -1, 0, 0
+    for delta, (offset, timestamp, key, value, headers) in enumerate(records):
+        if delta == 0:
+            base_offset = offset if keep_offsets else 0
+            if timestamp == NO_TIMESTAMP:
+                shift_ms = 1  # the builder takes -1 for "no base yet": a base of 0, and the header mended below
+        append(offset - base_offset if keep_offsets else delta, timestamp + shift_ms, key, value, headers)
     if delta < 0:
         raise ValueError("a batch has at least one record")
     built = builder.build()
+    if keep_offsets:
+        patch(built, base_offset, NO_LEADER_EPOCH)
     if codec == Codec.NONE and log_append_time_ms is None and not shift_ms:
         return bytes(built)
     header = parse_header(built)

@@ -1,0 +1,131 @@
+"""Dead letters: what failed for the last time moves, with body, key, headers and the reason, into a topic of its group.
+
+* `dead-letters.<group>`, one partition: Kafka and native clients read it like any topic, MQTT does not see it.
+* One append holds the record and the end of its row, so a message is in one place or the other, never in both or none.
+* To send one again gives it a row as if it had failed, in the dead letters' own partition: only this group gets it, and
+  nothing is copied. It stays readable in the topic as long as the topic keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import structlog
+
+from core.errors import CoreError, CoreFailure
+from core.group_log import store_error
+from core.message_ids import place_id, with_id
+from core.queue_batches import OpenedBatches
+from core.queue_codec import failed_key
+from core.queue_group import QueueGroup
+from core.queue_partition import QueuePartition
+from core.queue_types import DEAD_LETTERS_PREFIX
+from core.state import StateLog
+from core.store.engine import Append, Engine, append
+from core.topics import Topics
+from trivium import headers as names
+from trivium.record_batch import parse_header
+from trivium.records import Record, build
+
+log = structlog.get_logger(__name__)
+
+CONFIG: Final = {"mqtt.visible": "false", "retention.ms": str(30 * 86_400_000)}
+BURIED_AT_ONCE_MAX: Final = 100
+BURIED_BYTES_MAX: Final = 4 * 1024 * 1024
+
+Headers = list[tuple[str, bytes | None]]
+
+
+class _Dying(NamedTuple):
+    queue: QueuePartition
+    offset: int
+    record: Record
+
+
+def topic_of(group: str) -> str:
+    return DEAD_LETTERS_PREFIX + group
+
+
+class DeadLetters:
+    """Moves what is dying. One `bury` at a time for a group."""
+
+    def __init__(self, engine: Engine, topics: Topics, state: StateLog, opened: OpenedBatches) -> None:
+        self._engine = engine
+        self._topics = topics
+        self._state = state
+        self._opened = opened
+
+    async def bury(self, group: QueueGroup, wall_ms: int) -> None:
+        """Moves some of what is dying in a group. Raises CoreFailure when that cannot be done now; nothing is lost."""
+        taken = await self._take(group)
+        if not taken:
+            return
+        topic = await self._topics.ensure(topic_of(group.id), 1, CONFIG)
+        records = [self._letter(group.id, one, wall_ms) for one in taken]
+        rows = [(failed_key(group.id, one.queue.partition, one.offset), None) for one in taken]
+        batch = build(records)
+        answers = await append(
+            self._engine, [Append(topic.partitions[0], parse_header(batch), batch), self._state.entry(rows)]
+        )
+        for answer in answers:
+            error = store_error(answer.outcome)
+            if error is not None:
+                raise CoreFailure(error)
+        gone = {(id(one.queue), one.offset) for one in taken}
+        for one in taken:
+            one.queue.dead(one.offset)
+            group.awake[one.queue] = None
+        kept = [one for one in group.dying if (id(one[0]), one[1]) not in gone]
+        group.dying.clear()
+        group.dying.extend(kept)
+        log.warning("dead letters", group=group.id, count=len(taken), topic=topic.name)
+
+    async def _take(self, group: QueueGroup) -> list[_Dying]:
+        """The next that are dying; what the log no longer has is done."""
+        taken: list[_Dying] = []
+        size = 0
+        for queue, offset in list(group.dying)[:BURIED_AT_ONCE_MAX]:
+            record = await self._opened.record(queue.partition, offset)
+            failed = queue.failed.get(offset)
+            if failed is None or not failed.dying or record is None:
+                if failed is not None and failed.dying:
+                    queue.complete(offset, 1)
+                    group.awake[queue] = None
+                group.dying.remove((queue, offset))
+                continue
+            taken.append(_Dying(queue, offset, record))
+            size += len(record.value or b"")
+            if size > BURIED_BYTES_MAX:
+                break
+        return taken
+
+    def _letter(self, group: str, one: _Dying, wall_ms: int) -> Record:
+        failed = one.queue.failed[one.offset]
+        origin = place_id(self._topics.cluster_id, one.queue.partition, one.offset)
+        # One that was sent again and failed again says where it came from at first.
+        known = {name: value for name, value in one.record.headers if name.startswith(names.DEAD_LETTER_PREFIX)}
+        kept = [header for header in one.record.headers if header[0] not in known]
+        said: Headers = [
+            (names.DEAD_LETTER_GROUP, group.encode()),
+            (names.DEAD_LETTER_TOPIC, known.get(names.DEAD_LETTER_TOPIC) or one.queue.topic.encode()),
+            (names.DEAD_LETTER_PARTITION, known.get(names.DEAD_LETTER_PARTITION) or b"%d" % one.queue.index),
+            (names.DEAD_LETTER_OFFSET, known.get(names.DEAD_LETTER_OFFSET) or b"%d" % one.offset),
+            (names.DEAD_LETTER_ATTEMPTS, b"%d" % failed.attempts),
+            (names.DEAD_LETTER_REASON, failed.reason.encode()),
+            (names.DEAD_LETTER_TIME, b"%d" % wall_ms),
+        ]
+        return Record(0, one.record.timestamp, one.record.key, one.record.value, [*with_id(kept, origin), *said])
+
+    def check_resend(self, group: str, offsets: Sequence[int]) -> None:
+        """Raises CoreFailure unless all of these are dead letters that are still there."""
+        topic = self._topics.get(topic_of(group))
+        if topic is None:
+            raise CoreFailure(CoreError.UNKNOWN_TOPIC, f"group {group!r} has no dead letters")
+        info = self._engine.info(topic.partitions[0])
+        wrong = [offset for offset in offsets if not info.log_start <= offset < info.high_watermark]
+        if wrong:
+            raise CoreFailure(
+                CoreError.INVALID_GROUP_REQUEST,
+                f"dead letters {wrong[:10]} are not there: {info.log_start} to {info.high_watermark - 1} are",
+            )

@@ -1,0 +1,100 @@
+"""Batches opened for those who need single records of them: decoded once, kept for a while, packed anew.
+
+Memory: at most OPENED_MAX batches of OPENED_BYTES_MAX together (as they lie in the log); a larger one is not kept.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from core.delivery import Stretch, committed_batches, records_of
+from core.store.engine import DataDamaged, Engine, OffsetOutOfRange, Read, UnknownPartition
+from trivium.records import Record, build
+
+OPENED_MAX = 64
+OPENED_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Opened:
+    """The records of one batch, by rising offset."""
+
+    __slots__ = ("_offsets", "records", "size_bytes")
+
+    def __init__(self, records: list[Record], size_bytes: int) -> None:
+        self.records = records
+        self._offsets = [record.offset for record in records]
+        self.size_bytes = size_bytes
+
+    def from_offset(self, offset: int) -> Iterator[Record]:
+        for index in range(bisect_left(self._offsets, offset), len(self.records)):
+            yield self.records[index]
+
+    def at(self, offset: int) -> Record | None:
+        record = next(self.from_offset(offset), None)
+        return record if record is not None and record.offset == offset else None
+
+
+def pack(records: list[Record]) -> bytes:
+    """One batch of these records (at least one) at their own offsets."""
+    return build(records, keep_offsets=True)
+
+
+class OpenedBatches:
+    """See the module."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._kept: OrderedDict[tuple[int, int], tuple[int, Opened]] = OrderedDict()  # -> last offset, records
+        self._kept_bytes = 0
+
+    def open(self, stretch: Stretch) -> Opened:
+        """The records of a batch."""
+        key = (stretch.partition, stretch.base_offset)
+        kept = self._kept.get(key)
+        if kept is not None:
+            self._kept.move_to_end(key)
+            return kept[1]
+        opened = Opened(records_of(stretch), len(stretch.batch))
+        if opened.size_bytes <= OPENED_BYTES_MAX:
+            self._keep(key, stretch.base_offset + stretch.header.last_offset_delta, opened)
+        return opened
+
+    def _keep(self, key: tuple[int, int], last_offset: int, opened: Opened) -> None:
+        self._kept[key] = (last_offset, opened)
+        self._kept_bytes += opened.size_bytes
+        while len(self._kept) > OPENED_MAX or self._kept_bytes > OPENED_BYTES_MAX:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._kept_bytes -= dropped.size_bytes
+
+    def forget(self, partition: int) -> None:
+        """The partition is gone."""
+        for key in [key for key in self._kept if key[0] == partition]:
+            self._kept_bytes -= self._kept.pop(key)[1].size_bytes
+
+    def _look(self, partition: int, offset: int) -> Opened | None:
+        for key, (last_offset, opened) in reversed(self._kept.items()):
+            if key[0] == partition and key[1] <= offset <= last_offset:
+                return opened
+        return None
+
+    async def record(self, partition: int, offset: int) -> Record | None:
+        """The committed record at an offset, None when the log no longer has it."""
+        opened = self._look(partition, offset)
+        if opened is not None:
+            return opened.at(offset)
+        try:
+            read: Read | None = self._engine.read_nowait(partition, offset, 1, committed=True)
+            if read is None:
+                read = await self._engine.read(partition, offset, 1, committed=True)
+        except (UnknownPartition, OffsetOutOfRange, DataDamaged):
+            return None
+        for stretch in committed_batches(partition, read, offset):
+            return self.open(stretch).at(offset)
+        return None
+
+
+def is_whole(stretch: Stretch) -> bool:
+    """Whether every offset of the batch has a record."""
+    return stretch.header.count == stretch.header.last_offset_delta + 1

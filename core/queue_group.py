@@ -1,0 +1,275 @@
+"""One queue group: its subscription, its members, and what they do with what they have. No I/O, no clock.
+
+A member is there for as long as its connection is, and `rejoin_ms` longer: who comes back under its name in that time
+keeps what it had. It gets messages while it has credit: never more messages than it granted; bytes it may exceed by one
+batch, or a large message could never be handed out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from core.bitmaps import bits, full
+from core.errors import CoreError, CoreFailure
+from core.filters import levels_match
+from core.queue_codec import GroupRow
+from core.queue_partition import Lease, QueuePartition
+from core.queue_types import (
+    REASON_CHARS_MAX,
+    Handout,
+    Order,
+    Policy,
+    QueueLimits,
+    Settle,
+    Settled,
+    Subscription,
+    Verb,
+)
+from core.selectors import Kind, compile_selector, matches_all
+from trivium.records import Record
+
+TIMED_OUT: Final = "not settled in time"
+Matches = Callable[[Record], bool]
+
+
+class Member:
+    """One consumer. `take` gets what is handed out, on the loop, and must not block."""
+
+    __slots__ = ("client", "connected", "credit_bytes", "credit_messages", "id", "outgoing", "received", "take")
+
+    def __init__(self, member_id: str, client: str, take: Callable[[list[Handout]], None]) -> None:
+        self.id = member_id
+        self.client = client
+        self.take = take
+        self.connected = True
+        self.credit_messages = self.credit_bytes = 0
+        self.outgoing: list[Handout] = []
+        self.received: tuple[int, list[Handout]] = (0, [])  # the last receive's id and answer
+
+    @property
+    def has_credit(self) -> bool:
+        return self.connected and self.credit_messages > 0 and self.credit_bytes > 0
+
+
+def matcher(subscription: Subscription) -> Matches | None:
+    """Which records the group wants; None for all."""
+    kind = Kind(subscription.filter_kind)
+    selects = None if matches_all(subscription.filter, kind) else compile_selector(subscription.filter, kind)
+    if not subscription.key_pattern or subscription.key_pattern == "#":
+        return selects
+    pattern = subscription.key_pattern.split("/")
+
+    def matches(record: Record) -> bool:
+        try:
+            key = (record.key or b"").decode()
+        except UnicodeDecodeError:
+            return False
+        return record.key is not None and levels_match(pattern, key.split("/"), 0) and (not selects or selects(record))
+
+    return matches
+
+
+class QueueGroup:
+    """See the module. `wake` is called when there may be something to hand out."""
+
+    def __init__(self, group_id: str, row: GroupRow, limits: QueueLimits, wake: Callable[[], None]) -> None:
+        self.id = group_id
+        self.limits = limits
+        self.policy: Policy
+        self.paused: bool
+        self.subscription: Subscription | None
+        self.matches: Matches | None = None
+        self.set_row(row)
+        self.wake = wake
+        self.members: dict[str, Member] = {}
+        self.queues: dict[tuple[str, int], QueuePartition] = {}
+        self.awake: dict[QueuePartition, None] = {}  # those that may have something, in turn
+        self.dying: deque[tuple[QueuePartition, int]] = deque()
+        self._turns: deque[Member] = deque()
+
+    @property
+    def row(self) -> GroupRow:
+        return GroupRow(self.subscription, self.policy, self.paused)
+
+    def set_row(self, row: GroupRow) -> None:
+        self.subscription, self.policy, self.paused = row
+        self.matches = None if row.subscription is None else matcher(row.subscription)
+
+    @property
+    def order(self) -> Order:
+        return Order.NONE if self.subscription is None else self.subscription.order
+
+    @property
+    def broadcast(self) -> bool:
+        return self.subscription is not None and self.subscription.broadcast
+
+    # -- members
+
+    def check_join(self, member_id: str, subscription: Subscription) -> None:
+        """Raises CoreFailure when a member with this subscription cannot be let in."""
+        ours = self.subscription
+        if ours is None or ours.same(subscription):
+            if member_id not in self.members and len(self.members) >= self.limits.members_max:
+                raise CoreFailure(CoreError.GROUP_FULL)
+            return
+        others = [member for member in self.members.values() if member.id != member_id]
+        if others or ours.order is not subscription.order:
+            why = f"has {len(others)} other members" if others else "keeps its order until it is deleted"
+            raise CoreFailure(
+                CoreError.CONTRADICTS_GROUP,
+                f"group {self.id!r} {why} and reads: {ours.describe()}. This member asks: {subscription.describe()}",
+            )
+
+    def join(self, member: Member, now_ms: int) -> None:
+        before = self.members.get(member.id)
+        if before is not None:
+            member.received = before.received
+            self._turns.remove(before)
+            before.connected = False
+            for queue in self.queues.values():
+                queue.prolong(member.id, now_ms + self.policy.invisible_ms)
+        self.members[member.id] = member
+        self._turns.append(member)
+
+    def leave(self, member: Member, now_ms: int) -> None:
+        """It goes for good: what it has goes to others."""
+        if self._is_current(member):
+            self._forget(member, now_ms)
+
+    def lost(self, member: Member, now_ms: int) -> None:
+        """Its connection is gone; it may come back."""
+        if self._is_current(member):
+            member.connected = False
+            member.credit_messages = member.credit_bytes = 0
+            self._cut(member, now_ms + self.policy.rejoin_ms)
+
+    def _is_current(self, member: Member) -> bool:
+        return self.members.get(member.id) is member
+
+    def _forget(self, member: Member, until_ms: int) -> None:
+        del self.members[member.id]
+        self._turns.remove(member)
+        member.connected = False
+        self._cut(member, until_ms)
+
+    def _cut(self, member: Member, until_ms: int) -> None:
+        for queue in self.queues.values():
+            queue.cut(member.id, until_ms)
+        self.wake()
+
+    def has_leases(self, member: Member) -> bool:
+        return any(lease.member == member.id for queue in self.queues.values() for lease in queue.leases.values())
+
+    def grant(self, member: Member, messages: int, size_bytes: int) -> None:
+        """The member can take so much more."""
+        member.credit_messages += messages
+        member.credit_bytes += size_bytes
+        self.wake()
+
+    def next_member(self) -> Member | None:
+        """Whose turn it is to get something."""
+        for _ in range(len(self._turns)):
+            member = self._turns[0]
+            self._turns.rotate(-1)
+            if member.has_credit:
+                return member
+        return None
+
+    @property
+    def has_demand(self) -> bool:
+        return not self.paused and any(member.has_credit for member in self._turns)
+
+    def hand(self, member: Member, handout: Handout, messages: int) -> None:
+        member.credit_messages -= messages
+        member.credit_bytes -= len(handout.batch)
+        member.outgoing.append(handout)
+
+    def send_out(self) -> None:
+        """Gives members what has been handed to them."""
+        for member in self._turns:
+            if member.outgoing:
+                outgoing, member.outgoing = member.outgoing, []
+                member.take(outgoing)
+
+    # -- settling
+
+    def settle(self, settles: Sequence[Settle], now_ms: int) -> list[Settled]:
+        """Takes effect in memory at once; whoever asked is answered when it is durable."""
+        answers = [self._settle(one, now_ms) for one in settles]
+        self.wake()
+        return answers
+
+    def _settle(self, one: Settle, now_ms: int) -> Settled:
+        if not 0 <= one.first <= one.last < one.first + self.limits.window_offsets_max:
+            return Settled.INVALID
+        queue = self.queues.get((one.topic, one.partition))
+        if queue is None or one.lease <= queue.void_before:
+            return Settled.LATE
+        self.awake[queue] = None
+        if one.verb is Verb.EXTEND:
+            more_ms = one.delay_ms if one.delay_ms >= 0 else self.policy.invisible_ms
+            return Settled.DONE if queue.extend(one.lease, one.first, one.last, now_ms + more_ms) else Settled.LATE
+        lease, taken, done_before = queue.settle(one.lease, one.first, one.last)
+        wanted = full(one.last - one.first + 1)
+        if one.verb is Verb.ACK:
+            queue.complete(one.first, taken)
+            return Settled.DONE if taken | done_before == wanted else Settled.LATE
+        for bit in bits(taken):
+            self._give_back(queue, lease, one.first + bit, one, now_ms)
+        return Settled.DONE if taken == wanted else Settled.LATE
+
+    def _give_back(self, queue: QueuePartition, lease: Lease | None, offset: int, one: Settle, now_ms: int) -> None:
+        before = queue.failed.get(offset)
+        late = before is not None and not before.leased  # its time was over, which counted
+        attempts = before.attempts if late and before is not None else 0 if lease is None else lease.attempt
+        if one.verb is Verb.POSTPONE and not late:
+            attempts -= 1
+        dies = one.verb is Verb.REJECT or (one.verb is Verb.NACK and attempts >= self.policy.attempts_max)
+        wait_ms = one.delay_ms
+        if wait_ms < 0:
+            wait_ms = 0 if one.verb is Verb.POSTPONE else self.policy.backoff(max(attempts, 1))
+        self._fail(queue, offset, attempts, now_ms + wait_ms, one.reason or one.verb.name.lower(), one.lease, dies=dies)
+
+    def _fail(
+        self, queue: QueuePartition, offset: int, attempts: int, when_ms: int, reason: str, lease: int, *, dies: bool
+    ) -> None:
+        failed = queue.fail(offset, attempts, when_ms, reason[:REASON_CHARS_MAX], lease)
+        if dies:
+            failed.dying = True
+            self.dying.append((queue, offset))
+
+    def sweep(self, now_ms: int) -> None:
+        """What has run out of time fails; members that did not come back are forgotten."""
+        for queue in self.queues.values():
+            for lease, mask in queue.expire(now_ms):
+                for bit in bits(mask):
+                    dies = lease.attempt >= self.policy.attempts_max
+                    offset = lease.first + bit
+                    self._fail(queue, offset, lease.attempt, now_ms, TIMED_OUT, lease.id, dies=dies)
+            due_ms = queue.next_due_ms()
+            if due_ms is not None and due_ms <= now_ms:
+                self.awake[queue] = None
+        for member in [member for member in self.members.values() if not member.connected]:
+            if not self.has_leases(member):
+                self._forget(member, now_ms)
+
+    def next_time_ms(self) -> int | None:
+        """When `sweep` has something to do, or something can be handed out again to who has credit."""
+        times = [time for queue in self.queues.values() if (time := queue.next_expiry_ms()) is not None]
+        if self.has_demand:
+            times += [
+                time
+                for queue in self.queues.values()
+                if queue not in self.awake and (time := queue.next_due_ms()) is not None
+            ]
+        return min(times, default=None)
+
+    def loaded(self) -> None:
+        """After a start: what had failed for the last time goes on becoming a dead letter."""
+        for queue in self.queues.values():
+            for offset, failed in queue.failed.items():
+                if failed.attempts >= self.policy.attempts_max:
+                    failed.dying = True
+                    self.dying.append((queue, offset))

@@ -1,0 +1,500 @@
+"""One partition as one group has it: what is done, what members have, what has failed and waits.
+
+    floor          end                 Everything below `floor` is done, nothing from `end` on was ever handed out.
+    │  done, leased │  not yet read    Between them every offset is done (a bit), leased, or held for its key's turn.
+
+Rules:
+- A message that has failed gets a row of its own (attempts, when to try again) and counts as done here, so one that
+  fails for hours holds back neither the floor nor others. It ends when the row does: acknowledged, or a dead letter.
+- A *lease* is messages that one member has, until a time. Its number is the receipt and stays the same when the time is
+  extended. Numbers rise and carry the store's epoch; those up to `void_before` were cut off by a reset.
+- Settling twice is harmless: to acknowledge what is done is done. A lease whose time is over may still be settled for
+  as long as nobody else got the message; then it is late.
+- Orders: a key (its hash; two keys of one hash share their turn) has one message out at a time, leased or failed. Those
+  of the key that are read meanwhile are held, by offset, and become ready one after the other: not when the one before
+  is done, but when that is durable, or a crash could hand them out in another order.
+- Memory runs ahead of the log. What has changed since the last write is in `changes`; whoever writes it answers when it
+  is durable. After a crash what was leased is handed out again.
+
+No I/O and no clock here: times are passed in.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from core.bitmaps import bits, full, leading_run
+from core.queue_codec import (
+    CHUNK,
+    CHUNK_BITS,
+    FailedRow,
+    FloorRow,
+    done_key,
+    failed_key,
+    floor_key,
+    pack_done,
+    pack_failed,
+    pack_floor,
+)
+from core.state import Change
+
+_IN_CHUNK = CHUNK - 1
+NO_MORE = 1 << 62
+
+
+class Lease:
+    """Offsets that a member has: `parts` are [mask from `first` on, until when]."""
+
+    __slots__ = ("attempt", "first", "id", "member", "parts", "size_bytes")
+
+    def __init__(self, number: int, member: str, first: int, mask: int, until_ms: int, attempt: int, size: int) -> None:
+        self.id = number
+        self.member = member
+        self.first = first
+        self.parts = [[mask, until_ms]]
+        self.attempt = attempt
+        self.size_bytes = size
+
+    def take(self, mask: int) -> int:
+        """Removes those of the mask's offsets that it has, and returns them."""
+        taken = 0
+        for part in self.parts:
+            taken |= part[0] & mask
+            part[0] &= ~mask
+        if taken:
+            self.parts = [part for part in self.parts if part[0]]
+        return taken
+
+    @property
+    def pending(self) -> int:
+        mask = 0
+        for part in self.parts:
+            mask |= part[0]
+        return mask
+
+
+class Failed:
+    """A message to be tried again. `lease` is the last one it was under; `leased`: now. `dying`: it becomes a dead
+    letter and is nobody's any more.
+    """
+
+    __slots__ = ("attempts", "dying", "key", "lease", "leased", "not_before_ms", "reason")
+
+    def __init__(self, attempts: int, not_before_ms: int, key: int | None, reason: str, lease: int) -> None:
+        self.attempts = attempts
+        self.not_before_ms = not_before_ms
+        self.key = key
+        self.reason = reason
+        self.lease = lease
+        self.leased = False
+        self.dying = False
+
+
+class Expired(NamedTuple):
+    lease: Lease
+    mask: int
+
+
+class QueuePartition:
+    """See the module. `partition` is the engine's number, `index` the topic's."""
+
+    def __init__(self, group: str, topic: str, index: int, partition: int, floor: int = 0) -> None:
+        self.group = group
+        self.topic = topic
+        self.index = index
+        self.partition = partition
+        self.floor = self.end = floor
+        self.void_before = -1
+        self.leases: dict[int, Lease] = {}
+        self.leased_bytes = 0
+        self.failed: dict[int, Failed] = {}
+        self._done: dict[int, int] = {}  # chunk -> mask, from the floor's chunk on
+        self._until: list[tuple[int, int]] = []  # heap of (time, lease)
+        self._due: list[tuple[int, int]] = []  # heap of (time, offset)
+        self._keys: dict[int, deque[int]] = {}  # key's hash -> held offsets; there: a message of it is out
+        self._key_of: dict[int, int] = {}  # offset that is out -> key's hash
+        self._turning: list[int] = []  # keys whose message is done
+        self._writing_turns: list[int] = []  # keys whose message is done in the append that is on its way
+        self._ready: deque[int] = deque()  # held offsets whose turn has come
+        self.held = 0  # offsets in `_keys` and `_ready`
+        self._stored_chunks: set[int] = set()
+        self._stored_failed: set[int] = set()
+        self._dirty_floor = True
+        self._dirty_chunks: set[int] = set()
+        self._dirty_failed: set[int] = set()
+
+    # -- what is done
+
+    def undone(self, first: int, count: int) -> int:
+        """Those of `count` offsets from `first` on, which is not below the floor, that are not done."""
+        if not self._done:
+            return full(count)
+        mask = 0
+        at, end = first, first + count
+        while at < end:
+            in_chunk = at & _IN_CHUNK
+            width = min(CHUNK - in_chunk, end - at)
+            mask |= (~(self._done.get(at >> CHUNK_BITS, 0) >> in_chunk) & full(width)) << (at - first)
+            at += width
+        return mask
+
+    def is_done(self, offset: int) -> bool:
+        """Acknowledged, passed over or a dead letter."""
+        if offset in self.failed:
+            return False
+        return offset < self.floor or bool(self._done.get(offset >> CHUNK_BITS, 0) >> (offset & _IN_CHUNK) & 1)
+
+    def complete(self, first: int, mask: int) -> None:
+        """These offsets are done: acknowledged or passed over."""
+        self._mark(first, mask)
+        if self.failed:
+            for bit in bits(mask):
+                if self.failed.pop(first + bit, None) is not None:
+                    self._dirty_failed.add(first + bit)
+        self._next_turns(first, mask)
+
+    def skip(self, first: int, end: int) -> None:
+        """There is nothing to hand out from `first` up to, not with, `end`."""
+        while self.floor < first < end:
+            width = min(CHUNK - (first & _IN_CHUNK), end - first)
+            self._mark(first, full(width))
+            first += width
+        if end > first:
+            self._jump(end)
+
+    def _mark(self, first: int, mask: int) -> None:
+        if first <= self.floor and not mask & (mask + 1):
+            self._jump(first + mask.bit_length())
+            return
+        while mask:
+            gap = (mask & -mask).bit_length() - 1
+            first += gap
+            mask >>= gap
+            in_chunk = first & _IN_CHUNK
+            width = CHUNK - in_chunk
+            if first + mask.bit_length() > self.floor:
+                chunk = first >> CHUNK_BITS
+                self._done[chunk] = self._done.get(chunk, 0) | (mask & full(width)) << in_chunk
+                self._dirty_chunks.add(chunk)
+            mask >>= width
+            first += width
+        self._raise_floor()
+
+    def _jump(self, floor: int) -> None:
+        """All below `floor` is done."""
+        if floor <= self.floor:
+            return
+        for chunk in [chunk for chunk in self._done if (chunk + 1) << CHUNK_BITS <= floor]:
+            self._drop_chunk(chunk)
+        self.floor = floor
+        self.end = max(self.end, floor)
+        self._dirty_floor = True
+        self._raise_floor()
+
+    def _raise_floor(self) -> None:
+        while (mask := self._done.get(self.floor >> CHUNK_BITS)) is not None:
+            chunk, in_chunk = self.floor >> CHUNK_BITS, self.floor & _IN_CHUNK
+            run = leading_run(mask >> in_chunk)
+            self.floor += run
+            self._dirty_floor |= run > 0
+            if in_chunk + run < CHUNK:
+                if not mask >> (in_chunk + run):
+                    self._drop_chunk(chunk)
+                break
+            self._drop_chunk(chunk)
+        self.end = max(self.end, self.floor)
+
+    def _drop_chunk(self, chunk: int) -> None:
+        self._done.pop(chunk, None)
+        self._dirty_chunks.add(chunk)
+
+    def log_start_moved(self, log_start: int) -> None:
+        """What the log no longer has is done. Leases on it may still be settled."""
+        for offset in [offset for offset in self.failed if offset < log_start]:
+            self.complete(offset, 1)
+        if log_start > self.floor:
+            self._jump(log_start)
+
+    # -- leases
+
+    def lease(
+        self, number: int, member: str, first: int, mask: int, until_ms: int, *, attempt: int = 1, size_bytes: int = 0
+    ) -> Lease:
+        """Gives offsets to a member."""
+        made = self.leases[number] = Lease(number, member, first, mask, until_ms, attempt, size_bytes)
+        self.leased_bytes += size_bytes
+        heapq.heappush(self._until, (until_ms, number))
+        return made
+
+    def lease_failed(self, number: int, member: str, offset: int, until_ms: int, size_bytes: int = 0) -> Lease:
+        """Gives a message that has failed to a member, one attempt more."""
+        failed = self.failed[offset]
+        failed.leased, failed.lease = True, number
+        return self.lease(number, member, offset, 1, until_ms, attempt=failed.attempts + 1, size_bytes=size_bytes)
+
+    def settle(self, number: int, first: int, last: int) -> tuple[Lease | None, int, int]:
+        """Takes these offsets out of a lease. Returns the lease, if there still is one, and two masks from `first` on:
+        those that the caller now decides about, and those that are done already.
+        """
+        wanted = full(last - first + 1)
+        lease = self.leases.get(number)
+        taken = 0
+        if lease is not None:
+            shift = first - lease.first
+            taken = lease.take(wanted << shift if shift >= 0 else wanted >> -shift)
+            taken = taken >> shift if shift >= 0 else taken << -shift
+            if not lease.parts:
+                self._end_lease(lease)
+        if taken == wanted:
+            return lease, taken, 0
+        settled = 0
+        for bit in bits(wanted & ~taken):
+            failed = self.failed.get(first + bit)
+            if failed is None:
+                settled |= self.is_done(first + bit) << bit
+            elif failed.lease == number and not failed.leased and not failed.dying:
+                taken |= 1 << bit  # its time was over, but nobody else got it
+        return lease, taken, settled
+
+    def extend(self, number: int, first: int, last: int, until_ms: int) -> bool:
+        """Gives a lease on these offsets more (or less) time. False: some are no longer under it; nothing was done."""
+        lease = self.leases.get(number)
+        if lease is None or first < lease.first:
+            return False
+        wanted = full(last - first + 1) << (first - lease.first)
+        if wanted & ~lease.pending:
+            return False
+        lease.take(wanted)
+        lease.parts.append([wanted, until_ms])
+        heapq.heappush(self._until, (until_ms, number))
+        return True
+
+    def cut(self, member: str, until_ms: int) -> None:
+        """What a member has is its own no longer than this."""
+        for lease in self.leases.values():
+            if lease.member == member:
+                for part in lease.parts:
+                    part[1] = min(part[1], until_ms)
+                heapq.heappush(self._until, (until_ms, lease.id))
+
+    def prolong(self, member: str, until_ms: int) -> None:
+        """What a member has is its own until then."""
+        for lease in self.leases.values():
+            if lease.member == member:
+                lease.parts = [[lease.pending, until_ms]]
+                heapq.heappush(self._until, (until_ms, lease.id))
+
+    def expire(self, now_ms: int) -> Iterator[Expired]:
+        """Takes out of their leases what has run out of time; the caller says that it failed."""
+        while self._until and self._until[0][0] <= now_ms:
+            _, number = heapq.heappop(self._until)
+            lease = self.leases.get(number)
+            if lease is None:
+                continue
+            over = 0
+            for part in lease.parts:
+                if part[1] <= now_ms:
+                    over |= part[0]
+            if over:
+                lease.take(over)
+                if not lease.parts:
+                    self._end_lease(lease)
+                yield Expired(lease, over)
+
+    def _end_lease(self, lease: Lease) -> None:
+        del self.leases[lease.id]
+        self.leased_bytes -= lease.size_bytes
+
+    # -- what has failed
+
+    def fail(self, offset: int, attempts: int, not_before_ms: int, reason: str, lease: int) -> Failed:
+        """This message is to be tried again."""
+        failed = self.failed[offset] = Failed(attempts, not_before_ms, self._key_of.get(offset), reason, lease)
+        self._dirty_failed.add(offset)
+        self._mark(offset, 1)
+        heapq.heappush(self._due, (not_before_ms, offset))
+        return failed
+
+    def due(self, now_ms: int) -> int | None:
+        """The next message that can be handed out again or whose turn has come. It stays until it is leased."""
+        while self._ready:
+            if self._ready[0] >= self.floor:
+                return self._ready[0]
+            gone = self._ready[0]
+            self.pass_ready()
+            self._next_turns(gone, 1)
+        due_ms = self.next_due_ms()
+        return self._due[0][1] if due_ms is not None and due_ms <= now_ms else None
+
+    def pass_ready(self) -> None:
+        """The first message whose turn has come is being handed out, or is gone."""
+        self._ready.popleft()
+        self.held -= 1
+
+    def dead(self, offset: int) -> None:
+        """The message is a dead letter, durably: its row went with the same append."""
+        if self.failed.pop(offset, None) is not None:
+            self._stored_failed.discard(offset)
+            self._dirty_failed.discard(offset)
+            key = self._key_of.pop(offset, None)
+            if key is not None:
+                self._turn_keys([key])
+
+    # -- turns of keys
+
+    def turn(self, offset: int, key: int) -> bool:
+        """Whether a message of this key may be handed out now: then it is the one that is out. Else it is held."""
+        waiting = self._keys.get(key)
+        if waiting is None:
+            self._keys[key] = deque()
+            self._key_of[offset] = key
+            return True
+        waiting.append(offset)
+        self.held += 1
+        return False
+
+    @property
+    def keys_out(self) -> int:
+        return len(self._keys)
+
+    def _next_turns(self, first: int, mask: int) -> None:
+        if self._key_of:
+            done = [self._key_of.pop(first + bit, None) for bit in bits(mask)]
+            self._turning += [key for key in done if key is not None]
+
+    def _turn_keys(self, keys: list[int]) -> None:
+        for key in keys:
+            waiting = self._keys[key]
+            if waiting:
+                following = waiting.popleft()
+                self._key_of[following] = key
+                self._ready.append(following)
+            else:
+                del self._keys[key]
+        keys.clear()
+
+    # -- time, resets, durable state
+
+    def next_expiry_ms(self) -> int | None:
+        """When some lease may be over."""
+        while self._until and self._until[0][1] not in self.leases:
+            heapq.heappop(self._until)
+        return self._until[0][0] if self._until else None
+
+    def next_due_ms(self) -> int | None:
+        """When some message may be handed out again."""
+        while self._due:
+            when, offset = self._due[0]
+            failed = self.failed.get(offset)
+            if failed is not None and not failed.leased and not failed.dying and failed.not_before_ms == when:
+                return when
+            heapq.heappop(self._due)
+        return None
+
+    def reset(self, offset: int, void_before: int) -> None:
+        """Everything below `offset` is done and nothing from it on; leases up to a number are void."""
+        self._dirty_chunks |= self._done.keys()
+        self._dirty_failed |= self.failed.keys()
+        self.leases.clear()
+        self.leased_bytes = 0
+        for held in (self.failed, self._done, self._until, self._due, self._keys, self._key_of, self._ready):
+            held.clear()
+        self._turning.clear()
+        self._writing_turns.clear()
+        self.held = 0
+        self.floor = self.end = offset
+        self.void_before = void_before
+        self._dirty_floor = True
+
+    def changes(self, wall_ms_of: Callable[[int], int]) -> list[Change]:
+        """The rows to write; then call `written`. `wall_ms_of` turns a monotonic time into wall clock."""
+        found: list[Change] = []
+        self._writing_turns, self._turning = self._turning, []
+        if self._dirty_floor:
+            row = FloorRow(self.floor, self.void_before)
+            found.append((floor_key(self.group, self.partition), pack_floor(row)))
+            self._dirty_floor = False
+        for chunk in self._dirty_chunks:
+            mask = self._done.get(chunk)
+            if mask is not None:
+                found.append((done_key(self.group, self.partition, chunk), pack_done(mask)))
+                self._stored_chunks.add(chunk)
+            elif chunk in self._stored_chunks:
+                found.append((done_key(self.group, self.partition, chunk), None))
+                self._stored_chunks.discard(chunk)
+        self._dirty_chunks.clear()
+        for offset in self._dirty_failed:
+            failed = self.failed.get(offset)
+            if failed is not None:
+                packed = pack_failed(self._failed_row(failed, wall_ms_of))
+                found.append((failed_key(self.group, self.partition, offset), packed))
+                self._stored_failed.add(offset)
+            elif offset in self._stored_failed:
+                found.append((failed_key(self.group, self.partition, offset), None))
+                self._stored_failed.discard(offset)
+        self._dirty_failed.clear()
+        return found
+
+    def all_gone(self) -> list[Change]:
+        """What takes away every row of it."""
+        chunks, offsets = self._stored_chunks, self._stored_failed
+        keys = [floor_key(self.group, self.partition)]
+        keys += [done_key(self.group, self.partition, chunk) for chunk in chunks]
+        keys += [failed_key(self.group, self.partition, offset) for offset in offsets]
+        return [(key, None) for key in keys]
+
+    def written(self) -> bool:
+        """The rows are durable. True: some keys' turns have come."""
+        turned = bool(self._writing_turns)
+        self._turn_keys(self._writing_turns)
+        return turned
+
+    def not_written(self) -> None:
+        """The rows were refused: everything is written again with the next append."""
+        self._turning += self._writing_turns
+        self._writing_turns.clear()
+        self._dirty_floor = True
+        self._dirty_chunks |= self._done.keys() | self._stored_chunks
+        self._dirty_failed |= self.failed.keys() | self._stored_failed
+
+    @property
+    def is_dirty(self) -> bool:
+        return self._dirty_floor or bool(self._dirty_chunks or self._dirty_failed or self._turning)
+
+    def _failed_row(self, failed: Failed, wall_ms_of: Callable[[int], int]) -> FailedRow:
+        key = -1 if failed.key is None else failed.key
+        return FailedRow(failed.attempts, wall_ms_of(failed.not_before_ms), key, failed.reason)
+
+    # -- replay
+
+    def load_floor(self, row: FloorRow) -> None:
+        self.floor = self.end = row.floor
+        self.void_before = row.void_before
+        self._dirty_floor = False
+
+    def load_done(self, chunk: int, mask: int) -> None:
+        self._stored_chunks.add(chunk)
+        self._done[chunk] = mask
+
+    def load_failed(self, offset: int, row: FailedRow, not_before_ms: int) -> None:
+        key = None if row.key_hash == -1 else row.key_hash
+        self.failed[offset] = Failed(row.attempts, not_before_ms, key, row.reason, -1)
+        self._stored_failed.add(offset)
+        heapq.heappush(self._due, (not_before_ms, offset))
+        if key is not None:
+            self._keys[key] = deque()
+            self._key_of[offset] = key
+
+    def loaded(self) -> None:
+        """After the last row: what an interrupted write left below the floor goes."""
+        for chunk in [chunk for chunk in self._done if chunk < self.floor >> CHUNK_BITS]:
+            self._drop_chunk(chunk)
+        self._raise_floor()
+
+    def retry_only(self) -> QueuePartition:
+        """Makes it hand out nothing but what has a row of its own: a group's dead letters, sent again."""
+        self.floor = self.end = NO_MORE
+        return self

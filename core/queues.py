@@ -1,0 +1,411 @@
+"""Queue groups: per-message acknowledgement with invisibility, redelivery, backoff and dead letters, over the log.
+
+`queue_partition` is what a group has of one partition, `queue_group` its members and what they settle, `queue_dealer`
+reads and hands out, `queue_log` makes it durable, `dead_letters` moves what failed for the last time. This module holds
+the table of groups, one task for each, and what is asked about them.
+
+Promises: what was acknowledged and answered never comes again (flush = sync), what was handed out and not settled
+comes again after its time, after a crash, or when its member is gone. Offsets of aborted transactions, control batches,
+and what retention or compaction took count as done; nothing beyond the last stable offset is handed out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import structlog
+import trio
+
+from core.dead_letters import DeadLetters, topic_of
+from core.errors import CoreError, CoreFailure
+from core.queue_batches import OpenedBatches
+from core.queue_codec import GroupRow, group_key, pack_group
+from core.queue_dealer import Dealer
+from core.queue_group import Member, QueueGroup
+from core.queue_log import QueueLog
+from core.queue_partition import QueuePartition
+from core.queue_replay import Replay
+from core.queue_types import (
+    START_EARLIEST,
+    START_LATEST,
+    Handout,
+    Policy,
+    QueueLimits,
+    Settle,
+    SettleDone,
+    Subscription,
+    check_group_id,
+)
+from core.state import StateLog
+from core.store.engine import Engine, UnknownPartition
+from core.topics import Topic, Topics
+
+log = structlog.get_logger(__name__)
+
+LEASES_PER_EPOCH_BITS = 40
+BURY_AGAIN_S = 1
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Queues:
+    """Load it once, then `run` it beside the front-ends. `now_ms` must be the clock that calls come with."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: StateLog,
+        topics: Topics,
+        limits: QueueLimits | None = None,
+        now_ms: Callable[[], int] = _now_ms,
+        wall_ms: Callable[[], int] = _wall_ms,
+    ) -> None:
+        self._engine = engine
+        self._topics = topics
+        self._now_ms = now_ms
+        self._wall_ms = wall_ms
+        self.limits = limits or QueueLimits()
+        self._log = QueueLog(engine, state, lambda then_ms: wall_ms() + then_ms - now_ms(), self._turned)
+        self._opened = OpenedBatches(engine)
+        self._dealer = Dealer(engine, self._opened, (engine.epoch << LEASES_PER_EPOCH_BITS) + 1)
+        self._dead_letters = DeadLetters(engine, topics, state, self._opened)
+        self._groups: dict[str, QueueGroup] = {}
+        self._wakers: dict[str, trio.Event] = {}  # group -> there may be something to do
+        self._mourning: dict[str, trio.Event] = {}  # group -> something is dying
+        self._watching: dict[int, list[tuple[QueueGroup, QueuePartition]]] = {}
+        self._changing = trio.Lock()
+        self._nursery: trio.Nursery | None = None
+        topics.on_change(self._topic_changed)
+
+    # -- life
+
+    async def load(self) -> None:
+        """Replays the state. Raises ValueError for a row of a newer broker."""
+        replay = Replay(self._topics, self._wall_ms() - self._now_ms())
+        await self._log.state.load(replay.apply)
+        for group_id, row in replay.groups.items():
+            group = self._add(group_id, row)
+            for queue in replay.queues(group_id, row):
+                self._attach(group, queue)
+            group.loaded()
+        self._log.change(replay.orphans())
+        self._log.flush()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hands out, keeps time and moves dead letters until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            for group in self._groups.values():
+                self._nursery.start_soon(self._serve, group)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def _serve(self, group: QueueGroup) -> None:
+        """One group's task: ends when the group is deleted."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._bury, group)
+            while self._groups.get(group.id) is group:
+                now_ms = self._now_ms()
+                group.sweep(now_ms)
+                if group.dying:
+                    self._mourning[group.id].set()
+                progress = not group.paused and await self._deal(group, now_ms)
+                group.send_out()
+                self._touch(group)
+                self._log.flush()
+                if progress:
+                    await trio.lowlevel.checkpoint()
+                    continue
+                waker = self._wakers[group.id]
+                due_ms = group.next_time_ms()
+                with trio.move_on_after(float("inf") if due_ms is None else max(due_ms - now_ms, 0) / 1000):
+                    await waker.wait()
+                self._wakers[group.id] = trio.Event()
+            nursery.cancel_scope.cancel()
+
+    async def _deal(self, group: QueueGroup, now_ms: int) -> bool:
+        """One turn for every queue that may have something."""
+        progress = False
+        for queue in list(group.awake):
+            del group.awake[queue]
+            if group.queues.get((queue.topic, queue.index)) is not queue:
+                continue
+            made = await self._dealer.deal(group, queue, now_ms)
+            if made or self._dealer.has_more(queue) or queue.due(now_ms) is not None:
+                group.awake[queue] = None
+            progress |= made
+        return progress
+
+    async def _bury(self, group: QueueGroup) -> None:
+        while True:
+            while not group.dying:
+                self._mourning[group.id] = trio.Event()
+                await self._mourning[group.id].wait()
+            try:
+                await self._dead_letters.bury(group, self._wall_ms())
+            except CoreFailure as failure:
+                log.warning("dead letters wait", group=group.id, reason=failure.message)
+                await trio.sleep(BURY_AGAIN_S)
+            self._touch(group)
+            group.wake()
+
+    def _touch(self, group: QueueGroup) -> None:
+        for queue in group.queues.values():
+            self._log.touch(queue)
+
+    # -- the table
+
+    def _add(self, group_id: str, row: GroupRow) -> QueueGroup:
+        def wake() -> None:
+            self._wakers[group_id].set()
+
+        self._wakers[group_id] = trio.Event()
+        self._mourning[group_id] = trio.Event()
+        group = self._groups[group_id] = QueueGroup(group_id, row, self.limits, wake)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._serve, group)
+        return group
+
+    def _attach(self, group: QueueGroup, queue: QueuePartition) -> None:
+        group.queues[queue.topic, queue.index] = queue
+        group.awake[queue] = None
+        watching = self._watching.setdefault(queue.partition, [])
+        if not watching:
+            self._engine.watch(queue.partition, self._moved)
+        watching.append((group, queue))
+
+    def _detach(self, group: QueueGroup, queue: QueuePartition) -> None:
+        """The group no longer reads the partition; its rows go with the next write."""
+        del group.queues[queue.topic, queue.index]
+        group.awake.pop(queue, None)
+        self._log.forget(queue)
+        self._log.change(queue.all_gone())
+        watching = self._watching[queue.partition]
+        watching.remove((group, queue))
+        if not watching:
+            del self._watching[queue.partition]
+            self._engine.unwatch(queue.partition, self._moved)
+
+    def _moved(self, partition: int) -> None:
+        for group, queue in self._watching.get(partition, ()):
+            try:
+                log_start = self._engine.info(partition).log_start
+            except UnknownPartition:
+                continue
+            if log_start > queue.floor:
+                queue.log_start_moved(log_start)
+            group.awake[queue] = None
+            group.wake()
+
+    def _turned(self, queue: QueuePartition) -> None:
+        group = self._groups.get(queue.group)
+        if group is not None and group.queues.get((queue.topic, queue.index)) is queue:
+            group.awake[queue] = None
+            group.wake()
+
+    def _topic_changed(self, topic: Topic) -> None:
+        exists = self._topics.get(topic.name) is topic
+        for group in self._groups.values():
+            for place in [place for place in group.queues if place[0] == topic.name]:
+                queue = group.queues[place]
+                if not exists or queue.partition not in topic.partitions:
+                    self._detach(group, queue)
+            if exists and group.subscription is not None and topic.name in group.subscription.topics:
+                for index, number in enumerate(topic.partitions):
+                    if (topic.name, index) not in group.queues:
+                        self._attach(group, QueuePartition(group.id, topic.name, index, number))
+                group.wake()
+        self._log.flush()
+
+    def find(self, group_id: str) -> QueueGroup:
+        """Raises CoreFailure(GROUP_NOT_FOUND)."""
+        group = self._groups.get(group_id)
+        if group is None:
+            raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"there is no queue group {group_id!r}")
+        return group
+
+    def all(self) -> list[QueueGroup]:
+        return list(self._groups.values())
+
+    # -- members
+
+    async def join(
+        self,
+        group_id: str,
+        member_id: str,
+        client: str,
+        subscription: Subscription,
+        start: int,
+        take: Callable[[list[Handout]], None],
+    ) -> Member:
+        """Lets a member in, durably if that makes or changes the group: `start` says where a new subscription begins
+        (START_EARLIEST, START_LATEST or wall-clock ms). Raises CoreFailure.
+        """
+        check_group_id(group_id)
+        subscription.check()
+        async with self._changing:
+            group = self._groups.get(group_id) or self._new(group_id, GroupRow(None, Policy(), False))
+            group.check_join(member_id, subscription)
+            if group.subscription != subscription:
+                await self._subscribe(group, subscription, start)
+            member = Member(member_id, client, take)
+            group.join(member, self._now_ms())
+            return member
+
+    def _new(self, group_id: str, row: GroupRow) -> QueueGroup:
+        if len(self._groups) >= self.limits.groups_max:
+            raise CoreFailure(CoreError.GROUP_FULL, f"the broker holds at most {self.limits.groups_max} queue groups")
+        return self._add(group_id, row)
+
+    async def _subscribe(self, group: QueueGroup, subscription: Subscription, start: int) -> None:
+        made: list[QueuePartition] = []
+        for name in subscription.topics:
+            topic = self._topics.get(name)
+            if topic is None or topic.internal:
+                if group.subscription is None:
+                    del self._groups[group.id]
+                raise CoreFailure(CoreError.UNKNOWN_TOPIC, f"topic {name!r} does not exist")
+            for index, number in enumerate(topic.partitions):
+                if (name, index) not in group.queues:
+                    floor = await self._start_of(number, start)
+                    made.append(QueuePartition(group.id, name, index, number, floor))
+        group.set_row(GroupRow(subscription, group.policy, group.paused))
+        for queue in [queue for place, queue in group.queues.items() if place[0] not in subscription.topics]:
+            if queue.topic != topic_of(group.id):
+                self._detach(group, queue)
+        for queue in made:
+            if self._engine_has(queue.partition):
+                self._attach(group, queue)
+        await self._store(group)
+
+    def _engine_has(self, partition: int) -> bool:
+        return self._topics.owner(partition) is not None
+
+    async def _start_of(self, partition: int, start: int) -> int:
+        info = self._engine.info(partition)
+        if start == START_EARLIEST:
+            return info.log_start
+        found = None if start == START_LATEST else await self._engine.offset_for_time(partition, start)
+        return info.high_watermark if found is None else found.offset
+
+    async def _store(self, group: QueueGroup) -> None:
+        self._touch(group)
+        await self._put([(group_key(group.id), pack_group(group.row))])
+
+    async def _put(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
+        answered = trio.Event()
+        errors: list[CoreError | None] = []
+
+        def answer(error: CoreError | None) -> None:
+            errors.append(error)
+            answered.set()
+
+        self._log.change(changes)
+        self._log.wait(answer)
+        self._log.flush()
+        await answered.wait()
+        if errors[0] is not None:
+            raise CoreFailure(errors[0])
+
+    def settle(self, group: QueueGroup, settles: Sequence[Settle], done: SettleDone) -> None:
+        """Answers `done(error, [])` or `done(None, one for each)` when it is durable."""
+        answers = group.settle(settles, self._now_ms())
+        for place in {(one.topic, one.partition) for one in settles}:
+            queue = group.queues.get(place)
+            if queue is not None:
+                self._log.touch(queue)
+        self._log.wait(lambda error: done(None if error is None else CoreFailure(error), answers if not error else []))
+        self._log.flush()
+
+    def grant(self, group: QueueGroup, member: Member, messages: int, size_bytes: int) -> None:
+        group.grant(member, messages, size_bytes)
+
+    def leave(self, group: QueueGroup, member: Member) -> None:
+        group.leave(member, self._now_ms())
+
+    def lost(self, group: QueueGroup, member: Member) -> None:
+        group.lost(member, self._now_ms())
+
+    # -- administration
+
+    async def configure(self, group_id: str, change: Mapping[str, object]) -> QueueGroup:
+        """Changes fields of a group's policy (`Policy`), or makes a group that has only that. Raises CoreFailure."""
+        check_group_id(group_id)
+        async with self._changing:
+            group = self._groups.get(group_id)
+            before = Policy() if group is None else group.policy
+            try:
+                policy = replace(before, **change)  # type: ignore[arg-type]  # checked by Policy.check
+                policy.check()
+            except TypeError as error:
+                raise CoreFailure(CoreError.INVALID_CONFIG, str(error)) from None
+            if group is None:
+                group = self._new(group_id, GroupRow(None, policy, False))
+            group.policy = policy
+            await self._store(group)
+            group.wake()
+            return group
+
+    async def pause(self, group_id: str, paused: bool) -> None:
+        """A paused group is handed nothing; what its members have they may settle. Durable on return."""
+        group = self.find(group_id)
+        async with self._changing:
+            group.paused = paused
+            await self._store(group)
+            group.wake()
+
+    async def reset(self, group_id: str, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Puts a group's floors at offsets, while it runs; receipts from before are void. Durable on return.
+
+        Raises CoreFailure: UNKNOWN_TOPIC for a partition it does not read; then nothing has been changed.
+        """
+        group = self.find(group_id)
+        for place in offsets:
+            if place not in group.queues:
+                raise CoreFailure(CoreError.UNKNOWN_TOPIC, f"group {group_id!r} does not read {place[0]}/{place[1]}")
+        for place, offset in offsets.items():
+            queue = group.queues[place]
+            info = self._engine.info(queue.partition)
+            queue.reset(min(max(offset, info.log_start), info.high_watermark), self._dealer.last_lease)
+            group.awake[queue] = None
+        self._touch(group)
+        group.wake()
+        await self._put([])
+
+    async def resend(self, group_id: str, offsets: Sequence[int]) -> None:
+        """Hands dead letters to the group again, as if they had not failed. Durable on return. Raises CoreFailure."""
+        group = self.find(group_id)
+        self._dead_letters.check_resend(group_id, offsets)
+        topic = self._topics.get(topic_of(group_id))
+        assert topic is not None
+        place = (topic.name, 0)
+        if place not in group.queues:
+            self._attach(group, QueuePartition(group_id, *place, topic.partitions[0]).retry_only())
+        queue = group.queues[place]
+        for offset in offsets:
+            before = queue.failed.get(offset)
+            if before is None:
+                queue.fail(offset, 0, self._now_ms(), "sent again", 0)
+        group.awake[queue] = None
+        self._touch(group)
+        group.wake()
+        await self._put([])
+
+    async def delete(self, group_id: str) -> None:
+        """Forgets a group without members, not its dead letters. Durable on return. Raises CoreFailure."""
+        group = self.find(group_id)
+        async with self._changing:
+            if any(member.connected for member in group.members.values()):
+                raise CoreFailure(CoreError.GROUP_NOT_EMPTY, f"group {group_id!r} has {len(group.members)} members")
+            for queue in list(group.queues.values()):
+                self._detach(group, queue)
+            del self._groups[group_id]
+            self._wakers[group_id].set()
+            await self._put([(group_key(group_id), None)])

@@ -1,0 +1,393 @@
+"""Queue groups: what is handed out, settled, tried again, buried, reset; one rule a test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from core.dead_letters import topic_of
+from core.errors import CoreError, CoreFailure
+from core.queue_types import START_LATEST, Order, QueueLimits, Settle, Settled, Subscription, Verb
+from tests.core.queues_driver import SUBSCRIPTION, TOPIC, Consumer, Driver, driving
+from trivium import headers
+from trivium.records import decode
+
+BY_KEY = replace(SUBSCRIPTION, order=Order.KEY)
+
+
+async def some(driver: Driver, count: int = 5) -> list[bytes]:
+    values = [b"%d" % number for number in range(count)]
+    await driver.produce(*values)
+    return values
+
+
+async def test_messages_are_handed_out_once_and_not_again_when_acknowledged(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        values = await some(driver)
+        consumer = await driver.join()
+        await driver.settled()
+        got = consumer.taken()
+        assert [one.value for one in got] == values
+        assert {one.attempt for one in got} == {1}
+        assert await consumer.settle(*got) == [Settled.DONE] * 5
+        await trio.sleep(1_000)
+        assert consumer.taken() == []
+        await driver.crash()
+        again = await driver.join()
+        await trio.sleep(1_000)
+        assert again.taken() == []
+        await driver.produce(b"new")
+        await driver.settled()
+        assert again.values == [b"new"]
+
+
+async def test_what_is_not_settled_in_time_comes_again_with_its_attempts_counted(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 3)
+        consumer = await driver.join()
+        await driver.settled()
+        got = consumer.taken()
+        await consumer.settle(got[1])
+        await trio.sleep(29)
+        assert consumer.taken() == []
+        await trio.sleep(2)
+        again = consumer.taken()
+        assert [(one.value, one.attempt) for one in again] == [(b"0", 2), (b"2", 2)]
+        assert await consumer.settle(got[0]) == [Settled.LATE]
+        assert await consumer.settle(*again) == [Settled.DONE] * 2
+
+
+async def test_after_a_crash_what_was_out_comes_again_and_acknowledged_holes_do_not(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 2_500)
+        consumer = await driver.join(credit=10_000)
+        await driver.settled()
+        got = consumer.taken()
+        assert len(got) == 2_500
+        await consumer.settle(*got[::3])
+        await driver.crash()
+        again = await driver.join(credit=10_000)
+        await driver.settled()
+        assert [one.offset for one in again.taken()] == [one for one in range(2_500) if one % 3]
+
+
+async def test_a_nack_waits_for_the_backoff_and_the_last_becomes_a_dead_letter(
+    autojump_clock: MockClock,
+) -> None:
+    async with driving() as driver:
+        await driver.produce(b"poison", keys=[b"k"])
+        await driver.queues.configure("g", {"attempts_max": 3, "backoff_ms": (1_000, 5_000)})
+        consumer = await driver.join()
+        for wait_s, attempt in ((0, 1), (1, 2), (5, 3)):
+            if wait_s:
+                await trio.sleep(wait_s - 0.01)
+                assert consumer.got == []
+            await trio.sleep(0.02)
+            (got,) = consumer.taken()
+            assert got.attempt == attempt
+            assert await consumer.settle(got, verb=Verb.NACK, reason="no such customer") == [Settled.DONE]
+        await trio.sleep(100)
+        assert consumer.taken() == []
+        letters = driver.topics.get(topic_of("g"))
+        assert letters is not None
+        assert not letters.settings.mqtt_visible
+        read = await driver.engine.read(letters.partitions[0], 0, 1_000)
+        (record,) = decode(read.buffers[0], 10_000)
+        assert (record.key, record.value) == (b"k", b"poison")
+        said = dict(record.headers)
+        assert said[headers.DEAD_LETTER_REASON] == b"no such customer"
+        assert said[headers.DEAD_LETTER_ATTEMPTS] == b"3"
+        assert (said[headers.DEAD_LETTER_TOPIC], said[headers.DEAD_LETTER_OFFSET]) == (b"t", b"0")
+        assert said[headers.MESSAGE_ID]
+        await driver.crash()
+        again = await driver.join()
+        await trio.sleep(100)
+        assert again.taken() == []
+
+
+async def test_a_dead_letter_is_sent_again_to_this_group_only_and_can_die_again(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await driver.produce(b"poison")
+        first, other = await driver.join(), await driver.join(group="other")
+        await driver.settled()
+        await first.settle(*first.taken(), verb=Verb.REJECT, reason="bad")
+        await other.settle(*other.taken())
+        await driver.settled()
+        await driver.queues.resend("g", [0])
+        await driver.settled()
+        (again,) = first.taken()
+        assert (again.topic, again.value, again.attempt) == (topic_of("g"), b"poison", 1)
+        await driver.crash()
+        first = await driver.join()
+        await driver.settled()
+        (again,) = first.taken()
+        await first.settle(again, verb=Verb.REJECT, reason="still bad")
+        await driver.settled()
+        letters = driver.topics.get(topic_of("g"))
+        assert letters is not None
+        assert driver.engine.info(letters.partitions[0]).high_watermark == 2
+        with pytest.raises(CoreFailure):
+            await driver.queues.resend("g", [2])
+        await driver.queues.resend("g", [1])
+        await driver.settled()
+        (again,) = first.taken()
+        await first.settle(again)
+        await trio.sleep(1_000)
+        assert first.taken() == other.taken() == []
+
+
+async def test_postponing_counts_no_attempt_and_extending_keeps_the_receipt(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 2)
+        consumer = await driver.join()
+        await driver.settled()
+        one, two = consumer.taken()
+        assert await consumer.settle(one, verb=Verb.POSTPONE, delay_ms=10_000) == [Settled.DONE]
+        assert await consumer.settle(two, verb=Verb.EXTEND, delay_ms=100_000) == [Settled.DONE]
+        await trio.sleep(11)
+        (again,) = consumer.taken()
+        assert (again.value, again.attempt) == (b"0", 1)
+        await consumer.settle(again)
+        await trio.sleep(80)
+        assert consumer.taken() == []
+        assert await consumer.settle(two) == [Settled.DONE]
+        assert await consumer.settle(two) == [Settled.DONE]
+        assert await consumer.settle(two, verb=Verb.EXTEND) == [Settled.LATE]
+
+
+async def test_a_late_acknowledgement_counts_while_nobody_else_has_the_message(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 1)
+        consumer = await driver.join(credit=1)
+        await driver.settled()
+        (got,) = consumer.taken()
+        await trio.sleep(40)
+        assert consumer.taken() == []
+        assert await consumer.settle(got) == [Settled.DONE]
+        consumer.grant(10)
+        await trio.sleep(100)
+        assert consumer.taken() == []
+
+
+async def test_credit_is_never_exceeded_and_members_share(autojump_clock: MockClock) -> None:
+    async with driving(partitions=1) as driver:
+        await some(driver, 100)
+        one, two = await driver.join("a", credit=0), await driver.join("b", credit=0)
+        one.grant(7)
+        two.grant(30)
+        await driver.settled()
+        assert (len(one.got), len(two.got)) == (7, 30)
+        one.grant(1_000)
+        await driver.settled()
+        assert len(one.got) == 70
+        assert sorted(got.offset for got in one.got + two.got) == list(range(100))
+
+
+async def test_who_is_gone_leaves_what_it_had_to_others_and_who_comes_back_keeps_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with driving() as driver:
+        await some(driver, 4)
+        one = await driver.join("a", credit=2)
+        await driver.settled()
+        had = one.taken()
+        two = await driver.join("b")
+        await driver.settled()
+        assert await two.settle(*two.taken()) == [Settled.DONE] * 2
+        one.lost()
+        await trio.sleep(4)
+        back = await driver.join("a", credit=0)
+        await trio.sleep(20)
+        assert two.taken() == []
+        assert await back.settle(had[0]) == [Settled.DONE]
+        back.lost()
+        await trio.sleep(6)
+        assert two.values == [had[1].value]
+        assert [member.id for member in two.group.members.values()] == ["b"]
+
+
+async def test_one_subscription_a_group_and_who_contradicts_sees_both(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        consumer = await driver.join("a", replace(SUBSCRIPTION, key_pattern="line/+"))
+        with pytest.raises(CoreFailure, match=r"line/\+.*line/#") as failed:
+            await driver.join("b", replace(SUBSCRIPTION, key_pattern="line/#"))
+        assert failed.value.error is CoreError.CONTRADICTS_GROUP
+        with pytest.raises(CoreFailure, match="in order per key"):
+            await driver.join("b", BY_KEY)
+        consumer.leave()
+        await driver.join("b", replace(SUBSCRIPTION, key_pattern="line/#"))
+        with pytest.raises(CoreFailure, match="keeps its order"):
+            await driver.join("b", BY_KEY)
+        with pytest.raises(CoreFailure) as failed:
+            await driver.join("b", Subscription(("missing",)), group="new")
+        assert failed.value.error is CoreError.UNKNOWN_TOPIC
+
+
+async def test_what_does_not_match_counts_as_done(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        keys = [b"line/1", b"line/2/x", None, b"other", b"\xff", b"line/3"]
+        await driver.produce(*[b"%d" % number for number in range(6)], keys=keys)
+        consumer = await driver.join(subscription=replace(SUBSCRIPTION, key_pattern="line/+"))
+        await driver.settled()
+        got = consumer.taken()
+        assert [one.value for one in got] == [b"0", b"5"]
+        await consumer.settle(*got)
+        assert consumer.group.queues[TOPIC, 0].floor == 6
+        with pytest.raises(CoreFailure) as failed:
+            await driver.join(subscription=replace(SUBSCRIPTION, filter="a = ", filter_kind="sql"), group="bad")
+        assert failed.value.error is CoreError.INVALID_FILTER
+
+
+async def test_order_per_key_one_at_a_time_and_a_stuck_key_delays_no_other(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await driver.produce(b"a0", b"b0", b"a1", b"b1", b"a2", keys=[b"a", b"b", b"a", b"b", b"a"])
+        one, two = await driver.join("1", BY_KEY), await driver.join("2", BY_KEY)
+        await driver.settled()
+
+        def both() -> dict[bytes | None, tuple[Consumer, object]]:
+            return {got.value: (consumer, got) for consumer in (one, two) for got in consumer.taken()}
+
+        got = both()
+        assert set(got) == {b"a0", b"b0"}
+        holder, stuck = got[b"a0"]
+        other, done = got[b"b0"]
+        await holder.settle(stuck, verb=Verb.NACK, delay_ms=50_000)  # type: ignore[arg-type]
+        await other.settle(done)  # type: ignore[arg-type]
+        await driver.settled()
+        got = both()
+        assert set(got) == {b"b1"}
+        await driver.crash()
+        one = two = await driver.join("1", BY_KEY)
+        await trio.sleep(1)
+        assert one.values == [b"b1"]
+        await trio.sleep(60)
+        (again,) = [one for one in one.taken() if one.key == b"a"]
+        assert (again.value, again.attempt) == (b"a0", 2)
+        await one.settle(again, verb=Verb.REJECT)
+        await driver.settled()
+        (following,) = one.taken()
+        assert following.value == b"a1"
+        await one.settle(following)
+        await driver.settled()
+        assert one.values == [b"a2"]
+
+
+async def test_order_of_a_partition_is_one_at_a_time(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await driver.produce(b"0", b"1", keys=[b"x", b"y"])
+        await driver.produce(b"2", keys=[None])
+        consumer = await driver.join(subscription=replace(SUBSCRIPTION, order=Order.PARTITION))
+        for number in range(3):
+            await driver.settled()
+            (got,) = consumer.taken()
+            assert got.value == b"%d" % number
+            await consumer.settle(got)
+
+
+async def test_a_reset_replays_or_skips_and_makes_old_receipts_void(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 4)
+        consumer = await driver.join()
+        await driver.settled()
+        old = consumer.taken()
+        await consumer.settle(*old[:2])
+        await driver.queues.reset("g", {(TOPIC, 0): 1})
+        await driver.settled()
+        again = consumer.taken()
+        assert [one.value for one in again] == [b"1", b"2", b"3"]
+        assert await consumer.settle(*old) == [Settled.LATE] * 4
+        await driver.crash()
+        consumer = await driver.join()
+        await driver.settled()
+        assert [one.value for one in consumer.taken()] == [b"1", b"2", b"3"]
+        await driver.queues.reset("g", {(TOPIC, 0): 1 << 50})
+        await driver.produce(b"new")
+        await driver.settled()
+        assert consumer.values == [b"new"]
+
+
+async def test_a_paused_group_gets_nothing_also_after_a_restart_and_may_settle(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 2)
+        consumer = await driver.join(credit=1)
+        await driver.settled()
+        await driver.queues.pause("g", True)
+        consumer.grant(10)
+        await driver.settled()
+        (got,) = consumer.taken()
+        assert await consumer.settle(got) == [Settled.DONE]
+        await driver.crash()
+        consumer = await driver.join()
+        await trio.sleep(1_000)
+        assert consumer.taken() == []
+        await driver.queues.pause("g", False)
+        await driver.settled()
+        assert consumer.values == [b"1"]
+
+
+async def test_broadcast_needs_no_acknowledgement_and_keeps_its_position(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 3)
+        subscription = replace(SUBSCRIPTION, broadcast=True)
+        consumer = await driver.join(subscription=subscription)
+        await driver.settled()
+        assert [one.lease for one in consumer.taken()] == [0, 0, 0]
+        await driver.crash(lose=False)
+        consumer = await driver.join(subscription=subscription)
+        await trio.sleep(100)
+        assert consumer.taken() == []
+
+
+async def test_a_new_group_starts_where_it_is_told_new_partitions_at_their_beginning(
+    autojump_clock: MockClock,
+) -> None:
+    async with driving() as driver:
+        await some(driver, 3)
+        consumer = await driver.join(start=START_LATEST)
+        await driver.topics.add_partitions(TOPIC, 2)
+        await driver.produce(b"there", partition=1)
+        await driver.produce(b"here")
+        await driver.settled()
+        assert sorted(one or b"" for one in consumer.values) == [b"here", b"there"]
+
+
+async def test_at_the_window_nothing_new_goes_out_until_something_comes_back(autojump_clock: MockClock) -> None:
+    async with driving(QueueLimits(window_offsets_max=10, failed_max=5)) as driver:
+        for _ in range(6):
+            await some(driver, 5)
+        consumer = await driver.join()
+        await driver.settled()
+        got = consumer.taken()
+        assert len(got) == 10
+        await consumer.settle(*got[1:])
+        await driver.settled()
+        assert consumer.taken() == []
+        await consumer.settle(got[0])
+        await driver.settled()
+        assert len(consumer.taken()) == 10
+        assert await driver.settle(consumer.group, [Settle(TOPIC, 0, got[0].lease, 0, 1 << 60, Verb.ACK)]) == [
+            Settled.INVALID
+        ]
+
+
+async def test_a_deleted_topic_and_a_deleted_group_leave_no_rows(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 3)
+        consumer = await driver.join()
+        await driver.settled()
+        got = consumer.taken()
+        await consumer.settle(got[1])
+        await consumer.settle(got[2], verb=Verb.NACK)
+        with pytest.raises(CoreFailure):
+            await driver.queues.delete("g")
+        await driver.topics.delete(TOPIC)
+        assert await consumer.settle(got[0]) == [Settled.LATE]
+        consumer.leave()
+        await driver.queues.delete("g")
+        await driver.settled()
+        rows: dict[bytes, bytes | None] = {}
+        await driver.queues._log.state.load(lambda key, value: rows.__setitem__(key, value))
+        assert {key: value for key, value in rows.items() if value is not None} == {}
