@@ -17,21 +17,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from trivium.headers import CORRELATION_DATA, PREFIX, RESPONSE_TOPIC, TAG
+from trivium.headers import EXPIRY_S as EXPIRY
+
 Headers: TypeAlias = list[tuple[str, bytes | None]]
 
-PREFIX: Final = "trivium."
 QOS: Final = "trivium.qos"
 RETAIN: Final = "trivium.retain"
 PAYLOAD_FORMAT: Final = "trivium.payload-format"
-EXPIRY: Final = "trivium.expiry-s"
 CONTENT_TYPE: Final = "trivium.content-type"
-RESPONSE_TOPIC: Final = "trivium.response-topic"
-CORRELATION_DATA: Final = "trivium.correlation-data"
 PUBLISHER: Final = "trivium.publisher"
 BASE64: Final = "trivium.base64."
 NULL: Final = "trivium.null."
 NULL_VALUE: Final = "trivium.null-value"
-TAG: Final = "trivium.tag"
 KEY: Final = "trivium.key"
 KEY_BASE64: Final = "trivium.key-base64"
 TEXT_BYTES_MAX: Final = 65_535

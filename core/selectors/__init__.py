@@ -1,4 +1,5 @@
-"""Filters over a message's properties, compiled once and asked per record: tag expressions and SQL-92, as RocketMQ's.
+"""Filters over a message's properties, compiled once and asked per record: tag expressions and SQL-92, as RocketMQ's;
+and over its key, by a pattern as devices have them (`line3/+`, `#`).
 
 A message's properties are its record's headers, read as UTF-8 text, the last of a name; what is no text, or longer
 than PROPERTY_BYTES_MAX, is not there. Two names have a meaning when no header bears them: `TAGS` is the message's tag
@@ -18,12 +19,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from core.message_headers import TAG
+from core.filters import check_filter, is_wildcard, matches
 from core.selectors.conversions import EvaluationError
 from core.selectors.expressions import Properties
 from core.selectors.failure import InvalidFilter
 from core.selectors.parser import parse
 from core.selectors.tags import ALL, parse_tags
+from trivium.headers import TAG
 from trivium.records import Record
 
 __all__ = ["InvalidFilter", "Kind", "Selector", "compile_selector", "matches_all", "selector_of"]
@@ -39,6 +41,7 @@ class Kind(enum.Enum):
 
     TAGS = "tags"
     SQL = "sql"
+    KEY = "key"
 
 
 _KINDS: Final = frozenset(kind.value for kind in Kind)
@@ -53,6 +56,8 @@ def compile_selector(text: str, kind: Kind) -> Selector:
     """Raises InvalidFilter, which says what is wrong and where."""
     if kind is Kind.SQL:
         return _compile_sql(text)
+    if kind is Kind.KEY:
+        return _compile_key(text)
     if matches_all(text, kind):
         return lambda record: True
     return _compile_tags(text)
@@ -60,10 +65,13 @@ def compile_selector(text: str, kind: Kind) -> Selector:
 
 @lru_cache(COMPILED_MAX)
 def selector_of(text: str) -> Selector:
-    """As protocols and tables write a filter: `sql:EXPRESSION` or `tags:EXPRESSION`. Raises InvalidFilter."""
+    """As protocols and tables write a filter: `sql:EXPRESSION`, `tags:EXPRESSION`, `key:PATTERN`.
+
+    Raises InvalidFilter.
+    """
     kind, colon, expression = text.partition(":")
     if not colon or kind not in _KINDS:
-        raise InvalidFilter("a filter begins with sql: or tags:", 0)
+        raise InvalidFilter("a filter begins with sql:, tags: or key:", 0)
     return compile_selector(expression, Kind(kind))
 
 
@@ -72,6 +80,22 @@ def _compile_tags(text: str) -> Selector:
 
     def selects(record: Record) -> bool:
         return dict(record.headers).get(TAG) in wanted
+
+    return selects
+
+
+def _compile_key(pattern: str) -> Selector:
+    if (problem := check_filter(pattern)) is not None:
+        raise InvalidFilter(problem, 0)
+    if not is_wildcard(pattern):
+        wanted = pattern.encode()
+        return lambda record: record.key == wanted
+
+    def selects(record: Record) -> bool:
+        try:
+            return record.key is not None and matches(pattern, record.key.decode())
+        except UnicodeDecodeError:
+            return False
 
     return selects
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trivium.frames.offsets import EARLIEST, LATEST
     from trivium.producer import Producer, Sent
     from trivium.record_batch import Codec
+    from trivium.requests import Requester, reply
 
 __all__ = [
     "EARLIEST",
@@ -32,10 +33,12 @@ __all__ = [
     "Producer",
     "RequestRefused",
     "RequestTimedOut",
+    "Requester",
     "Sent",
     "TopicDescription",
     "TriviumError",
     "connect",
+    "reply",
 ]
 
 _HOMES = {
@@ -45,6 +48,7 @@ _HOMES = {
     "frames.offsets": ("EARLIEST", "LATEST"),
     "producer": ("Producer", "Sent"),
     "record_batch": ("Codec",),
+    "requests": ("Requester", "reply"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -16,6 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from trivium import client as async_client
 from trivium import consumer as async_consumer
 from trivium import producer as async_producer
+from trivium import requests as async_requests
 from trivium.frames.offsets import LATEST
 from trivium.record_batch import Codec
 
@@ -36,12 +37,26 @@ class Producer:
         headers: async_producer.Headers = (),
         partition: int | None = None,
         timestamp_ms: int | None = None,
+        ttl_s: int | None = None,
     ) -> async_producer.Sent:
-        """Stores one record; durable on return."""
+        """Stores one record; durable on return. `ttl_s` as in `trivium.producer`."""
         send = partial(
-            self._made.send, topic, value, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
+            self._made.send,
+            topic,
+            value,
+            key=key,
+            headers=headers,
+            partition=partition,
+            timestamp_ms=timestamp_ms,
+            ttl_s=ttl_s,
         )
         return self._portal.call(send)
+
+    def reply(
+        self, message: async_consumer.Message, value: bytes | None, *, headers: async_producer.Headers = ()
+    ) -> async_producer.Sent:
+        """Answers a request."""
+        return self._portal.call(partial(async_requests.reply, self._made, message, value, headers=headers))
 
 
 class Consumer:
@@ -62,6 +77,27 @@ class Consumer:
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         self._portal.call(self._made.seek, topic, partition, offset)
+
+
+class Requester:
+    """As `trivium.requests.Requester`."""
+
+    def __init__(self, portal: BlockingPortal, made: async_requests.Requester) -> None:
+        self._portal = portal
+        self._made = made
+
+    def request(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: async_producer.Headers = (),
+        timeout_s: float = 30.0,
+    ) -> async_consumer.Message:
+        """The first reply; raises RequestTimedOut."""
+        ask = partial(self._made.request, topic, value, key=key, headers=headers, timeout_s=timeout_s)
+        return self._portal.call(ask)
 
 
 class Client:
@@ -86,11 +122,28 @@ class Client:
         committed: bool = True,
         filter: str | None = None,
         tags: str | None = None,
+        key: str | None = None,
+        partitions: Sequence[int] | None = None,
     ) -> Iterator[Consumer]:
         """A consumer of all partitions of some topics."""
-        opened = self._made.consumer(*topics, group=group, start=start, committed=committed, filter=filter, tags=tags)
+        opened = self._made.consumer(
+            *topics,
+            group=group,
+            start=start,
+            committed=committed,
+            filter=filter,
+            tags=tags,
+            key=key,
+            partitions=partitions,
+        )
         with self._portal.wrap_async_context_manager(opened) as made:
             yield Consumer(self._portal, made)
+
+    @contextmanager
+    def requester(self, replies_topic: str = async_requests.REPLIES_TOPIC) -> Iterator[Requester]:
+        """Asks others over the broker."""
+        with self._portal.wrap_async_context_manager(self._made.requester(replies_topic)) as made:
+            yield Requester(self._portal, made)
 
     def topics(self) -> list[async_client.TopicDescription]:
         return self._portal.call(self._made.topics)

@@ -31,6 +31,7 @@ from trivium.stacks import stacks
 if TYPE_CHECKING:
     from trivium.consumer import Consumer
     from trivium.producer import Producer
+    from trivium.requests import Requester
 
 DEFAULT_PORT = 9876
 SOFTWARE = "trivium-python/0.1.0"
@@ -293,11 +294,29 @@ class Client:
         committed: bool = True,
         filter: str | None = None,
         tags: str | None = None,
+        key: str | None = None,
+        partitions: Sequence[int] | None = None,
     ) -> AbstractAsyncContextManager[Consumer]:
         """A consumer of all partitions of some topics; see `trivium.consumer`."""
         from trivium.consumer import consumer
 
-        return consumer(self, topics, group=group, start=start, committed=committed, filter=filter, tags=tags)
+        return consumer(
+            self,
+            topics,
+            group=group,
+            start=start,
+            committed=committed,
+            filter=filter,
+            tags=tags,
+            key=key,
+            partitions=partitions,
+        )
+
+    def requester(self, replies_topic: str = "replies") -> AbstractAsyncContextManager[Requester]:
+        """Asks others over the broker; see `trivium.requests`."""
+        from trivium.requests import requester
+
+        return requester(self, replies_topic)
 
     async def aclose(self) -> None:
         self._closed = True

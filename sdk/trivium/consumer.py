@@ -6,6 +6,7 @@ Rules:
 - Records of aborted transactions, and the markers, are left out (Kafka's read_committed rule: a producer's records
   count not from an aborted transaction's first offset up to its marker).
 - What one pull brought is bounded by `PULL_BYTES_MAX` and by one batch; nothing is pulled ahead of the reader.
+- A message whose time to live is over (by this machine's clock) is passed over.
 - `commit` keeps the offset after the last message handed out, per partition.
 - A group here shares no load: give each group one consumer at a time.
 - When the group is reset (`Client.reset`) the consumer goes on there, wherever it was; `commit` of what came before is
@@ -14,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -26,6 +28,7 @@ from trivium.errors import ErrorCode, RequestRefused
 from trivium.frames.offsets import LATEST
 from trivium.frames.pulling import Pull, PullEntry, PullResult
 from trivium.frames.resets import GroupReset
+from trivium.headers import EXPIRY_S
 from trivium.record_batch import iter_batches
 from trivium.records import decode, parse_control
 
@@ -33,6 +36,7 @@ PULL_BYTES_MAX = 4 * 1024 * 1024
 PARTITION_BYTES_MAX = 1024 * 1024
 DECODED_BYTES_MAX = 128 * 1024 * 1024
 WAIT_MS = 5_000
+EXPIRY_DIGITS_MAX = 10
 
 _Key = tuple[str, int]
 
@@ -60,6 +64,7 @@ class Consumer:
         start: int,
         committed: bool,
         selector: str = "",
+        partitions: Sequence[int] | None = None,
     ) -> None:
         self._client = client
         self._topics = topics
@@ -67,6 +72,7 @@ class Consumer:
         self._start = start
         self._committed = committed
         self._selector = selector
+        self._partitions = partitions
         self._positions: dict[_Key, int] = {}  # where the next pull reads
         self._handed: dict[_Key, int] = {}  # what `commit` will keep
         self._messages: Iterator[Message] = iter(())
@@ -88,7 +94,8 @@ class Consumer:
         for topic in self._topics:
             await self._client.partitions(topic, create=True)
             for partition, offset in (await self._client.find_offsets(topic, self._start)).items():
-                self._positions[topic, partition] = kept.get((topic, partition), offset)
+                if self._partitions is None or partition in self._partitions:
+                    self._positions[topic, partition] = kept.get((topic, partition), offset)
         self._handed = dict(self._positions)
 
     async def _kept(self) -> dict[_Key, int]:
@@ -196,9 +203,16 @@ def _open(entry: PullEntry, result: PullResult, data: memoryview, *, committed: 
         if committed and header.is_transactional and header.producer_id in aborting:
             continue
         for offset, timestamp_ms, key, value, headers in decode(batch, DECODED_BYTES_MAX):
-            if offset >= entry.offset:
+            if offset >= entry.offset and not (headers and _is_expired(headers, timestamp_ms)):
                 found.append(Message(entry.topic, entry.partition, offset, timestamp_ms, key, value, headers))
     return found, following
+
+
+def _is_expired(headers: list[tuple[str, bytes | None]], timestamp_ms: int) -> bool:
+    for name, value in headers:
+        if name == EXPIRY_S and value is not None and value.isdigit() and len(value) <= EXPIRY_DIGITS_MAX:
+            return time.time() * 1000 >= timestamp_ms + int(value) * 1000
+    return False
 
 
 @asynccontextmanager
@@ -211,19 +225,23 @@ async def consumer(
     committed: bool = True,
     filter: str | None = None,
     tags: str | None = None,
+    key: str | None = None,
+    partitions: Sequence[int] | None = None,
 ) -> AsyncIterator[Consumer]:
     """A consumer of `topics`; `start` is EARLIEST, LATEST or a time in ms, where the group has kept no offset.
 
     `committed` leaves out what belongs to open or aborted transactions. `filter` is an SQL-92 expression over the
     headers, `tags` a tag expression (`"TagA || TagB"`): the broker sends what passes, and positions go on over the
-    rest. Raises ValueError without topics, or with both filters; RequestRefused (INVALID_FILTER).
+    rest. `key` is a key, or a pattern of keys as devices have it (`line3/+`, `plant/#`). `partitions` reads only these
+    of every topic. Raises ValueError without topics, or with two filters; RequestRefused (INVALID_FILTER).
     """
     if not topics:
         raise ValueError("a consumer needs at least one topic")
-    if filter is not None and tags is not None:
-        raise ValueError("give a filter or tags, not both: TAGS is a property of filters")
-    selector = f"sql:{filter}" if filter is not None else f"tags:{tags}" if tags is not None else ""
-    made = Consumer(client, topics, group, start, committed, selector)
+    given = {"sql": filter, "tags": tags, "key": key}
+    selectors = [f"{kind}:{text}" for kind, text in given.items() if text is not None]
+    if len(selectors) > 1:
+        raise ValueError("give one of filter, tags and key: a filter can ask for TAGS and KEYS")
+    made = Consumer(client, topics, group, start, committed, "".join(selectors), partitions)
     with client.watching_resets(made.told):
         await made.open()
         yield made

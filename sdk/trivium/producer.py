@@ -21,6 +21,7 @@ import anyio
 from trivium.client import Client
 from trivium.errors import Closed, ErrorCode, RequestRefused, TriviumError
 from trivium.frames.sending import NewProducer, NewProducerReply, Send, SendEntry
+from trivium.headers import EXPIRY_S
 from trivium.partitioner import partition_of
 from trivium.record_batch import Codec
 from trivium.records import Record, build
@@ -31,6 +32,11 @@ RECORD_OVERHEAD_BYTES = 32
 _SEQUENCE_MASK = 0x7FFFFFFF
 
 Headers = Mapping[str, bytes | None] | Sequence[tuple[str, bytes | None]]
+
+
+def pairs_of(headers: Headers) -> list[tuple[str, bytes | None]]:
+    """The headers as a new list."""
+    return list(headers.items()) if isinstance(headers, Mapping) else list(headers)
 
 
 class Sent(NamedTuple):
@@ -84,15 +90,19 @@ class Producer:
         headers: Headers = (),
         partition: int | None = None,
         timestamp_ms: int | None = None,
+        ttl_s: int | None = None,
     ) -> Sent:
         """Stores one record; durable on return. Records with one key go to one partition, in the order of the calls.
+        `ttl_s` seconds after its timestamp nobody gets it any more (Kafka's clients do).
 
         Raises RequestRefused, RequestTimedOut (the record may be stored), Closed.
         """
         where = await self._place(topic, key, partition)
         if not all(one is None or isinstance(one, bytes) for one in (key, value)):
             raise TypeError("keys and values are bytes or None")
-        pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+        pairs = pairs_of(headers)
+        if ttl_s is not None:
+            pairs.append((EXPIRY_S, b"%d" % ttl_s))
         size = RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")
         size += sum(len(name) + len(one or b"") + 8 for name, one in pairs)
         now_ms = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms

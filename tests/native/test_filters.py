@@ -53,6 +53,6 @@ async def test_a_mistake_is_refused_when_one_subscribes(options: dict[str, str],
 
 async def test_both_are_refused() -> None:
     async with serving() as addresses, trivium.connect(addresses.native) as client:
-        with pytest.raises(ValueError, match="not both"):
+        with pytest.raises(ValueError, match="one of filter, tags and key"):
             async with client.consumer("t", filter="a = 1", tags="b"):
                 pass
