@@ -44,7 +44,8 @@ class Driver:
         return packets[0]
 
     def events(self) -> list[ev.Event]:
-        return self.outbox.take_events()
+        """What the core is asked, runs taken apart; the ticket of a run stands with its last message."""
+        return [single for event in self.outbox.take_events() for single in singles(event)]
 
     def event(self) -> Any:
         events = self.events()
@@ -81,6 +82,21 @@ class Driver:
         last = self.events()[-1]
         assert isinstance(last, ev.Closed)
         return last
+
+
+def singles(event: ev.Event) -> list[ev.Event]:
+    if not isinstance(event, ev.RunReceived):
+        return [event]
+    connection, ticket, run = event
+    packet_ids = run.packet_ids or [0] * len(run.payloads)
+    return [
+        ev.PublishReceived(
+            connection,
+            ticket if index == len(packet_ids) - 1 else 0,
+            Publish(run.topic, payload, run.qos, False, False, packet_id, None),
+        )
+        for index, (payload, packet_id) in enumerate(zip(run.payloads, packet_ids, strict=True))
+    ]
 
 
 def message(topic: str = "t", payload: bytes = b"x", qos: int = 0, **fields: Any) -> Message:

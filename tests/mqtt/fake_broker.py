@@ -17,6 +17,7 @@ from gateway.protocols.mqtt.codec.properties import encode_property
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.message import Message, Run
 from gateway.protocols.mqtt.session import Session, Subscription
+from tests.mqtt.driver import singles
 
 
 def message_of(publish: Publish, offset: int = 0) -> Message:
@@ -41,7 +42,7 @@ class FakeBroker:
 
     def handle(self, events: list[ev.Event]) -> None:
         messages: dict[str, list[Message]] = {}
-        for event in events:
+        for event in [single for received in events for single in singles(received)]:
             match event:
                 case ev.PublishReceived(connection, ticket, publish):
                     messages.setdefault(publish.topic, []).append(message_of(publish, next(self.offsets)))

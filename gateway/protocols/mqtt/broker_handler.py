@@ -30,8 +30,8 @@ from gateway.protocols.mqtt.codec.packets import Connect, Subscribe, Will
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
-from gateway.protocols.mqtt.packet_changes import NEVER_S, asked_expiry_s, outgoing_of, will_of
-from gateway.protocols.mqtt.publishing import Outgoing, Publisher
+from gateway.protocols.mqtt.packet_changes import NEVER_S, asked_expiry_s, outgoing_of, outgoing_run_of, will_of
+from gateway.protocols.mqtt.publishing import Outgoing, OutgoingRun, Publisher, totals
 from gateway.protocols.mqtt.retained import Retained
 from gateway.protocols.mqtt.selection import asked_selection
 from gateway.protocols.mqtt.session import Session, Subscription
@@ -116,10 +116,16 @@ class BrokerHandler:
     # -- a turn ------------------------------------------------------------------------------------------------------
 
     def handle(self, events: list[ev.Event]) -> None:
-        publishes: list[Outgoing] = []
+        publishes: list[Outgoing | OutgoingRun] = []
         for event in events:
+            if type(event) is ev.RunReceived:
+                device = event.connection.user
+                assert isinstance(device, Device)
+                if device.access is None or _may_publish(event.connection, event.ticket, event.run.topic):
+                    publishes.append(outgoing_run_of(event, device))
+                continue
             if type(event) is ev.PublishReceived:
-                if _may_publish(event):
+                if _may_publish(event.connection, event.ticket, event.publish.topic):
                     publishes.append(outgoing_of(event.connection, event.ticket, event.publish))
                 continue
             match event:
@@ -141,9 +147,10 @@ class BrokerHandler:
                     self._on_closed(event, publishes)
                 case _:
                     pass
-        self.publishes_in += len(publishes)
-        self.publish_bytes_in += sum([len(message.payload) for message in publishes])
         if publishes:
+            count, size_bytes = totals(publishes)
+            self.publishes_in += count
+            self.publish_bytes_in += size_bytes
             self._publisher.publish(publishes)
         self.serve_waiting()
         self._log.append()
@@ -285,7 +292,7 @@ class BrokerHandler:
 
     # -- the end of a connection and of a session --------------------------------------------------------------------
 
-    def _on_closed(self, closed: ev.Closed, publishes: list[Outgoing]) -> None:
+    def _on_closed(self, closed: ev.Closed, publishes: list[Outgoing | OutgoingRun]) -> None:
         connection = closed.connection
         device = connection.user
         if not isinstance(device, Device) or device.connection is not connection:
@@ -462,12 +469,11 @@ class BrokerHandler:
             connection.unsubscribe_done(ticket, codes)
 
 
-def _may_publish(event: ev.PublishReceived) -> bool:
+def _may_publish(connection: Connection, ticket: int, topic: str) -> bool:
     """Whether the ACL lets it; else it is answered."""
-    connection, ticket, publish = event
     device = connection.user
     assert isinstance(device, Device)
-    if device.access is None or device.access.may_write(publish.topic.encode()):
+    if device.access is None or device.access.may_write(topic.encode()):
         return True
     if ticket:
         connection.publish_done(ticket, reasons.NOT_AUTHORIZED, "not allowed by the access control list")

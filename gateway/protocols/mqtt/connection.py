@@ -31,7 +31,9 @@ from gateway.protocols.mqtt.codec.packets import (
     Disconnect,
     Packet,
     PingReq,
+    PubAckRun,
     Publish,
+    PublishRun,
     Subscribe,
     Unsubscribe,
 )
@@ -52,6 +54,10 @@ _ON_ACK = {
     props.PUBREL: Outbound._on_release,
     props.PUBCOMP: Outbound._on_pubcomp,
 }
+
+
+def _publishes_in(packet: Packet) -> int:
+    return len(packet.payloads) if isinstance(packet, PublishRun) else isinstance(packet, Publish)
 
 
 class Connection(Outbound):
@@ -95,7 +101,7 @@ class Connection(Outbound):
             error = broken
         if packets:
             self._last_packet_s = now
-            self.outbox.packets_in += len(packets)
+            self.outbox.packets_in += len(packets)  # a run adds what it holds beyond one
             if self.limits.paced:
                 self._pace(packets, len(data), now)
         try:
@@ -103,6 +109,12 @@ class Connection(Outbound):
                 kind = type(packet)
                 if self.state is not State.CONNECTED:
                     self._on_first(packet)
+                elif kind is PublishRun:
+                    self._on_run(packet)  # type: ignore[arg-type]
+                    continue
+                elif kind is PubAckRun:
+                    self._on_pubacks(packet.packet_ids)  # type: ignore[union-attr]
+                    continue
                 elif kind is Publish:
                     self._on_publish(packet)  # type: ignore[arg-type]
                 elif kind is Ack:
@@ -121,7 +133,7 @@ class Connection(Outbound):
         limits = self.limits
         cost_s = 0.0
         if limits.publishes_per_s_max:
-            cost_s = sum([type(packet) is Publish for packet in packets]) / limits.publishes_per_s_max
+            cost_s = sum(map(_publishes_in, packets)) / limits.publishes_per_s_max
         if limits.bytes_per_s_max:
             cost_s = max(cost_s, size_bytes / limits.bytes_per_s_max)
         self._paid_s = max(self._paid_s, now) + cost_s
@@ -142,7 +154,8 @@ class Connection(Outbound):
         if self.paused_until_s:
             return False
         if self.state is State.CONNECTED:
-            return len(self._tickets) <= 2 * self.limits.receive_max
+            waiting_max = 2 * self.limits.receive_max
+            return len(self._tickets) <= waiting_max and self.unacknowledged <= waiting_max
         return self.state is State.AWAIT_CONNECT
 
     @property

@@ -7,6 +7,7 @@ connection sends the replies in the order of the tickets. Answers to a closed co
 |---------------------|----------------------------------------------------------------------------|
 | ConnectReceived     | `accept` or `refuse`                                                       |
 | PublishReceived     | `publish_done` (none at QoS 0, whose ticket is 0)                          |
+| RunReceived         | `publish_done` or `run_done`, for all of it (none at QoS 0, whose ticket is 0) |
 | ReleaseReceived     | `release_done`, when the release is durable                                |
 | ReceiptReceived     | `receipt_done`, when "released" is durable                                 |
 | SubscribeReceived   | `subscribe_done`                                                           |
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from gateway.protocols.mqtt.codec.packets import Connect, Publish, Subscribe, Unsubscribe, Will
+from gateway.protocols.mqtt.codec.packets import Connect, Publish, PublishRun, Subscribe, Unsubscribe, Will
 from gateway.protocols.mqtt.session import Delivery
 
 if TYPE_CHECKING:
@@ -47,6 +48,14 @@ class PublishReceived(NamedTuple):
     connection: Connection
     ticket: int
     publish: Publish
+
+
+class RunReceived(NamedTuple):
+    """Plain PUBLISH packets of one name, QoS 0 or 1, that came together."""
+
+    connection: Connection
+    ticket: int
+    run: PublishRun
 
 
 class ReleaseReceived(NamedTuple):
@@ -108,6 +117,7 @@ class Closed(NamedTuple):
 Event: TypeAlias = (
     ConnectReceived
     | PublishReceived
+    | RunReceived
     | ReleaseReceived
     | ReceiptReceived
     | SubscribeReceived

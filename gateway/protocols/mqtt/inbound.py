@@ -10,19 +10,23 @@ from typing import Final
 
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.codec import properties as props
-from gateway.protocols.mqtt.codec.packets import V5, Ack, Publish, SubAck, Subscribe, UnsubAck, Unsubscribe
-from gateway.protocols.mqtt.codec.writer import encode
+from gateway.protocols.mqtt.codec.packets import V5, Ack, Publish, PublishRun, SubAck, Subscribe, UnsubAck, Unsubscribe
+from gateway.protocols.mqtt.codec.properties import Properties
+from gateway.protocols.mqtt.codec.writer import acks, encode
 from gateway.protocols.mqtt.errors import LocalProtocolError, RemoteProtocolError, protocol_error
 from gateway.protocols.mqtt.events import (
     Outbox,
     PublishReceived,
     ReleaseReceived,
+    RunReceived,
     SubscribeReceived,
     UnsubscribeReceived,
 )
 from gateway.protocols.mqtt.limits import Limits
-from gateway.protocols.mqtt.replies import REPEATED, Replies
+from gateway.protocols.mqtt.replies import REPEATED, Replies, State
 from gateway.protocols.mqtt.session import APPENDING, RELEASING, STORED
+
+_new = tuple.__new__
 
 # MQTT 3 cannot say no to a PUBLISH: it is acknowledged and dropped, as mosquitto does ([MQTT-3.3.5-2] of 3.1.1), or,
 # where the message would be lost by a fault of ours, the connection is closed.
@@ -64,6 +68,26 @@ class Inbound(Replies):
             self._next_ticket = ticket + 1
             self._tickets[ticket] = (props.PUBACK if qos == 1 else props.PUBREC) << 16 | packet_id
         self.outbox.events.append(PublishReceived(self, ticket, publish))  # type: ignore[arg-type]
+
+    def _on_run(self, run: PublishRun) -> None:
+        """Publishes that came together: one ticket for all, unless they must be looked at one by one."""
+        ticket = 0
+        packet_ids = run.packet_ids
+        self.outbox.packets_in += len(run.payloads) - 1
+        if packet_ids:
+            session = self.session
+            assert session is not None
+            unacknowledged = self.unacknowledged + len(packet_ids)
+            used = session.inbound is not None and not session.inbound.keys().isdisjoint(packet_ids)
+            if used or (unacknowledged > self.limits.receive_max and self.version == V5):
+                for payload, packet_id in zip(run.payloads, packet_ids, strict=True):
+                    self._on_publish(Publish(run.topic, payload, 1, False, False, packet_id, None))
+                return
+            self.unacknowledged = unacknowledged
+            ticket = self._next_ticket
+            self._next_ticket = ticket + 1
+            self._tickets[ticket] = packet_ids
+        self.outbox.events.append(_new(RunReceived, (self, ticket, run)))
 
     def _on_used_packet_id(self, publish: Publish) -> None:
         """A PUBLISH whose packet id is in a QoS 2 exchange."""
@@ -137,6 +161,9 @@ class Inbound(Replies):
         """
         if 0 < code < 0x80:
             raise LocalProtocolError("a stored message is acknowledged with 0x00, with or without subscribers")
+        if isinstance(packet_ids := self._tickets.get(ticket), list):
+            self._run_answered(ticket, packet_ids, code, reason)
+            return
         entry = self._open_ticket(ticket, props.PUBACK, props.PUBREC)
         dropped = code >= 0x80 and self.version != V5
         if dropped and code not in _DROPPED_IN_V3:
@@ -152,15 +179,46 @@ class Inbound(Replies):
         assert ack.properties is not None
         self._answer(ticket, self._with_reason(ack, ack.properties, reason))
 
+    def _run_answered(self, ticket: int, packet_ids: list[int], code: int, reason: str) -> None:
+        dropped = code >= 0x80 and self.version != V5
+        if dropped and code not in _DROPPED_IN_V3:
+            self._answer(ticket, b"")
+            self._close(code, reason or "the messages could not be stored")
+        elif code == reasons.SUCCESS or dropped:
+            self._answer(ticket, None)
+        else:
+            refusals = []
+            for packet_id in packet_ids:
+                properties: Properties = {}
+                ack = Ack(props.PUBACK, packet_id, code, properties)
+                refusals.append(self._with_reason(ack, properties, reason))
+            self._answer(ticket, b"".join(refusals))
+
+    def run_done(self, ticket: int) -> None:
+        """All of a run is durable. As `publish_done`, quicker."""
+        if ticket != self._first_ticket or self._done:
+            self.publish_done(ticket)
+            return
+        packet_ids = self._tickets.pop(ticket, None)
+        if not isinstance(packet_ids, list):
+            raise LocalProtocolError(f"ticket {ticket} does not wait for this answer")
+        self._first_ticket = ticket + 1
+        self.unacknowledged = max(0, self.unacknowledged - len(packet_ids))
+        if self.state is State.CONNECTED:
+            self._send_if_open(acks(props.PUBACK, packet_ids), len(packet_ids))
+
     def publishes_done(self, first_ticket: int, last_ticket: int) -> None:
         """All publishes with tickets from first to last are durable; other tickets between them are left alone."""
         tickets, done = self._tickets, self._done
         for ticket in range(first_ticket, last_ticket + 1):
             entry = tickets.get(ticket, 0)
-            kind = entry >> 16
-            if kind == props.PUBREC:
-                self._settle(entry, True)
-            elif kind != props.PUBACK:
+            if isinstance(entry, list):
+                kind = props.PUBACK
+            else:
+                kind = entry >> 16
+                if kind == props.PUBREC:
+                    self._settle(entry, True)
+            if kind not in (props.PUBACK, props.PUBREC):
                 continue
             if ticket not in done:
                 done[ticket] = None
@@ -185,6 +243,6 @@ class Inbound(Replies):
 
     def _open_ticket(self, ticket: int, *kinds: int) -> int:
         entry = self._tickets.get(ticket, 0)
-        if entry >> 16 not in kinds or ticket in self._done:
+        if isinstance(entry, list) or entry >> 16 not in kinds or ticket in self._done:
             raise LocalProtocolError(f"ticket {ticket} does not wait for this answer")
         return entry

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import trio
@@ -25,11 +26,13 @@ from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import V5
 from gateway.protocols.mqtt.codec.properties import encode_property
 from gateway.protocols.mqtt.devices import Device
-from gateway.protocols.mqtt.message import Message, Run
+from gateway.protocols.mqtt.message import Message, Run, plain_run
+from gateway.protocols.mqtt.publishing import OutgoingRun
 from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.selection import passes
 from gateway.protocols.mqtt.session import Subscription
 from gateway.protocols.mqtt.shared import Group
+from trivium.record_batch import BatchHeader
 from trivium.records import Record
 
 PLANS_MAX: Final = 65_536
@@ -38,25 +41,30 @@ _SELECTED_SHIFT: Final = 32  # in the index's options: the subscription has a fi
 _IDENTIFIER_MASK: Final = (1 << 28) - 1
 
 
-class NamedRun(NamedTuple):
-    """Consecutive messages of one topic name by one publisher (None unless no-local needs to know). `selected` are the
-    parts that pass filters, shared by all who have the same.
+class NamedRun:
+    """Consecutive messages of one topic name by one publisher (None unless no-local needs to know). The parts that pass
+    filters are shared by all who have the same. `records` is asked for when there is a filter.
     """
 
-    name: str
-    publisher: str | None
-    run: Run
-    records: list[Record]
-    selected: dict[frozenset[str], Run]
+    __slots__ = ("_records", "_selected", "name", "publisher", "run")
+
+    def __init__(self, name: str, publisher: str | None, run: Run, records: Callable[[], list[Record]]) -> None:
+        self.name = name
+        self.publisher = publisher
+        self.run = run
+        self._records = records
+        self._selected: dict[frozenset[str], Run] | None = None
 
     def passing(self, selections: frozenset[str]) -> Run:
         """The messages that pass one of the filters; all when there is none."""
         if not selections:
             return self.run
-        found = self.selected.get(selections)
+        if self._selected is None:
+            self._selected = {}
+        found = self._selected.get(selections)
         if found is None:
-            both = zip(self.run.messages, self.records, strict=True)
-            found = self.selected[selections] = Run([one for one, record in both if passes(selections, record)])
+            both = zip(self.run.messages, self._records(), strict=True)
+            found = self._selected[selections] = Run([one for one, record in both if passes(selections, record)])
         return found
 
 
@@ -69,6 +77,7 @@ class Target(NamedTuple):
     identifiers: bytes
     no_local: bool
     selections: frozenset[str]  # empty: everything passes
+    simple: bool  # nothing but the QoS is to be looked at
 
 
 def options_of(subscription: Subscription) -> int:
@@ -79,6 +88,11 @@ def options_of(subscription: Subscription) -> int:
 
 def encoded_identifiers(identifiers: list[int]) -> bytes:
     return encode_property(props.SUBSCRIPTION_ID, identifiers) if identifiers else b""
+
+
+def _records_between(stretch: Stretch, offset: int, count: int) -> list[Record]:
+    first = offset - stretch.base_offset
+    return records_of(stretch)[first : first + count]
 
 
 class Live:
@@ -94,6 +108,7 @@ class Live:
         self.flush: Callable[[], None] = lambda: None
         self.offline_messages_max = -1  # that a device gets of what came while it was away; -1: all
         self.cut = 0  # messages that it did not get
+        self.fresh: Callable[[BatchHeader], Sequence[OutgoingRun] | None] = lambda _: None
         self.retained_partition = -1  # its records have whole names as keys
         self.index = SubscriptionIndex()
         self.devices: dict[int, Device] = {}  # by the session's number
@@ -219,6 +234,7 @@ class Live:
                     encoded_identifiers(identifiers),
                     no_local,
                     self._selections(number, name) if selected else frozenset(),
+                    not identifiers and not no_local and not selected,
                 )
                 for number, (qos, published, identifiers, no_local, selected) in merged.items()
             ]
@@ -235,12 +251,19 @@ class Live:
 
     def _deliver_live(self, stretch: Stretch) -> None:
         now_s = time.time()
+        devices = self.devices
         for named in self._runs(stretch):
             for target in self._plan(named.name):
+                device = devices.get(target.number)
+                if target.simple and device is not None and device.live and device.access is None:
+                    connection = device.connection
+                    if connection is not None and connection.deliver_plain(named.run, target.qos):
+                        if device.session.durable:
+                            device.dirty = True
+                        continue
                 run = named.passing(target.selections)
-                if not run.messages:
+                if not run:
                     continue
-                device = self.devices.get(target.number)
                 if device is None:
                     self._deliver_to_group(self.groups_by_number[target.number], stretch.partition, run, now_s)
                     continue
@@ -250,7 +273,7 @@ class Live:
                 if target.no_local and named.publisher == device.session.client_id:
                     continue
                 taken = self._hand_over(device, run, 0, target.qos, target.published, target.identifiers, now_s)
-                if taken < len(run.messages):
+                if taken < len(run):
                     self._fall_behind(device, stretch.partition, run.messages[taken].offset)
 
     def _hand_over(
@@ -268,7 +291,7 @@ class Live:
         if connection is None:
             return start
         if device.access is not None and not device.access.may_read(run.messages[start].topic):
-            return len(run.messages)
+            return len(run)
         taken = connection.deliver(
             run,
             start,
@@ -344,6 +367,9 @@ class Live:
         if known is not None:
             self._decoded.move_to_end(key)
             return known[1]
+        fresh = self.fresh(stretch.header)
+        if fresh is not None:
+            return self._keep(key, stretch, self._named(stretch, fresh))
         topic = self.visible(stretch.partition)
         if topic is None and stretch.partition != self.retained_partition:
             return []
@@ -354,12 +380,26 @@ class Live:
             this_name, message, this_publisher = message_of(record, topic_name, stretch.partition, self._mapping)
             if this_name != name or this_publisher != publisher:
                 if messages:
-                    runs.append(NamedRun(name, publisher, Run(messages), records, {}))
+                    runs.append(NamedRun(name, publisher, Run(messages), partial(list, records)))
                 name, publisher, messages, records = this_name, this_publisher, [], []
             messages.append(message)
             records.append(record)
         if messages:
-            runs.append(NamedRun(name, publisher, Run(messages), records, {}))
+            runs.append(NamedRun(name, publisher, Run(messages), partial(list, records)))
+        return self._keep(key, stretch, runs)
+
+    def _named(self, stretch: Stretch, fresh: Sequence[OutgoingRun]) -> list[NamedRun]:
+        """The runs of a batch as its publisher told them."""
+        partition, offset = stretch.partition, stretch.base_offset
+        named: list[NamedRun] = []
+        for one in fresh:
+            run = plain_run(one.raw_topic, one.payloads, one.qos, partition, offset)
+            count = len(one.payloads)
+            named.append(NamedRun(one.name, one.publisher, run, partial(_records_between, stretch, offset, count)))
+            offset += count
+        return named
+
+    def _keep(self, key: tuple[int, int], stretch: Stretch, runs: list[NamedRun]) -> list[NamedRun]:
         size = 2 * len(stretch.batch) + 400 * stretch.header.count
         self._decoded[key] = size, runs
         self._decoded_bytes += size

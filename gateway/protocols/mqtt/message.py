@@ -7,6 +7,8 @@ at QoS 0 all its receivers of one form share the bytes of the whole run.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from gateway.protocols.mqtt.codec.primitives import encode_varint
 from gateway.protocols.mqtt.codec.writer import publish_head
 
@@ -53,24 +55,121 @@ class Message:
 
 
 class Run:
-    """Messages of one topic name, in the order of the log."""
+    """Messages of one topic name, in the order of the log.
 
-    __slots__ = ("_joined", "messages", "payload_bytes", "plain", "qos_max")
+    One made by `plain_run` holds payloads, and makes messages of them only for who needs messages.
+    """
+
+    __slots__ = (
+        "_forms",
+        "_joined",
+        "_messages",
+        "_payload_bytes",
+        "base_offset",
+        "partition",
+        "payloads",
+        "plain",
+        "plain_qos",
+        "qos_max",
+        "topic",
+    )
+
+    # of plain ones only
+    topic: bytes
+    payloads: list[bytes]
+    partition: int
+    base_offset: int
+    _forms: list[Forms | None]
 
     def __init__(self, messages: list[Message]) -> None:
-        self.messages = messages
+        self._messages: list[Message] | None = messages
         self.qos_max = max([message.qos for message in messages], default=0)
-        self.payload_bytes = sum([len(message.payload) for message in messages])
+        self.plain_qos = -1  # the QoS of all, where `forms` may be used
         # Plain: every receiver of a form gets the same bytes at QoS 0.
         self.plain = all(message.expires_s is None for message in messages)
-        self._joined: dict[int, tuple[bytes, int]] = {}
+        self._joined: dict[int, tuple[bytes, int]] | None = None
+        self._payload_bytes = -1
+
+    @property
+    def payload_bytes(self) -> int:
+        found = self._payload_bytes
+        if found < 0:
+            if self._messages is None:
+                found = sum(map(len, self.payloads))
+            else:
+                found = sum([len(message.payload) for message in self._messages])
+            self._payload_bytes = found
+        return found
+
+    def __len__(self) -> int:
+        return len(self.payloads if self._messages is None else self._messages)
+
+    @property
+    def messages(self) -> list[Message]:
+        messages = self._messages
+        if messages is None:
+            topic, qos, partition, offset = self.topic, self.qos_max, self.partition, self.base_offset
+            messages = self._messages = [
+                Message(topic, payload, qos, partition=partition, offset=offset + index)
+                for index, payload in enumerate(self.payloads)
+            ]
+        return messages
 
     def joined(self, v5: bool, retain_as_published: bool) -> tuple[bytes, int]:
         """All messages at QoS 0 in one piece, and the size of the largest packet in bytes."""
         key = v5 << 1 | retain_as_published
-        found = self._joined.get(key)
+        known = self._joined
+        if known is None:
+            known = self._joined = {}
+        found = known.get(key)
         if found is None:
-            forms = [message.form(v5, 0, message.retain and retain_as_published) for message in self.messages]
-            pieces = [piece for head, tail, _ in forms for piece in (head, tail)]
-            found = self._joined[key] = (b"".join(pieces), max([size for _, _, size in forms], default=0))
+            if self._messages is None:
+                pairs, largest, _ = _forms(self.topic, self.payloads, 0, v5)
+            else:
+                forms = [message.form(v5, 0, message.retain and retain_as_published) for message in self._messages]
+                pairs, largest = [form[:2] for form in forms], max([size for _, _, size in forms], default=0)
+            found = known[key] = (b"".join([piece for pair in pairs for piece in pair]), largest)
         return found
+
+    def forms(self, v5: bool) -> Forms:
+        """The messages of a plain run at QoS 1."""
+        found = self._forms[v5]
+        if found is None:
+            found = self._forms[v5] = _forms(self.topic, self.payloads, 1, v5)
+        return found
+
+
+def plain_run(topic: bytes, payloads: list[bytes], qos: int, partition: int, base_offset: int) -> Run:
+    """Messages of one name and QoS, without properties or RETAIN, one behind the other in the log."""
+    run = _new_run(Run)
+    run.topic = topic
+    run.payloads = payloads
+    run.qos_max = run.plain_qos = qos
+    run.partition = partition
+    run.base_offset = base_offset
+    run.plain = True
+    run._messages = run._joined = None
+    run._payload_bytes = -1
+    run._forms = [None, None]
+    return run
+
+
+# (up to the packet id, behind it) of each packet; bytes of the largest packet, and of all
+Forms: TypeAlias = tuple[list[tuple[bytes, bytes]], int, int]
+_new_run = object.__new__
+
+
+def _forms(topic: bytes, payloads: list[bytes], qos: int, v5: bool) -> Forms:
+    heads: dict[int, bytes] = {}
+    forms: list[tuple[bytes, bytes]] = []
+    largest = size = 0
+    own = (2 if qos else 0) + v5
+    for payload in payloads:
+        length = len(payload)
+        head = heads.get(length)
+        if head is None:
+            head = heads[length] = publish_head(topic, qos, False, False, length + own)
+            largest = max(largest, len(head) + length + own)
+        forms.append((head, b"\0" + payload if v5 else payload))
+        size += len(head) + length + own
+    return forms, largest, size

@@ -93,7 +93,6 @@ class Outbound(Inbound):
         properties (MQTT 5), `now_s` Unix time, `group` the shared subscription. When less than all was taken,
         WindowOpened follows. A closed connection takes nothing.
         """
-        messages = run.messages
         if self.state is not State.CONNECTED:
             return start
         room = self.limits.output_bytes_max - self.output_bytes - self.unsent_bytes - self._waiting_bytes
@@ -103,13 +102,15 @@ class Outbound(Inbound):
         if not start and (granted_qos == 0 or run.qos_max == 0) and not own and run.plain and not waiting:
             data, largest = run.joined(v5, retain_as_published)
             if largest <= self._packet_bytes_max:
+                count = len(run)
                 if room <= 0:
-                    self.outbox.dropped += len(messages)
+                    self.outbox.dropped += count
                 elif data:
-                    self.outbox.publishes_out += len(messages)
+                    self.outbox.publishes_out += count
                     self.outbox.publish_bytes_out += run.payload_bytes
                     self._send(data)
-                return len(messages)
+                return count
+        messages = run.messages
         for index in range(start, len(messages)):
             message = messages[index]
             if message.expires_s is not None and message.expires_s <= now_s:
@@ -131,6 +132,56 @@ class Outbound(Inbound):
             room -= self._publish_new(message, qos, retain, identifiers, now_s, own, group)
             waiting = self._waiting_bytes > 0
         return len(messages)
+
+    def deliver_plain(self, run: Run, granted_qos: int) -> bool:
+        """Send all of a plain run at QoS 1; False, and nothing is sent, where `deliver` must look at the messages."""
+        session = self.session
+        if (
+            self.state is not State.CONNECTED
+            or granted_qos == 0
+            or run.plain_qos != 1
+            or self._redeliver
+            or self._alias_max
+            or self._waiting_bytes
+            or session is None
+        ):
+            return False
+        forms, largest, size = run.forms(self.version == V5)
+        count = len(forms)
+        if (
+            count > self._quota
+            or largest > self._packet_bytes_max
+            or self.output_bytes + self.unsent_bytes + size > self.limits.output_bytes_max
+        ):
+            return False
+        packet_id = session.take_packet_ids(count)
+        if not packet_id:
+            return False
+        inflight = session.inflight
+        if inflight is None:
+            inflight = session.inflight = {}
+        partition, offset = run.partition, run.base_offset
+        if count == 1:
+            head, tail = forms[0]
+            inflight[packet_id] = _new(Delivery, (QOS1_SENT, partition, offset, False, 0))
+            data = head + packet_id.to_bytes(2, "big") + tail
+        else:
+            pieces: list[bytes] = []
+            for head, tail in forms:
+                inflight[packet_id] = _new(Delivery, (QOS1_SENT, partition, offset, False, 0))
+                pieces += (head, packet_id.to_bytes(2, "big"), tail)
+                packet_id += 1
+                offset += 1
+            data = b"".join(pieces)
+        self._quota -= count
+        outbox = self.outbox
+        outbox.publishes_out += count
+        outbox.publish_bytes_out += run.payload_bytes
+        if not self._output:
+            self.outbox.dirty.append(self)  # type: ignore[arg-type]
+        self._output.append(data)
+        self.output_bytes += size
+        return True
 
     def _publish_new(
         self, message: Message, qos: int, retain: bool, identifiers: bytes, now_s: float, own: bool, group: int
@@ -343,6 +394,29 @@ class Outbound(Inbound):
 
     # -- acknowledgements from the client ----------------------------------------------------------------------------
 
+    def _on_pubacks(self, packet_ids: list[int]) -> None:
+        self.outbox.packets_in += len(packet_ids) - 1
+        session = self.session
+        assert session is not None
+        inflight = session.inflight
+        if inflight is None:
+            return
+        ended = 0
+        for packet_id in packet_ids:
+            delivery = inflight.get(packet_id)
+            if delivery is None:
+                continue
+            if delivery.state != QOS1_SENT:
+                raise protocol_error("PUBACK for a message of QoS 2")
+            del inflight[packet_id]
+            ended += 1
+            if delivery.group:
+                self._delivery_ended(packet_id, delivery, reasons.SUCCESS)
+        if not inflight:
+            session.inflight = None
+        if ended:
+            self._places_free(ended)
+
     def _on_puback(self, ack: Ack) -> None:
         session = self.session
         assert session is not None
@@ -415,8 +489,10 @@ class Outbound(Inbound):
     # -- room --------------------------------------------------------------------------------------------------------
 
     def _place_free(self) -> None:
-        if self._quota < self._quota_max:
-            self._quota += 1
+        self._places_free(1)
+
+    def _places_free(self, count: int) -> None:
+        self._quota = min(self._quota + count, self._quota_max)
         if self.stalled and self.unsent_bytes + self.output_bytes <= self.limits.output_bytes_max // 2:
             self._open_window()
 

@@ -29,12 +29,13 @@ from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.codec.properties import Properties
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.records import headers_of
-from trivium.record_batch import parse_header
-from trivium.records import Record, build
+from trivium.record_batch import BatchHeader
+from trivium.record_writer import Template, assemble
+from trivium.records import Record
 
 log = structlog.get_logger(__name__)
 
-PLACES_MAX: Final = 65_536  # names whose place is remembered
+ROUTES_MAX: Final = 65_536  # names whose route is remembered
 PARKED_BYTES_MAX: Final = 16 * 1024 * 1024
 BATCH_BYTES_MAX: Final = 512 * 1024
 AUTO_TOPIC_KEY: Final = b"t"
@@ -61,6 +62,47 @@ class Outgoing(NamedTuple):
     properties: Properties | None
     publisher: str | None = None
     changes: Sequence[Change] = ()
+
+
+class OutgoingRun(NamedTuple):
+    """Messages of one name to be stored: QoS 0 or 1, no properties, no RETAIN."""
+
+    connection: Connection
+    ticket: int
+    name: str
+    raw_topic: bytes
+    payloads: list[bytes]
+    qos: int
+    publisher: str | None
+
+
+class Route:
+    """Where the messages of a name go, and how their records begin and end, by QoS. It holds until topics change.
+
+    `special`: the topic's settings have a say in each message.
+    """
+
+    __slots__ = ("key", "partition", "settings", "special", "templates", "topic")
+
+    def __init__(self, topic: Topic, key: bytes | None, partition: int) -> None:
+        self.topic = topic.name
+        self.settings = topic.settings
+        self.special = topic.settings.message_type != "any" or not topic.settings.mqtt_store_qos0
+        self.key = key
+        self.partition = partition
+        self.templates: list[Template | None] = [None, None, None]
+
+    def template(self, qos: int, publisher: str | None) -> Template:
+        """For messages without properties and RETAIN."""
+        if publisher is not None:
+            return Template(self.key, headers_of(qos, False, None, publisher))
+        template = self.templates[qos]
+        if template is None:
+            template = self.templates[qos] = Template(self.key, headers_of(qos, False, None))
+        return template
+
+
+Row = tuple[Route, Outgoing | OutgoingRun]
 
 
 class Publisher:
@@ -91,8 +133,10 @@ class Publisher:
         self._schedules = schedules
         self._unlogged = unlogged
         self._flush = flush
-        self._places: dict[str, tuple[str, bytes | None]] = {}
-        self._parked: dict[str, list[Outgoing]] = {}
+        self._routes: dict[str, Route] = {}
+        self._catch_all_places: dict[str, tuple[str, bytes | None]] = {}  # names whose topic could not be made
+        self._fresh: dict[int, tuple[BatchHeader, Sequence[OutgoingRun]]] = {}  # of batches under way
+        self._parked: dict[str, list[Outgoing | OutgoingRun]] = {}
         self._parked_bytes = 0
         self._make_send, self._make_receive = trio.open_memory_channel[str](10_000)
         self.in_flight_bytes = 0
@@ -111,79 +155,117 @@ class Publisher:
 
     def forget_places(self) -> None:
         """Topics have changed."""
-        self._places.clear()
+        self._routes.clear()
 
-    def publish(self, messages: list[Outgoing]) -> None:
+    def fresh(self, header: BatchHeader) -> Sequence[OutgoingRun] | None:
+        """What a batch is made of that has just become durable, if it is of plain runs only: it need not be decoded."""
+        found = self._fresh.get(id(header))
+        return found[1] if found is not None and found[0] is header else None
+
+    def publish(self, messages: Sequence[Outgoing | OutgoingRun]) -> None:
         """Stores the messages of a turn, in order; answers each when it is durable or refused."""
         now_ms = int(time.time() * 1000)
-        partitions: dict[int, list[tuple[Record, Outgoing]]] = {}
-        scheduled: list[tuple[Wanted, Outgoing]] = []
-        places = self._places
+        partitions: dict[int, list[Row]] = {}
+        scheduled: list[tuple[Wanted, Row]] = []
+        routes, parked = self._routes, self._parked
         for message in messages:
-            place = places.get(message.name)
-            if place is None:
-                refused = self.refusal(message.name)
-                if refused is not None:
-                    _answer(message, *refused)
+            route = routes.get(message.name)
+            if route is None or (parked and route.topic in parked):
+                route = self._route(message)
+                if route is None:
                     continue
-                found = self._mapping.place(message.name)
-                place = (found.topic, found.key)
-                if len(places) >= PLACES_MAX:
-                    places.clear()
-                places[message.name] = place
-            name, key = place
-            topic = None if self._parked and name in self._parked else self._topics.get(name)
-            if topic is None:
-                self._park(name, message)
+            if message.__class__ is OutgoingRun:
+                if route.special and not self._is_to_be_stored(route, message, now_ms, scheduled):
+                    continue
+            elif (message.properties or route.special) and not self._is_to_be_stored(  # type: ignore[union-attr]
+                route, message, now_ms, scheduled
+            ):
                 continue
-            headers = headers_of(message.qos, message.retain, message.properties, message.publisher)
-            record = Record(0, now_ms, key, message.payload, headers)
-            number = topic.partitions[partition_of(key, len(topic.partitions))]
-            due_ms = None
-            if message.properties or topic.settings.message_type != "any":
-                try:
-                    check_transactional(topic.settings, False)
-                    due_ms = deliver_at(topic.settings, key, headers)
-                except CoreFailure as failure:
-                    _answer(message, reasons.PAYLOAD_FORMAT_INVALID, failure.message)
-                    continue
-            if due_ms is not None and due_ms > now_ms:
-                scheduled.append((Wanted(number, due_ms, record), message))
-            elif message.qos == 0 and not message.retain and not topic.settings.mqtt_store_qos0:
-                self._unlogged(name, record)
+            rows = partitions.get(route.partition)
+            if rows is None:
+                partitions[route.partition] = [(route, message)]
             else:
-                partitions.setdefault(number, []).append((record, message))
+                rows.append((route, message))
         if scheduled:
             self._schedule(scheduled)
         if partitions:
-            self._append(partitions)
+            self._append(partitions, now_ms)
 
-    def _schedule(self, rows: list[tuple[Wanted, Outgoing]]) -> None:
+    def _route(self, message: Outgoing | OutgoingRun) -> Route | None:
+        """Where a message goes; None when it was refused, or waits for its topic."""
+        name = message.name
+        refused = self.refusal(name)
+        if refused is not None:
+            _answer(message, *refused)
+            return None
+        topic_name, key = self._catch_all_places.get(name) or self._mapping.place(name)
+        topic = self._topics.get(topic_name)
+        if topic is None or topic_name in self._parked:
+            self._park(topic_name, message)
+            return None
+        partition = topic.partitions[partition_of(key, len(topic.partitions))]
+        if len(self._routes) >= ROUTES_MAX:
+            self._routes.clear()
+        route = self._routes[name] = Route(topic, key, partition)
+        return route
+
+    def _is_to_be_stored(
+        self, route: Route, message: Outgoing | OutgoingRun, now_ms: int, scheduled: list[tuple[Wanted, Row]]
+    ) -> bool:
+        """Whether a message goes into its topic now; else it is refused, scheduled, or handed on unstored."""
+        if isinstance(message, OutgoingRun):
+            payloads, retain = message.payloads, False
+            headers = headers_of(message.qos, False, None, message.publisher)
+        else:
+            payloads, retain = [message.payload], message.retain
+            headers = headers_of(message.qos, retain, message.properties, message.publisher)
+        try:
+            check_transactional(route.settings, False)
+            due_ms = deliver_at(route.settings, route.key, headers)
+        except CoreFailure as failure:
+            _answer(message, reasons.PAYLOAD_FORMAT_INVALID, failure.message)
+            return False
+        records = [Record(0, now_ms, route.key, payload, headers) for payload in payloads]
+        if due_ms is not None and due_ms > now_ms:
+            scheduled.append((Wanted(route.partition, due_ms, records[0]), (route, message)))
+            return False
+        if message.qos == 0 and not retain and not route.settings.mqtt_store_qos0:
+            for record in records:
+                self._unlogged(route.topic, record)
+            return False
+        return True
+
+    def _schedule(self, rows: list[tuple[Wanted, Row]]) -> None:
         """One append for what waits for its time. It is not retained: RETAIN counts when a message is published."""
         entry = self._schedules.entry([wanted for wanted, _ in rows])
-        changes = [change for _, message in rows for change in message.changes]
+        changes = [change for _, (_, message) in rows if isinstance(message, Outgoing) for change in message.changes]
         entries = [entry, self._state.entry(changes)] if changes else [entry]
-        self._engine.append(entries, lambda answers: self._appended([[message for _, message in rows]], answers))
+        self._engine.append(entries, lambda answers: self._appended([[row for _, row in rows]], answers))
 
-    def _append(self, partitions: dict[int, list[tuple[Record, Outgoing]]]) -> None:
+    def _append(self, partitions: dict[int, list[Row]], now_ms: int) -> None:
         entries: list[Entry] = []
-        sent: list[list[Outgoing]] = []
+        sent: list[list[Row]] = []
         changes: list[Change] = []
         retained: dict[str, Record] = {}
+        fresh: list[int] = []
         size = 0
         for number, rows in partitions.items():
             for part in _parts(rows):
-                batch = build([record for record, _ in part])
+                header, batch, plain = _batch(part, now_ms)
                 size += len(batch)
-                entries.append(Append(number, parse_header(batch), batch))
-                sent.append([message for _, message in part])
-                for record, message in part:
-                    changes.extend(message.changes)
-                    if message.retain and self._keeps(number):
+                entries.append(Append(number, header, batch))
+                sent.append(part)
+                if plain:
+                    self._fresh[id(header)] = header, [message for _, message in part]  # type: ignore[misc]
+                    fresh.append(id(header))
+                    continue
+                for route, message in part:
+                    if message.__class__ is OutgoingRun:
+                        continue
+                    changes.extend(message.changes)  # type: ignore[union-attr]
+                    if message.retain and route.settings.mqtt_retain == "true":  # type: ignore[union-attr]
                         # An empty payload deletes ([MQTT-3.3.1-6], [MQTT-3.3.1-10] of 3.1.1).
-                        retained[message.name] = record._replace(
-                            key=message.name.encode(), value=message.payload or None
-                        )
+                        retained[message.name] = _retained(message, now_ms)  # type: ignore[arg-type]
         if changes:
             entries.append(self._state.entry(changes))
         if retained:
@@ -192,29 +274,32 @@ class Publisher:
 
         def done(answers: list[Appended]) -> None:
             self.in_flight_bytes -= size
+            for one in fresh:
+                del self._fresh[one]
             self._appended(sent, answers)
 
         self._engine.append(entries, done)
 
-    def _keeps(self, partition: int) -> bool:
-        owner = self._topics.owner(partition)
-        return owner is not None and owner[0].settings.mqtt_retain == "true"
-
-    def _appended(self, sent: list[list[Outgoing]], answers: list[Appended]) -> None:
+    def _appended(self, sent: list[list[Row]], answers: list[Appended]) -> None:
         stored: dict[Connection, list[int]] = {}
-        again: list[Outgoing] = []
-        for messages, answer in zip(sent, answers, strict=False):
-            if answer.outcome is Outcome.NOT_APPENDED:
-                again.extend(messages)  # another's topic was deleted under it
-                continue
-            for message in messages:
-                if answer.outcome is Outcome.APPENDED:
-                    if message.ticket and message.connection is not None:
+        again: list[Outgoing | OutgoingRun] = []
+        for rows, answer in zip(sent, answers, strict=False):
+            if answer.outcome is Outcome.APPENDED:
+                for _, message in rows:
+                    if not message.ticket:
+                        continue
+                    if message.__class__ is OutgoingRun:
+                        message.connection.run_done(message.ticket)
+                    elif message.connection is not None:
                         stored.setdefault(message.connection, []).append(message.ticket)
-                elif answer.outcome is Outcome.FULL:
-                    _answer(message, reasons.QUOTA_EXCEEDED, "the broker's disk is full")
-                else:
-                    _answer(message, reasons.UNSPECIFIED, answer.outcome.value)
+            elif answer.outcome is Outcome.NOT_APPENDED:
+                again.extend([message for _, message in rows])  # another's topic was deleted under it
+            else:
+                for _, message in rows:
+                    if answer.outcome is Outcome.FULL:
+                        _answer(message, reasons.QUOTA_EXCEEDED, "the broker's disk is full")
+                    else:
+                        _answer(message, reasons.UNSPECIFIED, answer.outcome.value)
         for connection, tickets in stored.items():
             tickets.sort()
             if tickets[-1] - tickets[0] + 1 == len(tickets):
@@ -228,9 +313,9 @@ class Publisher:
 
     # -- topics that are not there yet -------------------------------------------------------------------------------
 
-    def _park(self, topic: str, message: Outgoing) -> None:
+    def _park(self, topic: str, message: Outgoing | OutgoingRun) -> None:
         waiting = self._parked.get(topic)
-        size = len(message.payload) + 200
+        size = _parked_bytes(message)
         if self._parked_bytes + size > PARKED_BYTES_MAX:
             self.dropped += 1
             _answer(message, reasons.QUOTA_EXCEEDED, "too many topics are being made")
@@ -250,7 +335,7 @@ class Publisher:
         async for name in self._make_receive:
             made = await self._make(name)
             waiting = self._parked.pop(name)
-            self._parked_bytes -= sum(len(message.payload) + 200 for message in waiting)
+            self._parked_bytes -= sum(map(_parked_bytes, waiting))
             if made is None:
                 await self._to_catch_all(waiting)
             else:
@@ -273,30 +358,81 @@ class Publisher:
             await self._state.put([(AUTO_TOPIC_KEY + name.encode(), b"")])
         return topic
 
-    async def _to_catch_all(self, messages: list[Outgoing]) -> None:
+    async def _to_catch_all(self, messages: list[Outgoing | OutgoingRun]) -> None:
         other = self._mapping.catch_all
         if await self._make(other) is None:
             for message in messages:
                 _answer(message, reasons.QUOTA_EXCEEDED, "no topic can be made")
             return
         for message in messages:
-            self._places[message.name] = (other, message.name.encode())
+            if len(self._catch_all_places) >= ROUTES_MAX:
+                self._catch_all_places.clear()
+            self._catch_all_places[message.name] = other, message.name.encode()
         self.publish(messages)
 
 
-def _answer(message: Outgoing, code: int, reason: str) -> None:
+def _answer(message: Outgoing | OutgoingRun, code: int, reason: str) -> None:
     if message.ticket and message.connection is not None:
         message.connection.publish_done(message.ticket, code, reason)
 
 
-def _parts(rows: list[tuple[Record, Outgoing]]) -> list[list[tuple[Record, Outgoing]]]:
+def totals(messages: Sequence[Outgoing | OutgoingRun]) -> tuple[int, int]:
+    """How many messages these are, and the bytes of their payloads."""
+    count = size_bytes = 0
+    for message in messages:
+        if message.__class__ is OutgoingRun:
+            payloads = message.payloads
+            count += len(payloads)
+            size_bytes += sum(map(len, payloads))
+        else:
+            count += 1
+            size_bytes += len(message.payload)  # type: ignore[union-attr]
+    return count, size_bytes
+
+
+def _payload_bytes(message: Outgoing | OutgoingRun) -> int:
+    if isinstance(message, OutgoingRun):
+        return sum(map(len, message.payloads))
+    return len(message.payload)
+
+
+def _parked_bytes(message: Outgoing | OutgoingRun) -> int:
+    return _payload_bytes(message) + 200 * (len(message.payloads) if isinstance(message, OutgoingRun) else 1)
+
+
+def _batch(rows: list[Row], now_ms: int) -> tuple[BatchHeader, bytes, bool]:
+    """The records of the rows as one batch; and whether all of them are runs."""
+    pieces: list[bytes] = []
+    count = 0
+    plain = True
+    for route, message in rows:
+        if message.__class__ is OutgoingRun:
+            template = route.template(message.qos, message.publisher)
+            count = template.write(pieces, count, message.payloads)
+        else:
+            plain = False
+            _, _, _, payload, qos, retain, properties, publisher, _ = message  # type: ignore[misc]
+            template = Template(route.key, headers_of(qos, retain, properties, publisher))
+            count = template.write(pieces, count, (payload,))
+    return *assemble(pieces, count, now_ms), plain
+
+
+def _retained(message: Outgoing, now_ms: int) -> Record:
+    headers = headers_of(message.qos, True, message.properties, message.publisher)
+    return Record(0, now_ms, message.name.encode(), message.payload or None, headers)
+
+
+def _parts(rows: list[Row]) -> list[list[Row]]:
     """The rows in order, in pieces of about BATCH_BYTES_MAX."""
-    parts: list[list[tuple[Record, Outgoing]]] = [[]]
+    sizes = [_payload_bytes(message) for _, message in rows]
+    if sum(sizes) <= BATCH_BYTES_MAX:
+        return [rows]
+    parts: list[list[Row]] = [[]]
     size = 0
-    for row in rows:
-        size += len(row[1].payload)
+    for row, row_bytes in zip(rows, sizes, strict=True):
+        size += row_bytes
         if size > BATCH_BYTES_MAX and parts[-1]:
             parts.append([])
-            size = len(row[1].payload)
+            size = row_bytes
         parts[-1].append(row)
     return parts

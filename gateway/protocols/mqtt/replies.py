@@ -2,7 +2,8 @@
 
 Every reply to a PUBLISH, PUBREL, PUBREC, SUBSCRIBE or UNSUBSCRIBE has a ticket. Tickets are numbers in the order of the
 packets; `_done` holds the replies that are ready; what is ready at the front goes out ([MQTT-4.6.0-2] to -4). An entry
-of `_tickets` is `reply kind << 16 | packet id`. In `_done`, None stands for the plain, successful reply of that kind.
+of `_tickets` is `reply kind << 16 | packet id`, or, for a run of publishes at QoS 1, the list of its packet ids. In
+`_done`, None stands for the plain, successful reply of that kind.
 """
 
 from __future__ import annotations
@@ -67,11 +68,11 @@ class Replies:
         self.output_bytes = 0
         self.unsent_bytes = 0  # kept by the transport: taken from here, not yet taken by the socket
         self.unacknowledged = 0  # QoS 1 and 2 publishes by the client that count against our receive maximum
-        self._reader = Reader(limits.connect_bytes_max)
+        self._reader = Reader(limits.connect_bytes_max, joining=True)
         self._output: list[bytes] = []
         self._packet_bytes_max = 0xFFFFFFFF  # what the client takes
         self._problem_information = True
-        self._tickets: dict[int, int] = {}
+        self._tickets: dict[int, int | list[int]] = {}
         self._done: dict[int, bytes | None] = {}
         self._first_ticket = self._next_ticket = 1
 
@@ -139,6 +140,16 @@ class Replies:
             reply = done.pop(first)
             entry = tickets.pop(first)
             first += 1
+            if isinstance(entry, list):
+                self.unacknowledged = max(0, self.unacknowledged - len(entry))
+                if run and (reply is not None or run_kind != props.PUBACK):
+                    self._send_if_open(acks(run_kind, run), len(run))
+                    run = []
+                if reply is None:
+                    run, run_kind = [*run, *entry], props.PUBACK
+                elif reply:
+                    self._send_if_open(reply, len(entry))
+                continue
             kind, packet_id = entry >> 16, entry & 0xFFFF
             if kind == REPEATED:
                 kind, reply = self._repeated(packet_id)

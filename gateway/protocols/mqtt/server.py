@@ -100,6 +100,7 @@ class MqttServer:
             self._flush,
         )
         self.deliveries.offline_messages_max = settings.offline_messages_max
+        self.deliveries.fresh = self.publisher.fresh
         self.deliveries.retained_partition = table.partition
         self.handler = BrokerHandler(
             log,
@@ -120,7 +121,7 @@ class MqttServer:
 
     def _unlogged(self, topic: str, record: Record) -> None:
         name, message, publisher = message_of(record, topic, -1, self._settings.mapping)
-        self.deliveries.deliver_unlogged(NamedRun(name, publisher, Run([message]), [record], {}))
+        self.deliveries.deliver_unlogged(NamedRun(name, publisher, Run([message]), partial(list, [record])))
 
     def _store_packet_ids(self, devices: set[Device]) -> None:
         self.handler.store_packet_ids(devices)
@@ -167,7 +168,7 @@ class MqttServer:
             self.handler.sweep(time.time())
             for name, message in self._sys_topics.update(time.monotonic()):
                 record = Record(0, 0, None, message.payload, [])
-                self.deliveries.deliver_unlogged(NamedRun(name, None, Run([message]), [record], {}))
+                self.deliveries.deliver_unlogged(NamedRun(name, None, Run([message]), partial(list, [record])))
             self.pump.flush()
 
 

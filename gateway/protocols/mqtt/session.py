@@ -73,6 +73,18 @@ class Session:
         self.inflight: dict[int, Delivery] | None = None
         self._next_packet_id = 1
 
+    def take_packet_ids(self, count: int) -> int:
+        """The first of `count` unused packet ids in a row; 0 when the next ones are not all free."""
+        first = self._next_packet_id
+        end = first + count
+        if end > 65_535:
+            return 0
+        inflight = self.inflight
+        if inflight and not (first not in inflight if count == 1 else inflight.keys().isdisjoint(range(first, end))):
+            return 0
+        self._next_packet_id = end
+        return first
+
     def take_packet_id(self) -> int:
         """An unused packet id for a PUBLISH to the client ([MQTT-2.2.1-4]); ids are used in turn."""
         inflight = self.inflight

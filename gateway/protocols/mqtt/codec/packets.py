@@ -26,6 +26,22 @@ class Publish(NamedTuple):
     properties: Properties | None
 
 
+class PublishRun(NamedTuple):
+    """Consecutive PUBLISH packets of one name at QoS 0 or 1, without RETAIN, DUP or properties."""
+
+    topic: str
+    raw_topic: bytes
+    qos: int
+    payloads: list[bytes]
+    packet_ids: list[int]  # empty at QoS 0
+
+
+class PubAckRun(NamedTuple):
+    """Consecutive plain PUBACK packets."""
+
+    packet_ids: list[int]
+
+
 class Ack(NamedTuple):
     """PUBACK, PUBREC, PUBREL or PUBCOMP; `kind` is the packet type."""
 
@@ -127,6 +143,8 @@ class Auth:
 
 Packet: TypeAlias = (
     Publish
+    | PublishRun
+    | PubAckRun
     | Ack
     | Connect
     | ConnAck

@@ -4,7 +4,8 @@ Rules: a packet is parsed when all of it is here; its announced length is checke
 anything is kept for it; what is kept is what arrived, so a promise of 256 MB costs nothing. Parsing stops behind a
 CONNECT, since the rest may only be read once the CONNECT is accepted and its version known; `feed(b"")` goes on.
 PUBLISH and plain PUBACK, the packets that come once per message, are parsed in the loop itself; every other packet,
-and every odd form of these two, goes through `decode.parse`.
+and every odd form of these two, goes through `decode.parse`. A reader that is `joining` hands them on as runs, since
+what one read brought of one name costs little more then than one message.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.codec.decode import decode_topic, parse
-from gateway.protocols.mqtt.codec.packets import V5, Ack, Connect, Packet, Publish
+from gateway.protocols.mqtt.codec.packets import V5, Ack, Connect, Packet, PubAckRun, Publish, PublishRun
 from gateway.protocols.mqtt.codec.properties import CONNECT, PUBACK
 from gateway.protocols.mqtt.errors import RemoteProtocolError, malformed
 
@@ -37,11 +38,12 @@ def _checked_topic(raw: bytes) -> str:
 class Reader:
     """One direction of one connection. `version` is 0 until a CONNECT was read, or what the caller sets."""
 
-    __slots__ = ("_needed", "_partial", "packet_bytes_max", "version")
+    __slots__ = ("_joining", "_needed", "_partial", "packet_bytes_max", "version")
 
-    def __init__(self, packet_bytes_max: int, version: int = 0) -> None:
+    def __init__(self, packet_bytes_max: int, version: int = 0, *, joining: bool = False) -> None:
         self.version = version
         self.packet_bytes_max = packet_bytes_max
+        self._joining = joining
         self._partial: bytearray | None = None
         self._needed = 0
 
@@ -67,6 +69,7 @@ class Reader:
         v5 = self.version == V5
         cached = _topics.get
         append = packets.append
+        joining = self._joining
         while at + 2 <= size:
             first = data[at]
             length = data[at + 1]
@@ -83,6 +86,9 @@ class Reader:
                 break
             if first == 0x40 and length == 2:
                 if packet_id := data[body] << 8 | data[body + 1]:
+                    if joining:
+                        at = self._pubacks(data, end, size, packet_id, packets)
+                        continue
                     append(_new(Ack, (PUBACK, packet_id, 0, None)))
                     at = end
                     continue
@@ -99,6 +105,13 @@ class Reader:
                     raw = data[body + 2 : name_end]
                     if packet_id and raw:
                         topic = cached(raw) or _checked_topic(raw)
+                        if joining and first in _JOINED:
+                            run = _new(PublishRun, (topic, raw, qos, [data[rest:end]], [packet_id] if qos else []))
+                            append(run)
+                            at = end
+                            if at < size and data[at] == first:
+                                at = self._publishes(data, body, name_end, at, size, run)
+                            continue
                         if not qos:
                             packet_id = 0
                         append(_new(Publish, (topic, data[rest:end], qos, first & 1 == 1, False, packet_id, None)))
@@ -113,6 +126,59 @@ class Reader:
         if at < size:
             self._partial = bytearray(data[at:])
             self._needed = needed
+
+    def _publishes(self, data: bytes, body: int, name_end: int, at: int, size: int, run: PublishRun) -> int:
+        """Adds the PUBLISH packets at `at` that are as the one whose name stands at `body`; returns where they end."""
+        name = data[body:name_end]
+        name_bytes = len(name)
+        qos = run.qos
+        v5 = self.version == V5
+        rest_bytes_min = 2 * qos + v5 + 1
+        first = data[at]
+        packet_bytes_max = self.packet_bytes_max
+        payloads, packet_ids = run.payloads, run.packet_ids
+        while at + 2 < size and data[at] == first:
+            length = data[at + 1]
+            body = at + 2
+            if length >= 0x80:
+                more = data[body]
+                if not 0 < more < 0x80:
+                    break
+                length = length & 0x7F | more << 7
+                body += 1
+            end = body + length
+            rest = body + name_bytes
+            if end > size or end - rest < rest_bytes_min or end - at > packet_bytes_max:
+                break
+            if not data.startswith(name, body):
+                break
+            if qos:
+                packet_id = data[rest] << 8 | data[rest + 1]
+                if not packet_id:
+                    break
+                rest += 2
+            if v5:
+                if data[rest]:
+                    break
+                rest += 1
+            if qos:
+                packet_ids.append(packet_id)
+            payloads.append(data[rest:end])
+            at = end
+        return at
+
+    @staticmethod
+    def _pubacks(data: bytes, at: int, size: int, packet_id: int, packets: list[Packet]) -> int:
+        """The plain PUBACKs from the one with `packet_id`, which ends at `at`, as one; returns where they end."""
+        packet_ids = [packet_id]
+        while at + 4 <= size and data[at] == 0x40 and data[at + 1] == 2:
+            packet_id = data[at + 2] << 8 | data[at + 3]
+            if not packet_id:
+                break
+            packet_ids.append(packet_id)
+            at += 4
+        packets.append(_new(PubAckRun, (packet_ids,)))
+        return at
 
     def hold(self, data: bytes) -> None:
         """Keep bytes without parsing them, until the next `feed`."""
@@ -147,4 +213,5 @@ class Reader:
         return 0, 0
 
 
+_JOINED: Final = frozenset((0x30, 0x32))
 _PLAIN_PUBLISH: Final = frozenset((0x30, 0x31, 0x32, 0x33, 0x34, 0x35))

@@ -23,7 +23,9 @@ from gateway.protocols.mqtt.codec.packets import (
     Packet,
     PingReq,
     PingResp,
+    PubAckRun,
     Publish,
+    PublishRun,
     SubAck,
     Subscribe,
     SubscriptionRequest,
@@ -44,6 +46,8 @@ PINGRESP: Final = b"\xd0\0"
 
 def acks(kind: int, packet_ids: Sequence[int]) -> bytes:
     """Acknowledgements of one kind, all successful, one after another; the same bytes in every version."""
+    if len(packet_ids) == 1:
+        return _pack_ack(_ACK_FIRST[kind], 2, packet_ids[0])
     return b"".join(map(_pack_ack, repeat(_ACK_FIRST[kind]), repeat(2), packet_ids))
 
 
@@ -186,5 +190,7 @@ def encode(packet: Packet, version: int) -> bytes:
             return PINGRESP
         case Disconnect():
             return _end(0xE0, props.DISCONNECT, packet.code, packet.properties, version)
+        case PublishRun() | PubAckRun():
+            raise LocalProtocolError("runs are for reading")
         case Auth():
             return _end(0xF0, props.AUTH, packet.code, packet.properties, version)
