@@ -87,7 +87,8 @@ def test_a_will_is_not_published_when_the_client_returns_within_its_delay(broker
     watcher.close()
 
 
-def test_a_stored_will_is_published_after_kill(tmp_path: Path) -> None:
+def test_a_stored_will_is_published_after_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIVIUM_MQTT_WILL_GRACE_S", "1")
     with child_broker(tmp_path) as broker:
         watcher = Device(broker.mqtt, "watcher", clean=False)
         watcher.subscribe("killed/#", qos=1)

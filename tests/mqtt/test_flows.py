@@ -635,3 +635,16 @@ def test_answers_that_do_not_fit_are_our_fault() -> None:
     driver.connection.publish_done(ticket)
     with pytest.raises(LocalProtocolError):
         driver.connection.publish_done(ticket)
+
+
+def test_an_alias_is_not_used_before_a_message_has_told_the_client_of_it() -> None:
+    driver = connected(properties={props.TOPIC_ALIAS_MAXIMUM: 5, props.MAXIMUM_PACKET_SIZE: 60})
+    driver.connection.deliver(run(message("some/topic", b"x" * 100)), 0, 0, 0.0)
+    assert driver.received() == []  # too large
+    driver.connection.deliver(run(message("some/topic", b"x" * 44)), 0, 0, 0.0)
+    assert (driver.one().topic, driver.connection._aliases_out) == ("some/topic", {})  # fits without an alias only
+    driver.connection.deliver(run(message("some/topic", b"x")), 0, 0, 0.0)
+    first = driver.one()
+    assert (first.topic, first.properties) == ("some/topic", {props.TOPIC_ALIAS: 1})
+    driver.connection.deliver(run(message("some/topic", b"x")), 0, 0, 0.0)
+    assert driver.one().topic == ""

@@ -47,7 +47,6 @@ from gateway.protocols.mqtt.will_codec import pack_will, unpack_will
 log = structlog.get_logger(__name__)
 
 
-WILL_GRACE_S = 10.0  # after a restart, a client has this long (or its will's delay) to come back
 POSITION_INTERVAL_S = 5.0
 SUBSCRIPTIONS_MAX = 10_000  # of one session
 SELECTIVE_MAX = 100  # of them with a filter over properties, whose texts are longer
@@ -64,6 +63,7 @@ class BrokerHandler:
         retained: Retained,
         expiry_s_max: int,
         admission: Admission,
+        will_grace_s: float,
     ) -> None:
         self.flush: Callable[[], None] = lambda: None
         self.devices: dict[str, Device] = {}
@@ -73,6 +73,7 @@ class BrokerHandler:
         self._retained = retained
         self._expiry_s_max = expiry_s_max
         self._admission = admission
+        self._will_grace_s = will_grace_s  # after a restart, a client has this long (or its will's delay) to come back
         self._opening: set[str] = set()  # CONNECTs whose session is being stored
         self._waiting: dict[str, tuple[Connection, Connect]] = {}  # CONNECTs that wait for their predecessors
         self._wills: Pending[Will] = Pending()
@@ -106,7 +107,7 @@ class BrokerHandler:
         for client_id, packed in self._log.wills.items():
             will = unpack_will(packed)
             delay_s = min(float(will.properties.get(props.WILL_DELAY, 0)), self._expiry_of(client_id))
-            self._wills.put(client_id, now_s + max(delay_s, WILL_GRACE_S), will)
+            self._wills.put(client_id, now_s + max(delay_s, self._will_grace_s), will)
         self._log.wills = {}
 
     def _expiry_of(self, client_id: str) -> float:

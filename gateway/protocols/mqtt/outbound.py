@@ -259,12 +259,10 @@ class Outbound(Inbound):
         """Put a PUBLISH into the output; returns its size in bytes, 0 if it is too large for the client."""
         if own or (message.expires_s is not None and self.version == V5):
             pieces = self._own_form(message, qos, retain, False, packet_id, identifiers, now_s)
-            size = len(pieces)
-            if size > self._packet_bytes_max:
-                return 0
-            self._send(pieces)
-            self._count(message)
-            return size
+            if pieces:
+                self._send(pieces)
+                self._count(message)
+            return len(pieces)
         head, tail, size = message.form(self.version == V5, qos, retain)
         if size > self._packet_bytes_max:
             return 0
@@ -284,9 +282,21 @@ class Outbound(Inbound):
         self.outbox.publish_bytes_out += len(message.payload)
 
     def _own_form(
-        self, message: Message, qos: int, retain: bool, dup: bool, packet_id: int, identifiers: bytes, now_s: float
+        self,
+        message: Message,
+        qos: int,
+        retain: bool,
+        dup: bool,
+        packet_id: int,
+        identifiers: bytes,
+        now_s: float,
+        aliased: bool = True,
     ) -> bytes:
-        """A PUBLISH with what is this receiver's own: alias, subscription identifiers, remaining expiry, DUP."""
+        """A PUBLISH with what is this receiver's own: alias, subscription identifiers, remaining expiry, DUP.
+
+        Empty if it is too large for the client.
+        """
+        known = len(self._aliases_out or ())
         rest = packet_id.to_bytes(2, "big") if qos else b""
         topic = message.topic
         if self.version == V5:
@@ -294,12 +304,19 @@ class Outbound(Inbound):
             if message.expires_s is not None:
                 left_s = max(1, ceil(message.expires_s - now_s))
                 properties += b"\x02" + min(left_s, 0xFFFFFFFF).to_bytes(4, "big")
-            if self._alias_max:
+            if self._alias_max and aliased:
                 topic, alias = self._alias(topic)
                 properties += alias
             rest += encode_varint(len(properties)) + properties
         rest += message.payload
-        return publish_head(topic, qos, retain, dup, len(rest)) + rest
+        data = publish_head(topic, qos, retain, dup, len(rest)) + rest
+        if len(data) <= self._packet_bytes_max:
+            return data
+        if len(self._aliases_out or ()) == known:
+            return b""
+        assert self._aliases_out is not None
+        self._aliases_out.popitem()  # the client would never hear of this alias
+        return self._own_form(message, qos, retain, dup, packet_id, identifiers, now_s, False)
 
     def _alias(self, topic: bytes) -> tuple[bytes, bytes]:
         """(topic to send, topic alias property): the first topics get an alias, as many as the client allows."""
@@ -378,7 +395,7 @@ class Outbound(Inbound):
                 return
         elif message is not None:
             data = self._own_form(message, qos, delivery.retain, True, packet_id, identifiers, now_s)
-            if len(data) <= self._packet_bytes_max:
+            if data:
                 self._send(data)
                 self._count(message)
                 self._quota -= 1

@@ -63,6 +63,7 @@ class MqttSettings:
     mapping: TopicMapping
     connections_max: int
     drain_s: float
+    will_grace_s: float
     offline_messages_max: int  # that a session gets of what came while it was away; -1: all
     sys_interval_s: int  # 0: there is no $SYS
     admission: Admission
@@ -109,6 +110,7 @@ class MqttServer:
             Retained(table, broker.topics, mapping, lambda filter_: self._sys_topics.retained(filter_)),
             settings.limits.session_expiry_s_max,
             settings.admission,
+            settings.will_grace_s,
         )
         self.pump = Pump(self.handler, connections_max=settings.connections_max)
         self.handler.flush = self.deliveries.flush = self._flush
