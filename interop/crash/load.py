@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -76,7 +78,9 @@ class Worker(threading.Thread):
         if self.failure is not None:
             raise WorkerError(f"{self.name}: {type(self.failure).__name__}: {self.failure}") from self.failure
         if not self._paused.is_set():
-            raise WorkerError(f"{self.name} did not come to rest in {PAUSE_TIMEOUT_S:.0f} s")
+            frame = sys._current_frames().get(self.ident or 0)
+            where = "".join(traceback.format_stack(frame, 12)) if frame else ""
+            raise WorkerError(f"{self.name} did not come to rest in {PAUSE_TIMEOUT_S:.0f} s; it is at\n{where}")
 
     def run(self) -> None:
         try:
