@@ -93,7 +93,7 @@ class Ledger:
 
     def check_plain(self, topic: str, records: list[Found]) -> None:
         """Every record of an idempotent topic, read from its start."""
-        self._check_places(topic, records)
+        self.check_places(topic, records)
         by_partition: dict[int, list[Found]] = defaultdict(list)
         for record in records:
             by_partition[record.partition].append(record)
@@ -112,7 +112,7 @@ class Ledger:
 
     def check_transactions(self, topic: str, every: list[Found], committed: list[Found]) -> None:
         """A transactional topic read in both isolation levels, from its start, while no transaction is open."""
-        self._check_places(topic, every)
+        self.check_places(topic, every)
         for records in (every, committed):
             last: dict[int, int] = {}
             for record in records:
@@ -133,7 +133,8 @@ class Ledger:
                 told, shown = ("committed" if outcome else "aborted"), ("shown" if name in parts else "not shown")
                 self.violate(f"{topic}: transaction {name[0]}:{name[1]} was {told} and is {shown}")
 
-    def _check_places(self, topic: str, records: list[Found]) -> None:
+    def check_places(self, topic: str, records: list[Found]) -> None:
+        """What was acknowledged, or seen, at a place is there."""
         found = {record.place: record.value for record in records}
         with self._lock:
             known = (("acknowledged", dict(self._acknowledged)), ("seen", dict(self._seen)))

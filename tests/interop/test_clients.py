@@ -26,3 +26,7 @@ def test_nothing_that_worked_with_this_client_has_stopped_working(client: str) -
 
 def test_kill_9_under_load_of_real_clients_loses_nothing() -> None:
     run("interop.crash", "--rounds", "12", "--seed", "1")
+
+
+def test_kill_9_under_load_of_devices_loses_nothing_and_repeats_nothing_of_qos_2() -> None:
+    run("interop.crash.mqtt", "--rounds", "6", "--seed", "1")

@@ -118,7 +118,7 @@ class Deliveries(Live):
                 if stopped is not None:
                     offsets[partition] = stopped
                     return False
-            after = next_offset(read, offset)
+            after = min(next_offset(read, offset), target)  # what was read behind the target was not looked at
             if after <= offset:
                 break
             offset = after

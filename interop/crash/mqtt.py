@@ -1,0 +1,243 @@
+"""kill -9 under MQTT and Kafka clients in one broker: `python -m interop.crash.mqtt --rounds N`.
+
+Beside a Kafka producer and a Kafka group: devices that publish at QoS 1 and 2, some of it retained, wills of clients
+that are cut, a durable subscriber at QoS 2 of everything (what Kafka clients produce too), a shared subscription. After
+each round, with all at rest, everything is held against the log as Kafka reads it. Wills that a kill delayed are looked
+for at the end of a generation, after the broker's grace for clients that come back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from interop.brokers import BrokerError, Trivium
+from interop.crash import device_checks as checks
+from interop.crash.devices import Client, DevicePublisher, WillClients
+from interop.crash.ledger import Ledger
+from interop.crash.load import CLIENT, PARTITIONS, GroupReader, IdempotentProducer, Worker, WorkerError, read_all
+from interop.places import scratch_root
+
+GENERATION_ROUNDS = 12
+LOAD_S_MAX = 1.2
+CATCH_UP_S = 30.0
+WILL_GRACE_S = 14.0  # the broker's ten seconds, its sweep, and room
+
+
+class Run:
+    """One broker, its Kafka clients and devices, over many rounds."""
+
+    def __init__(self, broker: Trivium, seed: int) -> None:
+        self.broker = broker
+        self.random = random.Random(seed)
+        self.ledger = Ledger()
+        self.kills = 0
+        self.topic = ""
+        self._generation = 0
+        kafka, mqtt = broker.bootstrap, f"127.0.0.1:{broker.mqtt_port}"
+        self.mqtt = mqtt
+        self.qos1 = DevicePublisher("qos1", mqtt, self.ledger, 1, 4)
+        self.qos2 = DevicePublisher("qos2", mqtt, self.ledger, 2, 5)
+        self.keeper = DevicePublisher("keeper", mqtt, self.ledger, 2, 4, retain=True)
+        self.wills = WillClients("wills", mqtt, self.ledger)
+        producer = IdempotentProducer("plain", kafka, self.ledger)
+        self.devices: list[DevicePublisher] = [self.qos1, self.qos2, self.keeper]
+        self.workers: list[Worker] = [*self.devices, self.wills, producer, GroupReader("reader", kafka, self.ledger)]
+        self.whole = Client("whole", mqtt, self.ledger)
+        self.members = [Client(f"member-{number}", mqtt, self.ledger, version=4 + number) for number in range(2)]
+        for worker in self.workers:
+            worker.start()
+
+    # -- topics
+
+    def new_generation(self) -> None:
+        """A new topic and new subscriptions; only while all workers rest."""
+        self._generation += 1
+        admin = AdminClient({**CLIENT, "bootstrap.servers": self.broker.bootstrap})
+        if self.topic:
+            self.whole.until_answered(lambda: self.whole.paho.unsubscribe(f"{self.topic}/#"))
+            for member in self.members:
+                member.until_answered(lambda member=member: member.paho.unsubscribe(f"$share/crash/{self.topic}/#"))
+            for future in admin.delete_topics([self.topic]).values():
+                future.result(20)
+        self.topic = f"crash-devices-{self._generation}"
+        for future in admin.create_topics([NewTopic(self.topic, PARTITIONS, 1)]).values():
+            future.result(20)
+        self.whole.received.clear()
+        self.whole.until_answered(lambda: self.whole.paho.subscribe(f"{self.topic}/#", 2))
+        for member in self.members:
+            member.received.clear()
+            member.until_answered(lambda member=member: member.paho.subscribe(f"$share/crash/{self.topic}/#", 1))
+        for device in self.devices:
+            device.sent = {}
+        self.wills.owed = []
+        self.ledger.forget()
+        self.resume()
+        self.pause()
+        self.check()
+
+    # -- a round
+
+    def resume(self) -> None:
+        for worker in self.workers:
+            worker.resume(self.topic)
+
+    def pause(self) -> None:
+        for worker in self.workers:
+            worker.ask_pause()
+        for worker in self.workers:
+            worker.wait_paused()
+
+    def round(self) -> None:
+        """Load, kill, restart, settle, check. Raises BrokerError or WorkerError where it cannot go on."""
+        self.resume()
+        time.sleep(self.random.uniform(0.05, LOAD_S_MAX))
+        self.broker.check()
+        self._kill()
+        if self.random.random() < 0.2:
+            self.broker.start_unready()
+            time.sleep(self.random.uniform(0.0, 0.8))
+            self._kill()
+        self.broker.start()
+        time.sleep(self.random.uniform(0.0, 0.3))
+        self.pause()
+        self.check()
+
+    def _kill(self) -> None:
+        self.kills += 1
+        self.broker.kill()
+
+    # -- checks
+
+    def log(self) -> checks.Names:
+        """The topic as Kafka reads it, by MQTT name."""
+        names: checks.Names = defaultdict(list)
+        records = read_all(self.broker.bootstrap, self.topic, "read_uncommitted")
+        self.ledger.check_places(self.topic, records)
+        for record in records:
+            names[f"{self.topic}/{record.key}"].append(record.value.encode())
+        return dict(names)
+
+    def check(self) -> None:
+        """Everything that holds at once, all workers at rest."""
+        # Wills that a kill delayed may come at any time.
+        log = {name: payloads for name, payloads in self.log().items() if "/wills/" not in name}
+        once = {name for name in log if "/qos1/" not in name}
+        self._eventually(
+            lambda: {name: found for name, found in self._received(self.whole).items() if name in log},
+            lambda found: checks.check_received(found, log, once),
+        )
+        self._eventually(
+            lambda: [self._received(member) for member in self.members],
+            lambda found: checks.check_shared(found, log),
+        )
+        violated = checks.check_published(self.qos1.sent, log, once=False)
+        violated += checks.check_published(self.qos2.sent, log, once=True)
+        violated += checks.check_published(self.keeper.sent, log, once=True)
+        violated += checks.check_retained(self._retained(), {n: p for n, p in log.items() if "/keeper/" in n})
+        for what in violated:
+            self.ledger.violate(what)
+
+    def check_wills(self) -> None:
+        """After the grace."""
+        deadline = time.monotonic() + WILL_GRACE_S
+        while checks.check_wills(self.wills.owed, self.log()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        for what in checks.check_wills(self.wills.owed, self.log()):
+            self.ledger.violate(what)
+
+    def _received(self, client: Client) -> checks.Names:
+        names: checks.Names = defaultdict(list)
+        for name, payload in list(client.received):
+            names[name].append(payload)
+        return dict(names)
+
+    def _eventually(self, read: Callable[[], Any], check: Callable[[Any], list[str]]) -> None:
+        """Deliveries take their time: what is still violated after CATCH_UP_S is."""
+        deadline = time.monotonic() + CATCH_UP_S
+        while (violated := check(read())) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for what in violated:
+            self.ledger.violate(what)
+
+    def _retained(self) -> dict[str, bytes]:
+        wanted = len(self.keeper.sent)
+        client = Client("retained", self.mqtt, self.ledger, clean=True)
+        client.until_answered(lambda: client.paho.subscribe(f"{self.topic}/keeper/#", 1))
+        deadline = time.monotonic() + CATCH_UP_S
+        while len(client.received) < wanted and time.monotonic() < deadline:
+            time.sleep(0.01)
+        client.end()
+        return dict(client.received)
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.ending = True
+        for client in (self.whole, *self.members, *(device.client for device in self.devices)):
+            client.paho.loop_stop()
+
+
+def crash(broker: Trivium, rounds: int, seed: int) -> list[str]:
+    """Runs `rounds` rounds and returns what was violated, at the first round that violates anything."""
+    began = time.monotonic()
+    broker.start()
+    run = Run(broker, seed)
+    try:
+        for number in range(rounds):
+            if number % GENERATION_ROUNDS == 0:
+                if number:
+                    run.check_wills()
+                run.new_generation()
+            run.round()
+            counts = f"{sum(len(one) for device in run.devices for one in device.sent.values())} published by devices"
+            counts += f", {len(run.whole.received)} received, {len(run.wills.owed)} wills"
+            print(f"round {number + 1}: {run.kills} kills, ready in {broker.ready_s:.2f} s, {counts}", end="")
+            print(f", {time.monotonic() - began:.0f} s", flush=True)
+            if run.ledger.violations:
+                break
+        else:
+            run.check_wills()
+    except (BrokerError, WorkerError, KafkaException, TimeoutError) as error:
+        run.ledger.violate(f"{type(error).__name__}: {error}")
+    finally:
+        run.end()
+    return run.ledger.violations
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
+    parser.add_argument("--flush", choices=("sync", "async"), default="sync")
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.randrange(1 << 31)
+    print(f"seed {seed}")
+    scratch_root().mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="crash-mqtt-", dir=scratch_root()))
+    broker = Trivium(directory, flush=options.flush, config="[groups]\ninitial_rebalance_delay_ms = 0\n")
+    violations = crash(broker, options.rounds, seed)
+    broker.kill()
+    for violation in violations:
+        print(f"VIOLATED {violation}")
+    if violations:
+        print(f"seed {seed}; the data directory is kept: {directory}")
+        print(broker.log_tail())
+        return 1
+    shutil.rmtree(directory, ignore_errors=True)
+    print(f"{options.rounds} rounds: nothing acknowledged was lost, QoS 2 came once, in order")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
