@@ -82,7 +82,7 @@ def subscribe(
 
 def ready(talk: Talk, name: str, version: int, clean: bool = True, **more: object) -> Wire:
     wire = talk.wire(name, version)
-    talk.step(wire, connect(f"cmp-{name}", version, clean, **more))  # type: ignore[arg-type]
+    talk.step(wire, connect(f"{talk.name}-{name}", version, clean, **more))  # type: ignore[arg-type]
     return wire
 
 
@@ -114,7 +114,7 @@ def empty_client_id_not_clean(talk: Talk, version: int) -> None:
 @scenario(*EVERY)
 def second_connect(talk: Talk, version: int) -> None:
     one = ready(talk, "a", version)
-    talk.step(one, connect("cmp-a", version))
+    talk.step(one, connect(f"{talk.name}-a", version))
 
 
 @scenario(4)
@@ -161,7 +161,7 @@ def connect_properties(talk: Talk, version: int) -> None:
     ]
     for number, value in enumerate(values):
         try:
-            talk.step(talk.wire(f"{number}", version), connect(f"cmp-{number}", version, properties=value))
+            talk.step(talk.wire(f"{number}", version), connect(f"{talk.name}-{number}", version, properties=value))
         except Exception as error:  # our encoder will not write it
             talk.transcript.append(f"not sent: {type(error).__name__}")
 
@@ -227,7 +227,8 @@ def qos_2_out_over_reconnection(talk: Talk, version: int) -> None:
     reader = ready(talk, "reader", version, False)
     talk.step(reader, subscribe(1, "out/#", qos=2))
     writer = ready(talk, "writer", version)
-    talk.step(writer, publish("out/a", b"1", 2, 1), Ack(6, 1, 0, None))
+    talk.step(writer, publish("out/a", b"1", 2, 1))
+    talk.step(writer, Ack(6, 1, 0, None))
     reader.close()
     again = ready(talk, "reader", version, False)
     again.packet_ids[:0] = [one for one in reader.packet_ids if one not in again.packet_ids]
@@ -235,7 +236,7 @@ def qos_2_out_over_reconnection(talk: Talk, version: int) -> None:
     again.close()
     last = talk.wire("reader", version)
     last.packet_ids = list(reader.packet_ids)
-    talk.step(last, connect("cmp-reader", version, False))
+    talk.step(last, connect(f"{talk.name}-reader", version, False))
     talk.step(last, Ack(7, reader.packet_ids[0], 0, None))
 
 
@@ -371,7 +372,8 @@ def several_filters(talk: Talk, version: int) -> None:
     one = ready(talk, "a", version)
     requests = [SubscriptionRequest(name, qos) for qos, name in enumerate(("many/a", "many/+", "many/#"))]
     talk.step(one, Subscribe(3, requests))
-    talk.step(one, publish("many/a", b"overlapping", 2, 1), Ack(6, 1, 0, None))
+    talk.step(one, publish("many/a", b"overlapping", 2, 1))
+    talk.step(one, Ack(6, 1, 0, None))
     talk.step(one, Unsubscribe(4, ["many/+", "not/there"]))
 
 
@@ -420,7 +422,8 @@ def resubscribe(talk: Talk, version: int) -> None:
     talk.step(one, publish("resub", b"kept", 1, 1, retain=True))
     for qos in (0, 2, 1):
         talk.step(one, subscribe(qos + 1, "resub", qos=qos))
-    talk.step(one, publish("resub", b"live", 2, 1), Ack(6, 1, 0, None))
+    talk.step(one, publish("resub", b"live", 2, 1))
+    talk.step(one, Ack(6, 1, 0, None))
     talk.step(one, publish("resub", b"", 1, 1, retain=True))
 
 
@@ -484,7 +487,7 @@ def will_with_disconnect_code(talk: Talk, version: int) -> None:
 def bad_will_topic(talk: Talk, version: int) -> None:
     for name in ("a/#", "$SYS/x", "+"):
         one = talk.wire("a", version)
-        talk.step(one, connect("cmp-a", version, will=Will(name, b"", 0, False)))
+        talk.step(one, connect(f"{talk.name}-a", version, will=Will(name, b"", 0, False)))
         if one.open:
             talk.step(one, PingReq())
 
@@ -497,7 +500,8 @@ def offline_messages(talk: Talk, version: int) -> None:
     writer = ready(talk, "writer", version)
     for number, name in enumerate("aabbcc"):
         talk.step(writer, publish(f"off/{name}", b"%d" % number, 1, number + 1))
-    talk.step(writer, publish("off/c", b"two", 2, 9), Ack(6, 9, 0, None))
+    talk.step(writer, publish("off/c", b"two", 2, 9))
+    talk.step(writer, Ack(6, 9, 0, None))
     reader = ready(talk, "reader", version, False)
     for packet_id in reader.packet_ids[:3]:
         talk.step(reader, Ack(4, packet_id, 0, None))
@@ -513,6 +517,13 @@ def unacknowledged_comes_again(talk: Talk, version: int) -> None:
     talk.step(reader, Ack(4, reader.packet_ids[1], 0, None))
     reader.close()
     ready(talk, "reader", version, False)
+
+
+@scenario(*EVERY)
+def release_before_receipt(talk: Talk, version: int) -> None:
+    """PUBREL in one piece with its PUBLISH."""
+    one = ready(talk, "a", version)
+    talk.step(one, publish("early", b"x", 2, 1), Ack(6, 1, 0, None))
 
 
 @scenario(*NEW)
@@ -573,7 +584,7 @@ def filters_and_dollar(talk: Talk, version: int) -> None:
 @scenario(4)
 def byte_by_byte(talk: Talk, version: int) -> None:
     one = talk.wire("a", version)
-    data = encode(connect("cmp-a", version), version) + encode(subscribe(1, "bytes", qos=1), version)
+    data = encode(connect(f"{talk.name}-a", version), version) + encode(subscribe(1, "bytes", qos=1), version)
     data += encode(publish("bytes", b"slowly", 1, 2), version) + encode(PingReq(), version)
     for byte in data:
         one.send(bytes((byte,)))
@@ -586,7 +597,7 @@ def many_in_one_piece(talk: Talk, version: int) -> None:
     """Everything in one write, CONNECT included: each is answered, in order."""
     one = talk.wire("a", version)
     packets = [publish("piece", b"%d" % number, 1, number + 1) for number in range(5)]
-    talk.step(one, connect("cmp-a", version), subscribe(9, "piece", qos=0), *packets, PingReq(), Disconnect())
+    talk.step(one, connect(f"{talk.name}-a", version), subscribe(9, "piece", qos=0), *packets, PingReq(), Disconnect())
 
 
 def transcripts(broker: Broker, port: int, names: list[str]) -> dict[str, list[str]]:
@@ -594,7 +605,7 @@ def transcripts(broker: Broker, port: int, names: list[str]) -> dict[str, list[s
     with broker:
         broker.start()
         for name in names:
-            talk = Talk(port)
+            talk = Talk(port, name)
             try:
                 SCENARIOS[name](talk, 0)
             except (OSError, IndexError) as error:

@@ -15,7 +15,7 @@ from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import Packet
 from gateway.protocols.mqtt.codec.properties import Properties, read_properties
 
-QUIET_S = 0.1
+QUIET_S = 0.2
 STEP_S_MAX = 3.0
 KINDS = ("", "CONNECT", "CONNACK", "PUBLISH", "PUBACK", "PUBREC", "PUBREL", "PUBCOMP", "SUBSCRIBE", "SUBACK")
 KINDS += ("UNSUBSCRIBE", "UNSUBACK", "PINGREQ", "PINGRESP", "DISCONNECT", "AUTH")
@@ -139,8 +139,9 @@ def _size(data: bytes) -> tuple[int, int] | None:
 class Talk:
     """One scenario with one broker: connections by name, the transcript."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, name: str) -> None:
         self.port = port
+        self.name = name
         self.transcript: list[str] = []
         self.wires: list[Wire] = []
 

@@ -233,6 +233,15 @@ async def test_too_many_connections_are_closed_at_once() -> None:
         assert await first.next() == PingResp()
 
 
+async def test_who_sends_everything_at_once_and_leaves_is_still_answered() -> None:
+    async with serving() as served:
+        client = Client(await dial(served.tcp))
+        await client.send(Connect(5, "c", True, 0), PingReq(), Disconnect())
+        assert isinstance(await client.next(), ConnAck)
+        assert await client.next() == PingResp()
+        assert await client.next() is None
+
+
 async def test_closed_connections_leave_nothing_behind() -> None:
     async with serving() as served:
         for _ in range(5):

@@ -235,10 +235,12 @@ class Pump:
             by_client=event.by_client,
         )
         peer.told = True
-        if event.by_client or peer.socket.fileno() < 0:
-            self._drop(peer)
-        else:
+        # Who says goodbye is still sent what was ready, as far as its socket takes it at once.
+        waiting = event.connection.output_bytes > 0
+        if waiting or not event.by_client:
             self._write(peer)
+        if peer.socket.fileno() < 0 or (event.by_client and (not waiting or peer.backlog is not None)):
+            self._drop(peer)
 
     # -- sockets -----------------------------------------------------------------------------------------------------
 

@@ -213,9 +213,6 @@ class Replies:
             data = self._with_reason(disconnect, disconnect.properties, reason)
             if len(data) <= self._packet_bytes_max:
                 self._send_control(data)
-        if by_client:
-            self._output = [b""] if self._output else []
-            self.output_bytes = 0
         self.state = State.CLOSED
         will = self.will if connected and not (by_client and code == reasons.SUCCESS) else None
         self.will = None
