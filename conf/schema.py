@@ -207,6 +207,15 @@ class TransactionsConfig(Section):
     ids_max: Count = 1_000_000
 
 
+class TracingConfig(Section):
+    """`[tracing]`: traces of messages (topic config `trace`), and where they are sent."""
+
+    region: Annotated[str, Field(max_length=100)] = ""  # stands in every trace
+    retention_ms: Unlimited = 3 * DAY_MS
+    retention_bytes: Unlimited = 1024 * MIB
+    otlp_endpoint: str = ""  # http://host:4318/v1/traces: spans for OpenTelemetry; empty: none
+
+
 class LimitsConfig(Section):
     """`[limits]`: what one peer, and all together, may take."""
 
@@ -253,6 +262,7 @@ class Config(Section):
     topics: TopicsConfig = Field(default_factory=TopicsConfig)
     groups: GroupsConfig = Field(default_factory=GroupsConfig)
     transactions: TransactionsConfig = Field(default_factory=TransactionsConfig)
+    tracing: TracingConfig = Field(default_factory=TracingConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     log: LogConfig = Field(default_factory=LogConfig)
 

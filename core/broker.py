@@ -24,6 +24,8 @@ from core.schedules import Schedules
 from core.state import StateLog
 from core.store.engine import Engine
 from core.topics import Topics
+from core.trace_search import TraceSearch
+from core.tracing import Tracer
 from core.transaction_types import TransactionLimits
 from core.transactions import Transactions
 
@@ -34,8 +36,18 @@ TRANSACTIONS_TOPIC = "__trivium_transactions"  # where transactional ids are kep
 HALVES_TOPIC = "__trivium_halves"  # half messages, which nobody sees
 ONCE_TOPIC = "__trivium_once"  # ids of messages that are stored once
 SCHEDULES_TOPIC = "__trivium_schedules"  # where records wait for their time
+TRACES_TOPIC = "__trivium_traces"  # what happened to messages of traced topics
 TRANSACTION_SWEEP_S = 1
 TRANSACTION_EXPIRY_SWEEPS = 60  # transactional ids are looked through at every so many sweeps
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSettings:
+    """`region` stands in every trace."""
+
+    region: str = ""
+    retention_ms: int = 3 * 86_400_000
+    retention_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,7 @@ class BrokerSettings:
     topic_defaults: Mapping[str, str] = field(default_factory=dict)  # broker-wide values of topic configs, name -> text
     groups: GroupLimits = field(default_factory=GroupLimits)
     transactions: TransactionLimits = field(default_factory=TransactionLimits)
+    traces: TraceSettings = field(default_factory=TraceSettings)
     tables_dir: Path | None = None  # for tables that are made from the log; None: temporary ones
     queues: QueueLimits = field(default_factory=QueueLimits)
 
@@ -66,6 +79,8 @@ class Broker:
         self.halves: HalfMessages
         self.configs = DynamicConfigs(settings.groups)
         self.retroactive: Retroactive
+        self.tracer: Tracer
+        self.trace_search: TraceSearch
         self.queues: Queues
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
 
@@ -81,6 +96,7 @@ class Broker:
         self.coordinator = GroupCoordinator(self.engine, state, self.topics, self.settings.groups)
         self.coordinator.groups.limits_of = self.configs.group_limits
         await self.coordinator.load()
+        await self._load_tracer()
         self.retroactive = Retroactive(self.engine, self.topics, self.coordinator)
         self.topics.on_change(lambda changed: self.coordinator.topic_changed(changed.name))
         topic = await self.topics.ensure(TRANSACTIONS_TOPIC, 1, {"cleanup.policy": "compact"})
@@ -107,6 +123,7 @@ class Broker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.coordinator.run)
             nursery.start_soon(self._keep_transactions)
+            nursery.start_soon(self.tracer.run)
             nursery.start_soon(self.schedules.run)
             nursery.start_soon(self.halves.run)
             nursery.start_soon(self.once.run)
@@ -122,6 +139,17 @@ class Broker:
             sweeps += 1
             if sweeps % TRANSACTION_EXPIRY_SWEEPS == 0:
                 self.transactions.expire()
+
+    async def _load_tracer(self) -> None:
+        config = {
+            "retention.ms": str(self.settings.traces.retention_ms),
+            "retention.bytes": str(self.settings.traces.retention_bytes),
+        }
+        topic = await self.topics.ensure(TRACES_TOPIC, 1, config)
+        if dict(topic.config) != config:
+            topic = await self.topics.update_config(TRACES_TOPIC, lambda _: config)
+        self.tracer = Tracer(self.engine, self.topics, topic.partitions[0], self.settings.traces.region)
+        self.trace_search = TraceSearch(self.engine, self.topics, topic.partitions[0])
 
     def _apply_configs(self) -> None:
         self.topics.override_defaults(self.configs.topic_defaults())

@@ -57,15 +57,17 @@ def committed_batches(partition: int, read: Read, offset: int) -> Iterator[Stret
 
 def next_offset(read: Read, offset: int) -> int:
     """The offset behind what was read."""
-    if not read.buffers:
-        return offset
-    last = read.buffers[-1]
+    return last_offset(read.buffers[-1]) + 1 if read.buffers else offset
+
+
+def last_offset(batches: Buffer) -> int:
+    """The last offset of one or more batches."""
     at = 0
     while True:
-        header = parse_header(last, at)
+        header = parse_header(batches, at)
         at += header.size_bytes
-        if at >= len(last):
-            return header.next_offset
+        if at >= len(batches):
+            return header.last_offset
 
 
 def records_of(stretch: Stretch) -> list[Record]:

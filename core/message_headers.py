@@ -1,12 +1,13 @@
 """What a message says about itself, as record headers, the same for every road into and out of the log.
 
 Headers whose name begins with `trivium.` are ours: QoS, RETAIN, content type, response topic, correlation data, payload
-format and expiry; and the message's tag, which any client may set (from MQTT: a user property `trivium.tag`). User
-properties of MQTT are headers under their own names, in order, with duplicates; what else devices send under the
-reserved prefix is dropped. The other way, headers are user properties; what is no UTF-8 text without NUL travels as
-base64 under `trivium.base64.<name>`, a null value as empty text under `trivium.null.<name>`, and both are turned back
-when a device sends them on. Empty payloads of MQTT are empty values, never null; a null value reaches MQTT as an empty
-payload with `trivium.null-value`, a key that is no topic name in `trivium.key` or `trivium.key-base64`.
+format and expiry; and the message's tag and its wish to be traced, which any client may set (from MQTT: user properties
+`trivium.tag`, `trivium.trace`). User properties of MQTT are headers under their own names, in order, with duplicates;
+what else devices send under the reserved prefix is dropped. The other way, headers are user properties; what is no
+UTF-8 text without NUL travels as base64 under `trivium.base64.<name>`, a null value as empty text under
+`trivium.null.<name>`, and both are turned back when a device sends them on. Empty payloads of MQTT are empty values,
+never null; a null value reaches MQTT as an empty payload with `trivium.null-value`, a key that is no topic name in
+`trivium.key` or `trivium.key-base64`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from trivium.headers import CORRELATION_DATA, PREFIX, RESPONSE_TOPIC, TAG
+from trivium.headers import CORRELATION_DATA, PREFIX, RESPONSE_TOPIC, TAG, TRACE
 from trivium.headers import EXPIRY_S as EXPIRY
 
 Headers: TypeAlias = list[tuple[str, bytes | None]]
@@ -89,8 +90,8 @@ def to_headers(attributes: Attributes) -> Headers:
 
 def _unmark(name: str, text: str) -> tuple[str, bytes | None] | None:
     """The header that a marked user property (or the tag) stands for; None for every other reserved name."""
-    if name == TAG:
-        return TAG, text.encode()
+    if name in (TAG, TRACE):
+        return name, text.encode()
     if name.startswith(NULL) and not text:
         inner = name[len(NULL) :]
         return None if inner.startswith(PREFIX) else (inner, None)
@@ -111,7 +112,7 @@ def from_headers(headers: Sequence[tuple[str, bytes | None]]) -> Attributes:
     """
     attributes = Attributes()
     for name, value in headers:
-        if not name.startswith(PREFIX) or name == TAG:
+        if not name.startswith(PREFIX) or name in (TAG, TRACE):
             if (pair := _user_property(name, value)) is not None:
                 attributes.user.append(pair)
         elif value is not None:

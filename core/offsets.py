@@ -270,6 +270,11 @@ class Offsets:
         self._groups.check_fetch(group_id, member_id, member_epoch)
         return self._table.get(group_id, {})
 
+    def committed(self, group_id: str, topic: str, partition: int) -> int | None:
+        """One committed offset, None when there is none."""
+        found = self._table.get(group_id, {}).get((topic, partition))
+        return None if found is None else found.offset
+
     def is_unstable(self, group_id: str, topic: str, partition: int) -> bool:
         """Whether a transaction that is still open will change this offset (KIP-447)."""
         return (group_id, topic, partition) in self._holders

@@ -103,6 +103,7 @@ _B, _S, _I, _L, _D, _LS = (
     ConfigType.LIST,
 )
 MESSAGE_TYPES = ("any", "normal", "fifo", "delay", "transaction", "mixed")
+TRACE_MODES = ("off", "on", "marked")
 _CODECS = ("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer")
 
 _ROWS = (
@@ -148,6 +149,8 @@ _ROWS = (
     ConfigKey("mqtt.visible", _B, "true", True, own=True),
     ConfigKey("once.ids.max", _I, "100000", True, between(1, 10_000_000), own=True),
     ConfigKey("once.window.ms", _L, "0", True, between(0, 7 * 86_400_000), own=True),
+    # Whether the topic's messages are traced (core.tracing): none, all, those with a header `trivium.trace`.
+    ConfigKey("trace", _S, "off", True, _one_of(*TRACE_MODES), own=True),
     ConfigKey("validate", _S, "header", True, _one_of("header", "records"), own=True),
 )
 
@@ -258,6 +261,7 @@ class TopicSettings:
     mqtt_retain: str  # "true": what is published with RETAIN; "last": the latest record of each key; "false": none
     mqtt_store_qos0: bool
     message_type: str  # one of MESSAGE_TYPES
+    trace: str  # one of TRACE_MODES
     once_window_ms: int  # 0: ids are not looked for
     once_ids_max: int
 
@@ -302,6 +306,7 @@ def topic_settings(config: Mapping[str, str], defaults: Mapping[str, str] = NO_D
         mqtt_retain=text("mqtt.retain"),
         mqtt_store_qos0=flag("mqtt.store_qos0"),
         message_type=text("message.type"),
+        trace=text("trace"),
         once_window_ms=integer("once.window.ms"),
         once_ids_max=integer("once.ids.max"),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from gateway.cli_groups import groups
+from gateway.cli_traces import trace
 
 EXIT_CONFIG = 2
 EXIT_IN_USE = 3
@@ -22,6 +23,7 @@ def main() -> None:
 
 
 main.add_command(groups)
+main.add_command(trace)
 
 
 @main.command()

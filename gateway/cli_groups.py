@@ -50,7 +50,7 @@ def reset(
 
     if sum([to_earliest, to_latest, to_time is not None, to_offset is not None]) != 1:
         raise click.UsageError("give one of --to-earliest, --to-latest, --to-time, --to-offset")
-    to = EARLIEST if to_earliest else LATEST if to_latest else None if to_time is None else _time_ms(to_time)
+    to = EARLIEST if to_earliest else LATEST if to_latest else None if to_time is None else time_ms(to_time)
     try:
         with connect(broker) as client:
             places = client.reset(name, to, offset=to_offset, topics=topics, kind=kind)
@@ -61,7 +61,7 @@ def reset(
         click.echo(f"{topic} {partition} {offset}")
 
 
-def _time_ms(text: str) -> int:
+def time_ms(text: str) -> int:
     if text.isdecimal():
         return int(text)
     try:

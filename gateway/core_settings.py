@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conf.schema import Config, MqttConfig
-from core.broker import BrokerSettings
+from core.broker import BrokerSettings, TraceSettings
 from core.group_types import GroupLimits
 from core.store.embedded import EngineConfig
 from core.topic_mapping import Rule, TopicMapping
@@ -49,6 +49,11 @@ def broker_settings(config: Config) -> BrokerSettings:
             consumer_heartbeat_interval_ms_max=groups.consumer_heartbeat_interval_ms_max,
             offsets_retention_ms=groups.offsets_retention_ms,
             offset_metadata_bytes_max=groups.offset_metadata_bytes_max,
+        ),
+        traces=TraceSettings(
+            region=config.tracing.region,
+            retention_ms=config.tracing.retention_ms,
+            retention_bytes=config.tracing.retention_bytes,
         ),
         transactions=TransactionLimits(
             timeout_ms_max=config.transactions.timeout_ms_max,

@@ -25,6 +25,7 @@ from trivium.frames.connection import AskStatus, Status
 from trivium.frames.offsets import EARLIEST, LATEST, Commit, Committed, FindOffsets, OffsetEntry, TimeEntry
 from trivium.frames.resets import TO_EARLIEST, TO_LATEST, TO_OFFSET, TO_TIME, GroupReset, Reset
 from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, TopicInfo
+from trivium.frames.traces import BY_ID, BY_KEY, BY_PLACE, BY_TIME, FindTraces, TraceEntry
 from trivium.record_batch import Codec
 from trivium.stacks import stacks
 
@@ -275,6 +276,33 @@ class Client:
             yield
         finally:
             self._reset_watchers.remove(watcher)
+
+    async def traces(
+        self,
+        *,
+        message_id: str = "",
+        topic: str = "",
+        key: bytes | None = None,
+        partition: int | None = None,
+        offset: int | None = None,
+        since_ms: int = 0,
+        until_ms: int = 2**62,
+    ) -> AsyncIterator[TraceEntry]:
+        """What happened to messages of traced topics (topic config `trace`), oldest first: of one message by its id or
+        its place, of a topic's messages with a key, of a topic, or of all. Times are ms since the epoch.
+
+        Raises RequestRefused (UNKNOWN_MESSAGE, UNKNOWN_TOPIC).
+        """
+        by = BY_ID if message_id else BY_KEY if key is not None else BY_PLACE if offset is not None else BY_TIME
+        while True:
+            asked = FindTraces(by, topic, message_id, key or b"", partition or 0, offset or 0, since_ms, until_ms)
+            reply, _ = await self.request(asked)
+            for entry in reply.entries:
+                if reply.next_ms < 0 or entry.time_ms < reply.next_ms:
+                    yield entry
+            if reply.next_ms < 0:
+                return
+            since_ms = max(reply.next_ms, since_ms + 1)
 
     # -- records
 

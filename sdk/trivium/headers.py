@@ -13,6 +13,9 @@ TAG: Final = "trivium.tag"  # text, for filters; may be set by anyone
 EXPIRY_S: Final = "trivium.expiry-s"  # text: seconds from the record's timestamp, after which nobody is to get it
 RESPONSE_TOPIC: Final = "trivium.response-topic"  # text: the MQTT name (topic, slash, key) where a reply is to go
 CORRELATION_DATA: Final = "trivium.correlation-data"  # bytes that the reply repeats
+TRACE: Final = "trivium.trace"  # any value: this message is traced on topics with trace=marked; may be set by anyone
+TRACE_PARENT: Final = "traceparent"  # W3C trace context, as it is, on every road
+TRACE_STATE: Final = "tracestate"
 MESSAGE_ID: Final = "trivium.id"  # text; core.message_ids says the rule
 DELIVER_AT: Final = "deliver-at"  # text: ms since 1970, decimal
 ONCE_ID: Final = "once-id"  # text: the application's own id, stored once within the topic's window

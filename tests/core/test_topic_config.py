@@ -84,6 +84,7 @@ SAMPLES: dict[str, tuple[str, str | None, str]] = {
     "mqtt.store_qos0": ("false", "2", "Expected value to be either true or false"),
     "message.type": ("fifo", "FIFO", "String must be one of: any, normal, fifo, delay, transaction, mixed"),
     "once.ids.max": ("10", "0", "Value must be at least 1"),
+    "trace": ("on", "yes", "String must be one of: off, on, marked"),
     "once.window.ms": ("1000", "-1", "Value must be at least 0"),
     "mqtt.visible": ("false", "2", "Expected value to be either true or false"),
     "validate": ("records", "all", "String must be one of: header, records"),

@@ -32,6 +32,7 @@ from trivium.frames.pulling import Aborted, Pull, PullEntry, PullReply, PullResu
 from trivium.frames.resets import GroupReset, Place, Reset, ResetReply
 from trivium.frames.sending import NewProducer, NewProducerReply, Send, SendEntry, SendReply, SendResult
 from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, MetadataReply, TopicInfo
+from trivium.frames.traces import FindTraces, FindTracesReply, TraceEntry
 
 FRAME_BYTES_MAX = 1 << 20
 
@@ -58,6 +59,8 @@ MESSAGES: list[tuple[int, Any, bytes]] = [
     (0x40, Reset("group", "g", ["t"], 3, 1_700_000_000_000), b""),
     (0xC0, ResetReply([Place("t", 0, 5)]), b""),
     (0x41, GroupReset("g"), b""),
+    (0x42, FindTraces(3, "t", "id", b"k", 0, 5, 0, 2**62), b""),
+    (0xC2, FindTracesReply([TraceEntry(1, 7, "t", 0, 5, 9, "mqtt", "me", "::1", "g", 1, "eu")], -1), b""),
     (0x0B, AskStatus(), b""),
     (0x8B, Status("{}"), b""),
 ]

@@ -20,6 +20,7 @@ from gateway.protocols.kafka.conversion import decoded_bytes_max
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.fetch_sessions import NEW_EPOCH, NO_EPOCH, FetchPartition, FetchSession, Key
 from gateway.protocols.kafka.messages import FetchRequest, FetchResponse, Message
+from gateway.protocols.kafka.traces import trace_fetch
 
 if TYPE_CHECKING:
     from gateway.protocols.kafka.context import Context
@@ -66,6 +67,8 @@ async def fetch(context: Context, request: Request) -> Message:
             context.fetch_sessions.close(session.id)  # so that the next poll starts anew
         partitions = list(session.partitions.values())
     answer = await _collect_enough(context, request, body, partitions)
+    if context.broker.tracer.active:
+        trace_fetch(context, request, answer.partitions)
     session_id = session.id if session else 0
     may_open = request.version >= 7 and len(wanted) <= SESSION_PARTITIONS_MAX
     if session is None and body.session_epoch == NEW_EPOCH and may_open:

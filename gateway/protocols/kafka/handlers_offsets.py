@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from core.errors import CoreError, CoreFailure
 from core.offsets import CommitRequest, Offset, OffsetToCommit
 from core.topics import Topic
+from core.trace_commits import CommitTrace
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.handlers_groups import Answer, code
 from gateway.protocols.kafka.messages import (
@@ -24,6 +25,7 @@ from gateway.protocols.kafka.messages import (
     TxnOffsetCommitRequest,
     TxnOffsetCommitResponse,
 )
+from gateway.protocols.kafka.traces import actor_of
 
 if TYPE_CHECKING:
     from gateway.protocols.kafka.context import Context
@@ -90,8 +92,11 @@ async def offset_commit(context: Context, request: Request) -> Message:
         knows_epochs=request.version >= 9,
     )
     committed = _CommitAnswer()
-    context.broker.offsets.commit(asked, committed.reply_each, context.now_ms())
+    broker = context.broker
+    trace = CommitTrace(broker.tracer, broker.topics, broker.offsets, body.group_id, offsets)
+    broker.offsets.commit(asked, committed.reply_each, context.now_ms())
     error, errors = await committed.wait()
+    trace.done(errors or [error] * len(waiting), actor_of(request))
     for answer, one in zip(waiting, errors or [error] * len(waiting), strict=True):
         answer.error_code = code(one)
     return response

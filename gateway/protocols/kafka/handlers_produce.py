@@ -17,6 +17,7 @@ from core.errors import CoreFailure
 from core.intake import Sorted, mentions_time, must_open
 from core.store.engine import Append, Appended, Outcome
 from core.topics import Topic
+from core.tracing import trace_stored
 from gateway.protocols.kafka.conversion import (
     IN_LINE_BYTES_MAX,
     IN_LINE_DECODED_BYTES_MAX,
@@ -35,6 +36,7 @@ from gateway.protocols.kafka.incoming import (
     refused_by_core,
 )
 from gateway.protocols.kafka.messages import ProduceRequest, ProduceResponse
+from gateway.protocols.kafka.traces import actor_of
 from trivium.record_batch import BatchHeader
 
 if TYPE_CHECKING:
@@ -216,6 +218,7 @@ def _append(
             _refuse(answer, refused_by_core(failure))
             return
     pending.waiting += 1
+    tracer = context.broker.tracer
 
     def done(answers: list[Appended]) -> None:
         first = answers[0]
@@ -224,6 +227,10 @@ def _append(
             answer.error_code = ErrorCode.DUPLICATE_SEQUENCE_NUMBER
         answer.base_offset = first.base_offset
         answer.log_start_offset = first.log_start
+        if tracer.active and first.outcome is Outcome.APPENDED:
+            for entry, appended in zip(entries[: len(batches)], answers, strict=False):
+                if isinstance(entry, Append):
+                    trace_stored(tracer, context.broker.topics, entry, appended, actor_of(pending.request))
         if header.is_log_append_time and not answer.error_code:
             answer.log_append_time_ms = header.max_timestamp
         if found is not None:

@@ -144,6 +144,9 @@ class BrokerHandler:
                 case ev.WindowOpened(connection):
                     if isinstance(connection.user, Device):
                         self._deliveries.window_opened(connection.user)
+                case ev.DeliveryEnded(connection, _, delivery, code):
+                    if code < 0x80:
+                        self._deliveries.acknowledged(connection, delivery)
                 case ev.Closed():
                     self._on_closed(event, publishes)
                 case _:

@@ -12,7 +12,7 @@ connection sends the replies in the order of the tickets. Answers to a closed co
 | ReceiptReceived     | `receipt_done`, when "released" is durable                                 |
 | SubscribeReceived   | `subscribe_done`                                                           |
 | UnsubscribeReceived | `unsubscribe_done`                                                         |
-| DeliveryEnded       | none; only for messages delivered for a shared subscription (`group`)      |
+| DeliveryEnded       | none; only for shared subscriptions (`group`), or all when `observed`        |
 | WindowOpened        | none; delivery that had stopped may go on                                  |
 | Closed              | none; the last event of its connection                                     |
 """
@@ -87,7 +87,7 @@ class UnsubscribeReceived(NamedTuple):
 
 
 class DeliveryEnded(NamedTuple):
-    """The client acknowledged (code below 0x80) or discarded (0x80 and above) a message of a shared subscription."""
+    """The client acknowledged (code below 0x80) or discarded (0x80 and above) a message."""
 
     connection: Connection
     packet_id: int
@@ -141,6 +141,7 @@ class Outbox:
         "dirty",
         "dropped",
         "events",
+        "observed",
         "packets_in",
         "publish_bytes_out",
         "publishes_out",
@@ -149,6 +150,7 @@ class Outbox:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.dirty: list[Connection] = []
+        self.observed = False  # DeliveryEnded is wanted of all messages
         self.packets_in = 0
         self.connects_in = 0
         self.controls_out = 0  # packets that are no PUBLISH

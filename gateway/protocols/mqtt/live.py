@@ -25,13 +25,15 @@ from core.topics import Topic, Topics
 from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import V5
 from gateway.protocols.mqtt.codec.properties import encode_property
+from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.message import Message, Run, plain_run
 from gateway.protocols.mqtt.publishing import OutgoingRun
 from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.selection import passes
-from gateway.protocols.mqtt.session import Subscription
+from gateway.protocols.mqtt.session import Delivery, Subscription
 from gateway.protocols.mqtt.shared import Group
+from gateway.protocols.mqtt.traces import MqttTraces
 from trivium.record_batch import BatchHeader
 from trivium.records import Record
 
@@ -106,6 +108,7 @@ class Live:
         self._mapping = mapping
         self._unstored = unstored
         self.flush: Callable[[], None] = lambda: None
+        self.traces: MqttTraces | None = None  # told of what is delivered
         self.offline_messages_max = -1  # that a device gets of what came while it was away; -1: all
         self.cut = 0  # messages that it did not get
         self.fresh: Callable[[BatchHeader], Sequence[OutgoingRun] | None] = lambda _: None
@@ -252,10 +255,11 @@ class Live:
     def _deliver_live(self, stretch: Stretch) -> None:
         now_s = time.time()
         devices = self.devices
+        traced = self.traces is not None and self.traces.observes(stretch.partition)
         for named in self._runs(stretch):
             for target in self._plan(named.name):
                 device = devices.get(target.number)
-                if target.simple and device is not None and device.live and device.access is None:
+                if target.simple and device is not None and device.live and device.access is None and not traced:
                     connection = device.connection
                     if connection is not None and connection.deliver_plain(named.run, target.qos):
                         if device.session.durable:
@@ -301,11 +305,20 @@ class Live:
             identifiers=identifiers if connection.version == V5 else b"",
             group=group,
         )
+        if taken > start and self.traces is not None and self.traces.active:
+            name = self.groups_by_number[group].name if group else ""
+            self.traces.delivered(connection, run.messages[start:taken], name)
         if device.session.durable:
             device.dirty = True
             if connection.has_unstored:
                 self._storing.add(device)
         return taken
+
+    def acknowledged(self, connection: Connection, delivery: Delivery) -> None:
+        """The client has a message; for traces."""
+        if self.traces is not None and self.traces.active:
+            group = self.groups_by_number.get(delivery.group)
+            self.traces.acknowledged(connection, delivery, "" if group is None else group.name)
 
     def _deliver_to_group(self, group: Group, partition: int, run: Run, now_s: float) -> None:
         if group.live:

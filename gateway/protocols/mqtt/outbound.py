@@ -427,7 +427,7 @@ class Outbound(Inbound):
                 raise protocol_error("PUBACK for a message of QoS 2")
             del inflight[packet_id]
             ended += 1
-            if delivery.group:
+            if delivery.group or self.outbox.observed:
                 self._delivery_ended(packet_id, delivery, reasons.SUCCESS)
         if not inflight:
             session.inflight = None
@@ -447,7 +447,7 @@ class Outbound(Inbound):
         if not inflight:
             session.inflight = None
         self._place_free()
-        if delivery.group:
+        if delivery.group or self.outbox.observed:
             self._delivery_ended(ack.packet_id, delivery, ack.code)
 
     def _on_pubrec(self, ack: Ack) -> None:
@@ -500,7 +500,7 @@ class Outbound(Inbound):
             session.inflight = None
 
     def _delivery_ended(self, packet_id: int, delivery: Delivery, code: int) -> None:
-        if delivery.group:
+        if delivery.group or self.outbox.observed:
             self.outbox.events.append(DeliveryEnded(self, packet_id, delivery, code))  # type: ignore[arg-type]
 
     # -- room --------------------------------------------------------------------------------------------------------

@@ -139,6 +139,8 @@ class Publisher:
         self._parked: dict[str, list[Outgoing | OutgoingRun]] = {}
         self._parked_bytes = 0
         self._make_send, self._make_receive = trio.open_memory_channel[str](10_000)
+        self.observed: Callable[[], bool] = lambda: False  # whether `on_stored` is to be told of what is durable
+        self.on_stored: Callable[[Sequence[Row], Appended], None] = lambda rows, answer: None
         self.in_flight_bytes = 0
         self.dropped = 0
 
@@ -285,6 +287,8 @@ class Publisher:
         again: list[Outgoing | OutgoingRun] = []
         for rows, answer in zip(sent, answers, strict=False):
             if answer.outcome is Outcome.APPENDED:
+                if self.observed():
+                    self.on_stored(rows, answer)
                 for _, message in rows:
                     if not message.ticket:
                         continue

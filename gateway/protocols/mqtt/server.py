@@ -32,6 +32,7 @@ from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.retained import Retained
 from gateway.protocols.mqtt.rewinding import Rewinder
 from gateway.protocols.mqtt.sys_topics import SysTopics
+from gateway.protocols.mqtt.traces import MqttTraces
 from gateway.tls import Certificate
 from trivium.records import Record
 
@@ -114,12 +115,18 @@ class MqttServer:
         )
         self.pump = Pump(self.handler, connections_max=settings.connections_max)
         self.handler.flush = self.deliveries.flush = self._flush
+        self.deliveries.traces = traces = MqttTraces(broker.tracer, broker.topics)
+        self.publisher.observed, self.publisher.on_stored = (lambda: broker.tracer.active), traces.stored
+        broker.tracer.on_active(self._observe)
         self.handler.load(time.time())
         figures = partial(read_figures, broker.engine, broker.topics, self.handler, self.deliveries, table, self.pump)
         self._sys_topics = SysTopics(version("trivium-broker"), settings.sys_interval_s, figures, time.monotonic())
         rewinder = Rewinder(broker.engine, broker.topics, self.handler, self.deliveries)
         broker.retroactive.register("session", rewinder.move)
         broker.topics.on_change(lambda _: self.publisher.forget_places())
+
+    def _observe(self, active: bool) -> None:
+        self.pump.outbox.observed = active
 
     def _unlogged(self, topic: str, record: Record) -> None:
         name, message, publisher = message_of(record, topic, -1, self._settings.mapping)

@@ -8,10 +8,12 @@ from gateway.protocols.native import (
     handlers_resets,
     handlers_send,
     handlers_topics,
+    handlers_traces,
 )
 from gateway.protocols.native.context import Area
 
-_AREAS = [module.AREA for module in (handlers_topics, handlers_send, handlers_pull, handlers_offsets, handlers_resets)]
+_MODULES = (handlers_topics, handlers_send, handlers_pull, handlers_offsets, handlers_resets, handlers_traces)
+_AREAS = [module.AREA for module in _MODULES]
 
 HANDLERS = Area(
     tasks={cls: handler for area in _AREAS for cls, handler in area.tasks.items()},

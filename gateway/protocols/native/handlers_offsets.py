@@ -7,9 +7,11 @@ import trio
 from core.errors import CoreError
 from core.offsets import CommitRequest, OffsetToCommit
 from core.store.engine import UnknownPartition
+from core.trace_commits import CommitTrace
 from gateway.protocols.native.codes import CORE_CODES, Refused
 from gateway.protocols.native.context import Area, Call, Context
 from gateway.protocols.native.handlers_resets import watch_resets
+from gateway.protocols.native.handlers_traces import actor_of
 from trivium.errors import ErrorCode
 from trivium.frames.offsets import (
     EARLIEST,
@@ -66,10 +68,13 @@ async def commit(call: Call, request: Commit) -> CommitReply:
         outcome.extend(errors or [error] * len(offsets))
         answered.set()
 
-    call.context.broker.offsets.commit(
+    broker = call.context.broker
+    trace = CommitTrace(broker.tracer, broker.topics, broker.offsets, request.group, offsets)
+    broker.offsets.commit(
         CommitRequest(request.group, "", None, -1, offsets, resets=request.resets), reply, call.context.now_ms()
     )
     await answered.wait()
+    trace.done(outcome, actor_of(call.peer))
     each = iter(outcome)
     for index, status in enumerate(statuses):
         if status == ErrorCode.NONE:

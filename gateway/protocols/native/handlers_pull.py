@@ -12,11 +12,14 @@ from collections.abc import Sequence
 
 import trio
 
+from core.delivery import last_offset
 from core.selectors import selector_of
 from core.selectors.batches import select
 from core.store.engine import Buffer, DataDamaged, OffsetOutOfRange, Read, UnknownPartition
+from core.tracing import Event
 from gateway.protocols.native.codes import Refused
 from gateway.protocols.native.context import Area, Call, Context
+from gateway.protocols.native.handlers_traces import actor_of
 from trivium.errors import ErrorCode
 from trivium.frames.pulling import Aborted, Pull, PullEntry, PullReply, PullResult
 
@@ -29,6 +32,27 @@ Pulled = tuple[PullReply, list[Buffer]]
 
 async def pull(call: Call, request: Pull) -> Pulled:
     """The reply, and the buffers of its payload."""
+    found = await _pull(call, request)
+    if call.context.broker.tracer.active and found[1]:
+        _trace(call, request, found)
+    return found
+
+
+def _trace(call: Call, request: Pull, found: Pulled) -> None:
+    actor = actor_of(call.peer)
+    buffers = iter(found[1])
+    for entry, result in zip(request.entries, found[0].entries, strict=True):
+        size, last = result.size, -1
+        while size:
+            buffer = next(buffers)
+            size -= len(buffer)
+            last = last_offset(buffer)
+        topic = call.context.broker.topics.get(entry.topic)
+        if last >= 0 and topic is not None and call.context.broker.tracer.traces(topic):
+            call.context.broker.tracer.note(Event.DELIVERED, topic, entry.partition, entry.offset, last, actor)
+
+
+async def _pull(call: Call, request: Pull) -> Pulled:
     context, connection = call.context, call.peer
     if request.selector:
         selector_of(request.selector)  # raises what is wrong with it, also when there is nothing to read

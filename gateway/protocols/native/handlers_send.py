@@ -14,9 +14,11 @@ import trio
 from core.errors import CoreFailure
 from core.store.engine import Append, Appended, Outcome
 from core.topics import Topic
+from core.tracing import trace_stored
 from core.transaction_types import InitResult
 from gateway.protocols.native.codes import OUTCOME_CODES, Refused
 from gateway.protocols.native.context import Area, Call, Reply
+from gateway.protocols.native.handlers_traces import actor_of
 from gateway.protocols.native.incoming import IncomingBatch, must_open, prepare, prepare_opened
 from trivium.errors import ErrorCode, RemoteProtocolError
 from trivium.frames.sending import NewProducer, NewProducerReply, Send, SendReply, SendResult
@@ -45,13 +47,16 @@ async def send(call: Call, request: Send, reply: Reply) -> None:
     if not appends or (request.atomic and len(appends) < len(results)):
         reply(SendReply(results))
         return
+    tracer = context.broker.tracer
     groups = [appends] if request.atomic else [[one] for one in appends]
     waiting = len(groups)
 
     def answered(group: list[tuple[int, Append]], answers: list[Appended]) -> None:
         nonlocal waiting
-        for (index, _), answer in zip(group, answers, strict=True):
+        for (index, entry), answer in zip(group, answers, strict=True):
             results[index] = _result(answer)
+            if tracer.active and answer.outcome is Outcome.APPENDED:
+                trace_stored(tracer, context.broker.topics, entry, answer, actor_of(call.peer))
         waiting -= 1
         if not waiting:
             reply(SendReply(results))

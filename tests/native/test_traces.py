@@ -1,0 +1,150 @@
+"""Traces: who stored, got and acknowledged messages of traced topics, over the native and Kafka's protocol."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from click.testing import CliRunner
+
+import trivium
+import trivium.blocking
+from gateway.cli import main
+from tests.native.harness import in_thread, serving
+from trivium.errors import ErrorCode, RequestRefused
+from trivium.frames.traces import TraceEntry
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python's own, when it is imported
+    from kafka import KafkaConsumer, KafkaProducer
+
+STORED, DELIVERED, ACKNOWLEDGED = 1, 2, 3
+
+
+async def found(client: trivium.Client, **wanted: Any) -> list[TraceEntry]:
+    return [one async for one in client.traces(**wanted)]
+
+
+async def test_a_message_is_traced_from_the_producer_to_the_commit() -> None:
+    async with (
+        serving(tracing={"region": "eu-1"}) as addresses,
+        trivium.connect(addresses.native, client_id="me") as client,
+        client.producer() as producer,
+    ):
+        await client.create_topic("t", 1, {"trace": "on", "key.index": "true"})
+        await client.create_topic("silent", 1)
+        for number in range(3):
+            await producer.send("t", b"%d" % number, key=b"k%d" % number, headers={"trivium.id": b"id-%d" % number})
+            await producer.send("silent", b"x")
+        async with client.consumer("t", group="g", start=trivium.EARLIEST) as consumer:
+            for _ in range(3):
+                await anext(consumer)
+            await consumer.commit()
+        everything = await found(client)
+        assert {one.topic for one in everything} == {"t"}
+        assert {(one.protocol, one.client, one.host, one.region) for one in everything} == {
+            ("native", "me", "127.0.0.1", "eu-1")
+        }
+        events = [(one.event, one.first, one.last, one.group) for one in everything]
+        assert events[:3] == [(STORED, 0, 0, ""), (STORED, 1, 1, ""), (STORED, 2, 2, "")]
+        assert (DELIVERED, 0, 2, "") in events
+        assert events[-1] == (ACKNOWLEDGED, 0, 2, "g")
+        for wanted in (
+            {"message_id": "id-1"},
+            {"topic": "t", "key": b"k1"},
+            {"topic": "t", "partition": 0, "offset": 1},
+        ):
+            one = await found(client, **wanted)
+            assert [trace.event for trace in one] == [STORED, DELIVERED, ACKNOWLEDGED]
+            assert one[0].first == 1
+        middle_ms = everything[1].time_ms
+        assert await found(client, since_ms=middle_ms) == [one for one in everything if one.time_ms >= middle_ms]
+        assert await found(client, until_ms=middle_ms - 1) == [one for one in everything if one.time_ms < middle_ms]
+        with pytest.raises(RequestRefused) as caught:
+            await found(client, message_id="nobody")
+        assert caught.value.code == ErrorCode.UNKNOWN_MESSAGE
+
+
+async def test_only_marked_messages_of_a_topic_that_asks_for_marks() -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client, client.producer() as producer:
+        await client.create_topic("t", 1, {"trace": "marked"})
+        for number in range(4):
+            headers = {"trivium.trace": b""} if number == 2 else {}
+            await producer.send("t", b"%d" % number, headers=headers)
+        async with client.consumer("t", group="g", start=trivium.EARLIEST) as consumer:
+            for number in range(4):
+                await anext(consumer)
+                if number in (1, 3):
+                    await consumer.commit()
+        everything = await found(client)
+        assert [(one.event, one.first) for one in everything if one.event == STORED] == [(STORED, 2)]
+        assert [(one.first, one.last) for one in everything if one.event == ACKNOWLEDGED] == [(2, 3)]
+        assert all(one.first <= 2 <= one.last for one in everything)
+
+
+async def test_tracing_begins_and_ends_with_the_topics_config() -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client, client.producer() as producer:
+        await client.create_topic("t", 1)
+        await producer.send("t", b"before")
+        assert await found(client) == []
+        await client.delete_topic("t")
+        await client.create_topic("t", 1, {"trace": "on"})
+        await producer.send("t", b"after")
+        assert [one.event for one in await found(client)] == [STORED]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:kafka")
+def test_kafka_clients_and_the_command_line() -> None:
+    with in_thread(groups={"initial_rebalance_delay_ms": 0}) as addresses:
+        with trivium.blocking.connect(addresses.native) as client:
+            client.create_topic("t", 1, {"trace": "on"})
+        producer = KafkaProducer(bootstrap_servers=addresses.kafka, client_id="maker", compression_type="gzip")
+        parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        headers = [("traceparent", parent), ("trivium.id", b"one")]
+        producer.send("t", b"x", headers=headers).get(30)
+        producer.close()
+        consumer = KafkaConsumer(
+            "t",
+            bootstrap_servers=addresses.kafka,
+            group_id="g",
+            client_id="reader",
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+        )
+        message = next(consumer)
+        assert dict(message.headers)["traceparent"] == parent
+        consumer.commit()
+        consumer.close()
+        result = CliRunner().invoke(main, ["trace", "one", "--broker", addresses.native])
+        lines = [line.split()[1:] for line in result.output.splitlines()]
+        host = "127.0.0.1"
+        assert lines == [
+            ["stored", "t", "0", "0", "-", "-", "kafka", "maker", host, "-"],
+            ["delivered", "t", "0", "0", "-", "-", "kafka", "reader", host, "-"],
+            ["acknowledged", "t", "0", "0", "g", "-", "kafka", "reader", host, "-"],
+        ]
+        assert CliRunner().invoke(main, ["trace", "--key", "k", "--broker", addresses.native]).exit_code == 2
+        assert CliRunner().invoke(main, ["trace", "nobody", "--broker", addresses.native]).exit_code == 1
+
+
+async def test_overload_is_counted_and_said() -> None:
+    from core import tracing
+
+    async with serving() as addresses, trivium.connect(addresses.native) as client, client.producer() as producer:
+        await client.create_topic("t", 1, {"trace": "on"})
+        kept, tracing.EVENTS_MAX = tracing.EVENTS_MAX, 5  # type: ignore[misc]
+        try:
+            async with anyio.create_task_group():
+                for _ in range(20):
+                    await producer.send("t", b"x")
+        finally:
+            tracing.EVENTS_MAX = kept  # type: ignore[misc]
+        await trio.testing.wait_all_tasks_blocked()
+        everything = await found(client)
+        stored = sum(one.event == STORED for one in everything)
+        lost = sum(one.last for one in everything if one.event == 9)
+        assert stored + lost == 20
+        assert lost > 0
