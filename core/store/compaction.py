@@ -10,6 +10,10 @@ Rules, as Kafka's Cleaner has them:
 * The batch that holds a producer's last sequence stays, empty if need be, or its marker if that is all there is of it;
   so does the last batch of the part that is cleaned.
 
+Records are looked at one by one and never held as objects: beside a batch there is its decompressed data, at most
+`DECODED_BYTES_MAX`, and a byte for each record. A batch that would need more stays as it is, as one that cannot be
+read does.
+
 How a clean runs: `OffsetMap` takes key -> last offset of the dirty part, as far as its memory goes; then every batch
 from the log start to where the map ends goes through `Cleaner.clean`. What did not fit is the next clean's dirty part.
 
@@ -26,12 +30,12 @@ from typing import NamedTuple
 
 from core.store.engine import AbortedTxn, PartitionPolicy
 from core.store.producers import LastBatch
-from trivium.rebuild import rebuild
+from trivium.rebuild import emptied, rebuild_flagged
 from trivium.record_batch import BatchError, BatchHeader, Buffer
-from trivium.records import Record, decode, parse_control
+from trivium.records import iter_records, parse_control
 
 OFFSET_MAP_BYTES_MAX = 128 * 1024 * 1024  # 3.9 million keys a pass
-DECODED_BYTES_MAX = 256 * 1024 * 1024
+DECODED_BYTES_MAX = 128 * 1024 * 1024
 NEVER_MS = 2**63 - 1
 
 _DIGEST = struct.Struct("<QQ")
@@ -201,7 +205,7 @@ class KeyCollector:
         if header.is_control or self._transactions.data(header) or header.count == 0:
             return True
         try:
-            for record in decode(batch, DECODED_BYTES_MAX):
+            for record in iter_records(batch, DECODED_BYTES_MAX):
                 if record.key is not None and not self._offsets.put(record.key, record.offset):
                     return False
         except BatchError:
@@ -242,27 +246,24 @@ class Cleaner:
         if self._transactions.data(header) or header.count == 0:
             return self._emptied(header, batch)
         try:
-            records = decode(batch, DECODED_BYTES_MAX)
-            return self._clean_records(header, batch, records)
+            return self._clean_records(header, batch)
         except BatchError:
             self.unreadable += 1
             return batch
 
-    def _clean_records(self, header: BatchHeader, batch: Buffer, records: list[Record]) -> Buffer | None:
+    def _clean_records(self, header: BatchHeader, batch: Buffer) -> Buffer | None:
         keep_tombstones = not header.has_delete_horizon or self._now_ms < header.base_timestamp
         tombstones = False
-        kept = []
+        kept = bytearray()
         get = self._offsets.get
-        for record in records:
+        for record in iter_records(batch, DECODED_BYTES_MAX):
             key = record.key
-            if key is None or record.offset < get(key):
-                continue
-            if record.value is None:
-                if not keep_tombstones:
-                    continue
-                tombstones = True
-            kept.append(record)
-        if not kept:
+            stays = key is not None and record.offset >= get(key)
+            if stays and record.value is None:
+                stays = keep_tombstones
+                tombstones |= stays
+            kept.append(stays)
+        if not any(kept):
             return self._emptied(header, batch)
         horizon_ms = None
         if tombstones:
@@ -271,9 +272,9 @@ class Cleaner:
             else:
                 horizon_ms = self._new_horizon_ms
                 self.horizon_ms = min(self.horizon_ms, horizon_ms)
-        if len(kept) == len(records) and horizon_ms is None:
+        if all(kept) and horizon_ms is None:
             return batch
-        return rebuild(batch, kept, DECODED_BYTES_MAX, delete_horizon_ms=horizon_ms)
+        return rebuild_flagged(batch, kept, DECODED_BYTES_MAX, delete_horizon_ms=horizon_ms)
 
     def _clean_marker(self, header: BatchHeader, batch: Buffer) -> Buffer | None:
         if not self._transactions.marker(header, batch):
@@ -286,9 +287,8 @@ class Cleaner:
             self.horizon_ms = min(self.horizon_ms, header.base_timestamp)
             return batch
         self.horizon_ms = min(self.horizon_ms, self._new_horizon_ms)
-        return rebuild(
-            batch, decode(batch, DECODED_BYTES_MAX), DECODED_BYTES_MAX, delete_horizon_ms=self._new_horizon_ms
-        )
+        every = b"\1" * header.count
+        return rebuild_flagged(batch, every, DECODED_BYTES_MAX, delete_horizon_ms=self._new_horizon_ms)
 
     def _emptied(self, header: BatchHeader, batch: Buffer) -> Buffer | None:
         """Nothing of it is wanted: None, or the empty batch when its producer or the clean's end is known by it."""
@@ -297,4 +297,4 @@ class Cleaner:
             return batch  # an emptied marker would no longer tell the epoch
         if header.next_offset != self._end and (last is None or header.last_offset != last.last_offset):
             return None
-        return batch if header.count == 0 else rebuild(batch, [], DECODED_BYTES_MAX)
+        return batch if header.count == 0 else emptied(batch)

@@ -1,12 +1,15 @@
-"""Finding records inside one batch, by timestamp and by key."""
+"""Finding records inside one batch, by timestamp and by key.
+
+Records are looked at one by one: beside the batch there is its decompressed data, at most `_DECODED_BYTES_MAX`.
+"""
 
 from __future__ import annotations
 
 from core.store.engine import TimedOffset
 from trivium.record_batch import BatchError, Buffer, parse_header
-from trivium.records import decode
+from trivium.records import iter_records
 
-_DECODED_BYTES_MAX = 256 * 1024 * 1024
+_DECODED_BYTES_MAX = 128 * 1024 * 1024
 
 
 def first_record_from(batch: Buffer, timestamp_ms: int, from_offset: int = 0) -> TimedOffset | None:
@@ -21,7 +24,7 @@ def first_record_from(batch: Buffer, timestamp_ms: int, from_offset: int = 0) ->
     if header.is_log_append_time or header.is_control:
         return TimedOffset(max(header.base_offset, from_offset), header.max_timestamp, epoch)
     try:
-        for record in decode(batch, _DECODED_BYTES_MAX):
+        for record in iter_records(batch, _DECODED_BYTES_MAX):
             if record.timestamp >= timestamp_ms and record.offset >= from_offset:
                 return TimedOffset(record.offset, record.timestamp, epoch)
     except BatchError:
@@ -32,7 +35,7 @@ def first_record_from(batch: Buffer, timestamp_ms: int, from_offset: int = 0) ->
 def offsets_of_key(batch: Buffer, key: bytes, from_offset: int) -> list[int]:
     """Offsets of the records with this key, ascending; none of a batch that cannot be decoded."""
     try:
-        records = decode(batch, _DECODED_BYTES_MAX)
+        records = iter_records(batch, _DECODED_BYTES_MAX)
         return [record.offset for record in records if record.key == key and record.offset >= from_offset]
     except BatchError:
         return []

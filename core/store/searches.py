@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from functools import partial
+from functools import cached_property, partial
 
 import trio
 
@@ -19,6 +19,7 @@ from core.store.reader import Reader
 from core.store.segment import BadFile
 from trivium.record_batch import BatchHeader, iter_batches
 
+LOOKUP_THREADS_MAX = 2  # each may hold one batch decompressed
 _SCAN_BYTES = 1024 * 1024
 
 
@@ -38,6 +39,10 @@ class Searches:
     _reader: Reader
     _position: int
     _partitions: dict[int, Partition]
+
+    @cached_property
+    def _lookup_threads(self) -> trio.CapacityLimiter:
+        return trio.CapacityLimiter(LOOKUP_THREADS_MAX)
 
     def _get(self, partition: int) -> Partition:
         p = self._partitions.get(partition)
@@ -102,7 +107,9 @@ class Searches:
             async with aclosing(self._scan(p, block.bases[i], block.end_offset)) as batches:
                 async for header, batch in batches:
                     if header.max_timestamp >= timestamp_ms:
-                        answer = await trio.to_thread.run_sync(first_record_from, batch, timestamp_ms, p.log_start)
+                        answer = await trio.to_thread.run_sync(
+                            first_record_from, batch, timestamp_ms, p.log_start, limiter=self._lookup_threads
+                        )
                         if answer is not None:
                             return answer
         return None
@@ -177,6 +184,7 @@ class Searches:
         async with aclosing(self._scan(p, from_offset, end)) as batches:
             async for header, batch in batches:
                 if not header.is_control:
-                    found += await trio.to_thread.run_sync(partial(offsets_of_key, batch, key, from_offset))
+                    search = partial(offsets_of_key, batch, key, from_offset)
+                    found += await trio.to_thread.run_sync(search, limiter=self._lookup_threads)
                     if len(found) >= count_max:
                         return

@@ -12,10 +12,10 @@ Measured (2 cores, Python 3.11): 2.5 us a record without codec, 3.3 where the ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from trivium.compression import compress
-from trivium.record_batch import DELETE_HORIZON_BIT, NO_TIMESTAMP, BatchHeader, Buffer, Codec
+from trivium.record_batch import DELETE_HORIZON_BIT, NO_TIMESTAMP, BatchHeader, Buffer, Codec, parse_header
 from trivium.record_parser import RawRecord, Record, raw_records
 from trivium.records import open_records, with_records
 from trivium.varint import wrap_i64, write_varint
@@ -29,15 +29,34 @@ def rebuild(
     `delete_horizon_ms` sets a horizon; one that the batch has already stays. Decompresses at most `max_bytes`.
     Raises CorruptBatch or InvalidBatch as `open_records` does.
     """
+    base_offset = parse_header(batch).base_offset
+    kept_deltas = {record.offset - base_offset for record in kept_records}
+    return _filtered(batch, lambda _, raw: raw.offset_delta in kept_deltas, max_bytes, delete_horizon_ms)
+
+
+def rebuild_flagged(
+    batch: Buffer, kept: bytes | bytearray, max_bytes: int, *, delete_horizon_ms: int | None = None
+) -> bytes:
+    """As `rebuild`, with a byte for each of the batch's records: not 0 for those that stay."""
+    return _filtered(batch, lambda index, _: bool(kept[index]), max_bytes, delete_horizon_ms)
+
+
+def emptied(batch: Buffer) -> bytes:
+    """The batch without records. They are not looked at."""
+    return _empty(parse_header(batch))
+
+
+def _filtered(
+    batch: Buffer, keeps: Callable[[int, RawRecord], bool], max_bytes: int, delete_horizon_ms: int | None
+) -> bytes:
     header, data = open_records(batch, max_bytes)
-    kept_offsets = {record.offset - header.base_offset for record in kept_records}
     if header.has_delete_horizon:
         delete_horizon_ms = None
     shift_ms = 0 if delete_horizon_ms is None else header.base_timestamp - delete_horizon_ms
     body = bytearray()
     count, max_timestamp = 0, NO_TIMESTAMP
-    for raw in raw_records(header, data):
-        if raw.offset_delta not in kept_offsets:
+    for index, raw in enumerate(raw_records(header, data)):
+        if not keeps(index, raw):
             continue
         body += data[raw.start : raw.end] if delete_horizon_ms is None else _shifted(data, raw, shift_ms)
         max_timestamp = max(max_timestamp, wrap_i64(header.base_timestamp + raw.timestamp_delta))

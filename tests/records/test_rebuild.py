@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.records.oracles import AiokafkaBatch, KafkaPythonBatch
 from tests.records.strategies import T0, records
 from tests.records.test_records import LIMIT_BYTES, batch_of, plain, seen_by
-from trivium.rebuild import rebuild
+from trivium.rebuild import emptied, rebuild, rebuild_flagged
 from trivium.record_batch import HEADER_BYTES, Codec, CorruptBatch, check_crc, parse_header, patch, with_log_append_time
 from trivium.records import Record, build, build_control, decode, parse_control
 
@@ -25,8 +25,10 @@ def stored(made: list[Record], codec: int = Codec.NONE, base_offset: int = 1000)
 def test_survivors_keep_offsets_and_contents(made: list[Record], codec: Codec, data: st.DataObject) -> None:
     batch = stored(made, codec)
     before = parse_header(batch)
-    kept = [record for record in decode(batch, LIMIT_BYTES) if data.draw(st.booleans())]
+    stays = [data.draw(st.booleans()) for _ in made]
+    kept = [record for record, stay in zip(decode(batch, LIMIT_BYTES), stays, strict=True) if stay]
     after_bytes = rebuild(batch, kept, LIMIT_BYTES)
+    assert rebuild_flagged(batch, bytes(stays), LIMIT_BYTES) == after_bytes
     after = parse_header(after_bytes)
     assert check_crc(after_bytes, after)
     assert decode(after_bytes, LIMIT_BYTES) == kept
@@ -57,6 +59,7 @@ def test_nothing_kept_leaves_an_empty_batch_with_the_sequence() -> None:
     assert decode(empty, 0) == []
     assert seen_by(AiokafkaBatch, empty) == []
     assert rebuild(empty, [], LIMIT_BYTES) == empty
+    assert emptied(batch) == emptied(batch[:HEADER_BYTES]) == empty
 
 
 @pytest.mark.parametrize("horizon", [T0 + 86_400_000, 0, 1, T0])
