@@ -380,6 +380,17 @@ def test_qos_2_out_of_a_durable_session_is_stored_before_each_step() -> None:
     assert driver.received() == [Ack(PUBREL, 2, 0, None), Ack(PUBREL, 1, 0, None)]
 
 
+def test_an_mqtt_3_client_is_read_however_many_messages_it_has_not_released() -> None:
+    driver = connected(4, limits=Limits(receive_max=2))
+    for packet_id in range(1, 20):
+        driver.publish(qos=2, packet_id=packet_id)
+        driver.connection.publish_done(driver.event().ticket)
+        assert driver.connection.reading
+    for packet_id in range(20, 30):
+        driver.publish(qos=2, packet_id=packet_id)
+    assert not driver.connection.reading  # their answers are due
+
+
 def test_what_comes_behind_a_message_that_is_being_stored_waits_for_it() -> None:
     """One topic has one order, whatever the qualities."""
     session = durable()

@@ -154,8 +154,12 @@ class Connection(Outbound):
         if self.paused_until_s:
             return False
         if self.state is State.CONNECTED:
+            # QoS 2 messages that wait for PUBREL do not count: an MQTT 3 client may have any number of them, and
+            # unread it could not release one.
             waiting_max = 2 * self.limits.receive_max
-            return len(self._tickets) <= waiting_max and self.unacknowledged <= waiting_max
+            inbound = self.session.inbound if self.session is not None else None
+            unreleased = len(inbound) if inbound is not None else 0
+            return len(self._tickets) <= waiting_max and self.unacknowledged - unreleased <= waiting_max
         return self.state is State.AWAIT_CONNECT
 
     @property
