@@ -19,7 +19,7 @@ from core.offsets import Offsets
 from core.once import Once
 from core.queue_types import QueueLimits
 from core.queues import Queues
-from core.retroactive import Retroactive
+from core.retroactive import Places, Retroactive, Target, resolve
 from core.schedules import Schedules
 from core.state import StateLog
 from core.store.engine import Engine
@@ -120,6 +120,7 @@ class Broker:
         queues_state = StateLog(self.engine, topic.partitions[0])
         self.queues = Queues(self.engine, queues_state, self.topics, self.settings.queues)
         await self.queues.load()
+        self.retroactive.register("queue", self._move_queue)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.coordinator.run)
             nursery.start_soon(self._keep_transactions)
@@ -129,6 +130,11 @@ class Broker:
             nursery.start_soon(self.once.run)
             await nursery.start(self.queues.run)
             task_status.started()
+
+    async def _move_queue(self, name: str, topics: list[str], target: Target) -> Places:
+        places = await resolve(self.engine, self.topics, topics or self.queues.topics_of(name), target)
+        await self.queues.reset(name, places)
+        return places
 
     async def _keep_transactions(self) -> None:
         """Aborts transactions that are past their time-out, forgets transactional ids that nobody uses."""

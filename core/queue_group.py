@@ -8,7 +8,7 @@ batch, or a large message could never be handed out.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from core.bitmaps import bits, full
@@ -27,36 +27,47 @@ from core.queue_types import (
     Subscription,
     Verb,
 )
-from core.selectors import Kind, compile_selector, matches_all
+from core.selectors import selector_of
 from trivium.records import Record
 
 TIMED_OUT: Final = "not settled in time"
+NOT_ARRIVED: Final = "lost with a connection"
 Matches = Callable[[Record], bool]
 
 
 class Member:
     """One consumer. `take` gets what is handed out, on the loop, and must not block."""
 
-    __slots__ = ("client", "connected", "credit_bytes", "credit_messages", "id", "outgoing", "received", "take")
+    __slots__ = (
+        "blocked",
+        "client",
+        "connected",
+        "credit_bytes",
+        "credit_messages",
+        "id",
+        "outgoing",
+        "received",
+        "take",
+    )
 
     def __init__(self, member_id: str, client: str, take: Callable[[list[Handout]], None]) -> None:
         self.id = member_id
         self.client = client
         self.take = take
         self.connected = True
+        self.blocked = False  # it does not read what it was sent
         self.credit_messages = self.credit_bytes = 0
         self.outgoing: list[Handout] = []
         self.received: tuple[int, list[Handout]] = (0, [])  # the last receive's id and answer
 
     @property
     def has_credit(self) -> bool:
-        return self.connected and self.credit_messages > 0 and self.credit_bytes > 0
+        return self.connected and not self.blocked and self.credit_messages > 0 and self.credit_bytes > 0
 
 
 def matcher(subscription: Subscription) -> Matches | None:
     """Which records the group wants; None for all."""
-    kind = Kind(subscription.filter_kind)
-    selects = None if matches_all(subscription.filter, kind) else compile_selector(subscription.filter, kind)
+    selects = selector_of(subscription.selector) if subscription.selector else None
     if not subscription.key_pattern or subscription.key_pattern == "#":
         return selects
     pattern = subscription.key_pattern.split("/")
@@ -122,16 +133,24 @@ class QueueGroup:
                 f"group {self.id!r} {why} and reads: {ours.describe()}. This member asks: {subscription.describe()}",
             )
 
-    def join(self, member: Member, now_ms: int) -> None:
+    def join(self, member: Member, held: Collection[int], now_ms: int) -> None:
+        """Lets it in. Of what it had, when it comes back, it keeps the leases that it still knows."""
         before = self.members.get(member.id)
         if before is not None:
             member.received = before.received
             self._turns.remove(before)
             before.connected = False
+            known = {*held, *(handout.lease for handout in before.received[1])}
             for queue in self.queues.values():
+                for lease, mask in queue.release(member.id, known):
+                    for bit in bits(mask):
+                        attempts = lease.attempt - 1
+                        self._fail(queue, lease.first + bit, attempts, now_ms, NOT_ARRIVED, lease.id, dies=False)
                 queue.prolong(member.id, now_ms + self.policy.invisible_ms)
+                self.awake[queue] = None
         self.members[member.id] = member
         self._turns.append(member)
+        self.wake()
 
     def leave(self, member: Member, now_ms: int) -> None:
         """It goes for good: what it has goes to others."""
@@ -159,8 +178,13 @@ class QueueGroup:
             queue.cut(member.id, until_ms)
         self.wake()
 
-    def has_leases(self, member: Member) -> bool:
-        return any(lease.member == member.id for queue in self.queues.values() for lease in queue.leases.values())
+    def held(self) -> dict[str, int]:
+        """Member -> how many messages it has and has not settled."""
+        found: dict[str, int] = {}
+        for queue in self.queues.values():
+            for lease in queue.leases.values():
+                found[lease.member] = found.get(lease.member, 0) + lease.pending.bit_count()
+        return found
 
     def grant(self, member: Member, messages: int, size_bytes: int) -> None:
         """The member can take so much more."""
@@ -251,9 +275,12 @@ class QueueGroup:
             due_ms = queue.next_due_ms()
             if due_ms is not None and due_ms <= now_ms:
                 self.awake[queue] = None
-        for member in [member for member in self.members.values() if not member.connected]:
-            if not self.has_leases(member):
-                self._forget(member, now_ms)
+        gone = [member for member in self.members.values() if not member.connected]
+        if gone:
+            held = self.held()
+            for member in gone:
+                if member.id not in held:
+                    self._forget(member, now_ms)
 
     def next_time_ms(self) -> int | None:
         """When `sweep` has something to do, or something can be handed out again to who has credit."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from core.bitmaps import bits, full, leading_run
@@ -287,6 +287,13 @@ class QueuePartition:
                 lease.parts = [[lease.pending, until_ms]]
                 heapq.heappush(self._until, (until_ms, lease.id))
 
+    def release(self, member: str, kept: Collection[int]) -> Iterator[Expired]:
+        """Takes from a member the leases that are not kept; the caller says what becomes of them."""
+        for lease in [lease for lease in self.leases.values() if lease.member == member and lease.id not in kept]:
+            mask = lease.pending
+            self._end_lease(lease)
+            yield Expired(lease, mask)
+
     def expire(self, now_ms: int) -> Iterator[Expired]:
         """Takes out of their leases what has run out of time; the caller says that it failed."""
         while self._until and self._until[0][0] <= now_ms:
@@ -493,6 +500,10 @@ class QueuePartition:
         for chunk in [chunk for chunk in self._done if chunk < self.floor >> CHUNK_BITS]:
             self._drop_chunk(chunk)
         self._raise_floor()
+
+    @property
+    def is_retry_only(self) -> bool:
+        return self.floor == NO_MORE
 
     def retry_only(self) -> QueuePartition:
         """Makes it hand out nothing but what has a row of its own: a group's dead letters, sent again."""

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from core.errors import CoreError, CoreFailure
 from core.filters import check_filter
-from core.selectors import Kind, compile_selector
+from core.selectors import selector_of
 from core.store.engine import Buffer
 from core.topics import NAME_CHARS_MAX, check_name
 
@@ -45,14 +45,13 @@ class Order(enum.IntEnum):
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """What a group reads; every member must say the same. `key_pattern` is a filter as devices have them (`+`, `#`)
-    over the record's key, empty for all; `filter` is a tag or SQL expression over its headers. `broadcast`: what is
-    handed out counts as done.
+    over the record's key, empty for all; `selector` is a filter over its headers (`core.selectors`), empty for all.
+    `broadcast`: what is handed out counts as done.
     """
 
     topics: tuple[str, ...]
     key_pattern: str = ""
-    filter: str = ""
-    filter_kind: str = "tags"
+    selector: str = ""
     order: Order = Order.NONE
     broadcast: bool = False
 
@@ -66,16 +65,14 @@ class Subscription:
             raise CoreFailure(CoreError.INVALID_GROUP_REQUEST, "a broadcast has no order to keep: nothing is settled")
         if self.key_pattern and (problem := check_filter(self.key_pattern)):
             raise CoreFailure(CoreError.INVALID_FILTER, f"key pattern {self.key_pattern[:200]!r}: {problem}")
-        try:
-            compile_selector(self.filter, Kind(self.filter_kind))
-        except ValueError:
-            raise CoreFailure(CoreError.INVALID_FILTER, f"{self.filter_kind!r} is no kind of filter") from None
+        if self.selector:
+            selector_of(self.selector)
 
     def describe(self) -> str:
         """In words, for who must see how two differ."""
         parts = ["topics " + ", ".join(sorted(self.topics))]
         parts += [f"key pattern {self.key_pattern!r}"] if self.key_pattern else []
-        parts += [f"{self.filter_kind} filter {self.filter!r}"] if self.filter else []
+        parts += [f"filter {self.selector!r}"] if self.selector else []
         parts += {Order.NONE: [], Order.KEY: ["in order per key"], Order.PARTITION: ["in order"]}[self.order]
         return "; ".join(parts + (["broadcast"] if self.broadcast else []))
 

@@ -12,7 +12,7 @@ and what retention or compaction took count as done; nothing beyond the last sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -117,7 +117,6 @@ class Queues:
                 if group.dying:
                     self._mourning[group.id].set()
                 progress = not group.paused and await self._deal(group, now_ms)
-                group.send_out()
                 self._touch(group)
                 self._log.flush()
                 if progress:
@@ -138,6 +137,7 @@ class Queues:
             if group.queues.get((queue.topic, queue.index)) is not queue:
                 continue
             made = await self._dealer.deal(group, queue, now_ms)
+            group.send_out()
             if made or self._dealer.has_more(queue) or queue.due(now_ms) is not None:
                 group.awake[queue] = None
             progress |= made
@@ -244,9 +244,11 @@ class Queues:
         subscription: Subscription,
         start: int,
         take: Callable[[list[Handout]], None],
+        held: Collection[int] = (),
     ) -> Member:
         """Lets a member in, durably if that makes or changes the group: `start` says where a new subscription begins
-        (START_EARLIEST, START_LATEST or wall-clock ms). Raises CoreFailure.
+        (START_EARLIEST, START_LATEST or wall-clock ms); `held` are the leases that a member which comes back has.
+        Raises CoreFailure.
         """
         check_group_id(group_id)
         subscription.check()
@@ -256,7 +258,7 @@ class Queues:
             if group.subscription != subscription:
                 await self._subscribe(group, subscription, start)
             member = Member(member_id, client, take)
-            group.join(member, self._now_ms())
+            group.join(member, held, self._now_ms())
             return member
 
     def _new(self, group_id: str, row: GroupRow) -> QueueGroup:
@@ -360,6 +362,11 @@ class Queues:
             group.paused = paused
             await self._store(group)
             group.wake()
+
+    def topics_of(self, group_id: str) -> Sequence[str]:
+        """What a group reads. Raises CoreFailure."""
+        subscription = self.find(group_id).subscription
+        return () if subscription is None else subscription.topics
 
     async def reset(self, group_id: str, offsets: Mapping[tuple[str, int], int]) -> None:
         """Puts a group's floors at offsets, while it runs; receipts from before are void. Durable on return.

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from gateway.cli_groups import groups
+from gateway.cli_queues import queue
 from gateway.cli_traces import trace
 
 EXIT_CONFIG = 2
@@ -24,6 +25,7 @@ def main() -> None:
 
 main.add_command(groups)
 main.add_command(trace)
+main.add_command(queue)
 
 
 @main.command()

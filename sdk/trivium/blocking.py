@@ -6,19 +6,28 @@ them are joined like those of many tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
+from typing import Literal
 
+from anyio import CapacityLimiter, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from trivium import client as async_client
 from trivium import consumer as async_consumer
 from trivium import producer as async_producer
 from trivium import requests as async_requests
+from trivium import subscriber as async_subscriber
 from trivium.frames.offsets import LATEST
+from trivium.frames.queue_admin import QueueInfo
+from trivium.handouts import Message as QueueMessage
+from trivium.queue_admin import DeadLetter
 from trivium.record_batch import Codec
+
+FETCHED_MAX = 100  # messages taken to the caller's thread ahead
 
 
 class Producer:
@@ -100,6 +109,65 @@ class Requester:
         return self._portal.call(ask)
 
 
+class Subscriber:
+    """As `trivium.subscriber.Subscriber`, a plain iterator."""
+
+    def __init__(self, portal: BlockingPortal, made: async_subscriber.Subscriber) -> None:
+        self._portal = portal
+        self._made = made
+        self._here: deque[QueueMessage] = deque()
+
+    def __iter__(self) -> Iterator[QueueMessage]:
+        return self
+
+    def __next__(self) -> QueueMessage:
+        if not self._here:
+            self._portal.call(self._fetch)
+        if not self._here:
+            raise StopIteration
+        return self._here.popleft()
+
+    async def _fetch(self) -> None:
+        """One message, and those that are here already: a call between threads costs more than a message."""
+        message = await self._made.take()
+        while message is not None and len(self._here) < FETCHED_MAX:
+            self._here.append(message)
+            message = self._made.take_nowait()
+
+    def ack(self, message: QueueMessage) -> None:
+        self._portal.call(self._made.ack, message)
+
+    def nack(self, message: QueueMessage, reason: str = "", *, delay_ms: int | None = None) -> None:
+        self._portal.call(partial(self._made.nack, message, reason, delay_ms=delay_ms))
+
+    def postpone(self, message: QueueMessage, delay_ms: int) -> None:
+        self._portal.call(self._made.postpone, message, delay_ms)
+
+    def reject(self, message: QueueMessage, reason: str) -> None:
+        self._portal.call(self._made.reject, message, reason)
+
+    def extend(self, message: QueueMessage, more_ms: int) -> None:
+        self._portal.call(self._made.extend, message, more_ms)
+
+    def stop(self) -> None:
+        self._portal.call(self._made.stop)
+
+    def run(self, handler: Callable[[QueueMessage], object], *, concurrency: int = 1) -> None:
+        """Calls `handler` in threads, so many at a time, until `stop`."""
+
+        limiter: CapacityLimiter | None = None
+
+        async def handle(message: QueueMessage) -> None:
+            await to_thread.run_sync(handler, message, limiter=limiter)
+
+        async def run() -> None:
+            nonlocal limiter
+            limiter = CapacityLimiter(concurrency)
+            await self._made.run(handle, concurrency=concurrency, signals=())
+
+        self._portal.call(run)
+
+
 class Client:
     """As `trivium.client.Client`."""
 
@@ -144,6 +212,73 @@ class Client:
         """Asks others over the broker."""
         with self._portal.wrap_async_context_manager(self._made.requester(replies_topic)) as made:
             yield Requester(self._portal, made)
+
+    @contextmanager
+    def subscribe(
+        self,
+        *topics: str,
+        group: str,
+        key_pattern: str = "",
+        filter: str | None = None,
+        tags: str | None = None,
+        order: Literal["none", "key", "partition"] = "none",
+        broadcast: bool = False,
+        start: int = LATEST,
+        credit_messages: int = 1_000,
+        credit_bytes: int = 16 * 1024 * 1024,
+    ) -> Iterator[Subscriber]:
+        """A consumer of a queue group."""
+        opened = self._made.subscribe(
+            *topics,
+            group=group,
+            key_pattern=key_pattern,
+            filter=filter,
+            tags=tags,
+            order=order,
+            broadcast=broadcast,
+            start=start,
+            credit_messages=credit_messages,
+            credit_bytes=credit_bytes,
+        )
+        with self._portal.wrap_async_context_manager(opened) as made:
+            yield Subscriber(self._portal, made)
+
+    def describe_queues(self, *groups: str) -> list[QueueInfo]:
+        return self._portal.call(self._made.describe_queues, *groups)
+
+    def configure_queue(
+        self,
+        group: str,
+        *,
+        invisible_ms: int = -1,
+        attempts_max: int = -1,
+        rejoin_ms: int = -1,
+        backoff_ms: Sequence[int] = (),
+    ) -> None:
+        change = partial(
+            self._made.configure_queue,
+            group,
+            invisible_ms=invisible_ms,
+            attempts_max=attempts_max,
+            rejoin_ms=rejoin_ms,
+            backoff_ms=backoff_ms,
+        )
+        self._portal.call(change)
+
+    def pause_queue(self, group: str) -> None:
+        self._portal.call(self._made.pause_queue, group)
+
+    def resume_queue(self, group: str) -> None:
+        self._portal.call(self._made.resume_queue, group)
+
+    def delete_queue(self, group: str) -> None:
+        self._portal.call(self._made.delete_queue, group)
+
+    def dead_letters(self, group: str, *, offset: int = 0, count: int = 100, wait_ms: int = 0) -> list[DeadLetter]:
+        return self._portal.call(partial(self._made.dead_letters, group, offset=offset, count=count, wait_ms=wait_ms))
+
+    def resend_dead_letters(self, group: str, offsets: Sequence[int]) -> None:
+        self._portal.call(self._made.resend_dead_letters, group, offsets)
 
     def topics(self) -> list[async_client.TopicDescription]:
         return self._portal.call(self._made.topics)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import random
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import anyio.abc
@@ -23,16 +24,20 @@ from trivium.connection import Connection, Incoming, open_connection
 from trivium.errors import Closed, Disconnected, ErrorCode, RequestRefused, RequestTimedOut
 from trivium.frames.connection import AskStatus, Status
 from trivium.frames.offsets import EARLIEST, LATEST, Commit, Committed, FindOffsets, OffsetEntry, TimeEntry
+from trivium.frames.queues import ORDER_KEY, ORDER_NONE, ORDER_PARTITION, Deliver, Subscribe
 from trivium.frames.resets import TO_EARLIEST, TO_LATEST, TO_OFFSET, TO_TIME, GroupReset, Reset
 from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, TopicInfo
 from trivium.frames.traces import BY_ID, BY_KEY, BY_PLACE, BY_TIME, FindTraces, TraceEntry
+from trivium.queue_admin import QueueAdmin
 from trivium.record_batch import Codec
 from trivium.stacks import stacks
+from trivium.tasks import task_group
 
 if TYPE_CHECKING:
     from trivium.consumer import Consumer
     from trivium.producer import Producer
     from trivium.requests import Requester
+    from trivium.subscriber import Subscriber
 
 DEFAULT_PORT = 9876
 SOFTWARE = "trivium-python/0.1.0"
@@ -63,6 +68,13 @@ def _target(to: int | datetime | None, offset: int | None) -> tuple[int, int]:
     return TO_TIME, to
 
 
+def selector_text(filter: str | None, tags: str | None) -> str:
+    """A filter as frames carry it. Raises ValueError for two."""
+    if filter is not None and tags is not None:
+        raise ValueError("give a filter or tags, not both: TAGS is a property of filters")
+    return f"sql:{filter}" if filter is not None else f"tags:{tags}" if tags is not None else ""
+
+
 def parse_addresses(addresses: str) -> list[tuple[str, int]]:
     """Hosts and ports of `host:port,[ipv6]:port,host`. Raises ValueError."""
     found = []
@@ -79,7 +91,7 @@ def parse_addresses(addresses: str) -> list[tuple[str, int]]:
     return found
 
 
-class Client:
+class Client(QueueAdmin):
     """Made by `connect`. Safe to share between tasks of one event loop."""
 
     def __init__(self, addresses: str, tasks: anyio.abc.TaskGroup, client_id: str, request_timeout_s: float) -> None:
@@ -93,6 +105,9 @@ class Client:
         self._partitions: dict[str, int] = {}
         # Who takes what the broker says.
         self.incoming = Incoming({AskStatus: self._status}, {GroupReset: lambda message, _: self._group_reset(message)})
+        self.incoming.one_way[Deliver] = self._deliver
+        self._last_stream = 0
+        self._streams: dict[int, Callable[[Deliver, memoryview], None]] = {}
         self._reset_watchers: list[Callable[[GroupReset], None]] = []
         self.status: dict[str, Callable[[], Any]] = {}  # what else this client's status shows, for JSON
 
@@ -156,6 +171,18 @@ class Client:
         settings = {"client_id": self._client_id, "software": SOFTWARE, "request_timeout_s": self.request_timeout_s}
         known = {name: show() for name, show in self.status.items()}
         return Status(json.dumps({"settings": settings, **known, "stacks": stacks()}, default=str))
+
+    def take_deliveries(self, stream: int, taker: Callable[[Deliver, memoryview], None] | None) -> None:
+        """Who takes what is handed out to a stream; None: nobody any more."""
+        if taker is None:
+            self._streams.pop(stream, None)
+        else:
+            self._streams[stream] = taker
+
+    def _deliver(self, message: Deliver, payload: memoryview) -> None:
+        taker = self._streams.get(message.stream)
+        if taker is not None:
+            taker(message, payload)
 
     async def partitions(self, topic: str, *, create: bool = False) -> int:
         """How many partitions a topic has; `create` makes a missing one, if the broker allows it. Remembered.
@@ -346,6 +373,45 @@ class Client:
 
         return requester(self, replies_topic)
 
+    def subscribe(
+        self,
+        *topics: str,
+        group: str,
+        key_pattern: str = "",
+        filter: str | None = None,
+        tags: str | None = None,
+        order: Literal["none", "key", "partition"] = "none",
+        broadcast: bool = False,
+        start: int = LATEST,
+        credit_messages: int = 1_000,
+        credit_bytes: int = 16 * 1024 * 1024,
+    ) -> AbstractAsyncContextManager[Subscriber]:
+        """A consumer of a queue group, whose members share the messages and settle each; see `trivium.subscriber`.
+
+        `key_pattern` (`line/+/temp`, `line/#`), and `filter` (SQL-92 over the headers) or `tags`, say which messages
+        are wanted. `order`: one message of a key, or of a partition, at a time. `broadcast`: nothing is settled; give
+        each instance a group of its own. `start`: EARLIEST, LATEST or a time in ms, where the group is new to a topic.
+        Entering the block raises RequestRefused: CONTRADICTS_GROUP when the group reads something else, UNKNOWN_TOPIC,
+        INVALID_FILTER.
+        """
+        from trivium.subscriber import subscriber
+
+        self._last_stream += 1
+        orders = {"none": ORDER_NONE, "key": ORDER_KEY, "partition": ORDER_PARTITION}
+        request = Subscribe(
+            self._last_stream,
+            group,
+            f"{self._client_id or 'client'}-{uuid.uuid4()}",
+            list(topics),
+            key_pattern,
+            selector_text(filter, tags),
+            orders[order],
+            int(broadcast),
+            start,
+            [],
+        )
+        return subscriber(self, request, credit_messages, credit_bytes)
+
     async def aclose(self) -> None:
         self._closed = True
         if self._connection is not None:
@@ -360,7 +426,7 @@ def _description(info: TopicInfo) -> TopicDescription:
 async def connect(addresses: str, *, client_id: str = "", request_timeout_s: float = 30.0) -> AsyncIterator[Client]:
     """A client for `host:port[,host:port...]`, closed when the block is left. Connects on first use."""
     raised: Exception | None = None
-    async with anyio.create_task_group() as tasks:
+    async with task_group() as tasks:
         client = Client(addresses, tasks, client_id, request_timeout_s)
         try:
             yield client

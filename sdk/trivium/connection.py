@@ -68,6 +68,7 @@ class Connection:
         self._sending = anyio.Lock()
         self._slots = anyio.CapacityLimiter(1)
         self.closed = False
+        self.lost = anyio.Event()
         self.welcome: Welcome
 
     async def greet(self, client_id: str, software: str) -> None:
@@ -99,6 +100,7 @@ class Connection:
                 waiting.error = error
                 waiting.done.set()
             self._waiting.clear()
+            self.lost.set()
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(self._stream)
 

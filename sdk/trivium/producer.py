@@ -25,6 +25,7 @@ from trivium.headers import EXPIRY_S
 from trivium.partitioner import partition_of
 from trivium.record_batch import Codec
 from trivium.records import Record, build
+from trivium.tasks import task_group
 
 BATCH_BYTES_MAX = 512 * 1024  # of keys, values and headers in one batch: below the broker's limit of 1 MiB
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
@@ -247,7 +248,7 @@ async def producer(
     """A producer; leaving the block sends what still waits (unless the block was cancelled)."""
     made = Producer(client, codec, linger_ms, buffer_bytes_max)
     raised: Exception | None = None
-    async with anyio.create_task_group() as tasks:
+    async with task_group() as tasks:
         tasks.start_soon(made.run)
         try:
             yield made

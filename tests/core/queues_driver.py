@@ -148,6 +148,7 @@ class Driver:
         group: str = "g",
         start: int = START_EARLIEST,
         credit: int = 1_000,
+        held: Sequence[int] = (),
     ) -> Consumer:
         got: list[Handout] = []
         consumer: Consumer | None = None
@@ -156,7 +157,7 @@ class Driver:
             assert consumer is not None
             consumer.take(handouts)
 
-        member = await self.queues.join(group, member_id, "client", subscription, start, take)
+        member = await self.queues.join(group, member_id, "client", subscription, start, take, held)
         consumer = Consumer(self, self.queues.find(group))
         consumer.member = member
         assert not got

@@ -199,7 +199,7 @@ async def test_who_is_gone_leaves_what_it_had_to_others_and_who_comes_back_keeps
         assert await two.settle(*two.taken()) == [Settled.DONE] * 2
         one.lost()
         await trio.sleep(4)
-        back = await driver.join("a", credit=0)
+        back = await driver.join("a", credit=0, held=[had[0].lease])
         await trio.sleep(20)
         assert two.taken() == []
         assert await back.settle(had[0]) == [Settled.DONE]
@@ -237,7 +237,7 @@ async def test_what_does_not_match_counts_as_done(autojump_clock: MockClock) -> 
         await consumer.settle(*got)
         assert consumer.group.queues[TOPIC, 0].floor == 6
         with pytest.raises(CoreFailure) as failed:
-            await driver.join(subscription=replace(SUBSCRIPTION, filter="a = ", filter_kind="sql"), group="bad")
+            await driver.join(subscription=replace(SUBSCRIPTION, selector="sql:a = "), group="bad")
         assert failed.value.error is CoreError.INVALID_FILTER
 
 

@@ -29,6 +29,31 @@ from trivium.frames.offsets import (
     TimeEntry,
 )
 from trivium.frames.pulling import Aborted, Pull, PullEntry, PullReply, PullResult
+from trivium.frames.queue_admin import (
+    ConfigureQueue,
+    DeleteQueue,
+    DescribeQueues,
+    DescribeQueuesReply,
+    PauseQueue,
+    QueueInfo,
+    QueueMember,
+    QueuePlace,
+    ResendDeadLetters,
+)
+from trivium.frames.queues import (
+    Deliver,
+    Delivery,
+    Grant,
+    Range,
+    Receive,
+    ReceiveReply,
+    SettleEntry,
+    SettleReply,
+    SettleRequest,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+)
 from trivium.frames.resets import GroupReset, Place, Reset, ResetReply
 from trivium.frames.sending import NewProducer, NewProducerReply, Send, SendEntry, SendReply, SendResult
 from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, MetadataReply, TopicInfo
@@ -36,6 +61,7 @@ from trivium.frames.traces import FindTraces, FindTracesReply, TraceEntry
 
 FRAME_BYTES_MAX = 1 << 20
 
+MEMBER, PLACE = QueueMember("m", "c", 1), QueuePlace("t", 0, 1, 2, 3, 1, 0)
 MESSAGES: list[tuple[int, Any, bytes]] = [
     (0x01, Hello(MAGIC, 1, 1, "me", "x/1"), b""),
     (0x81, Welcome(1, "cluster", 1 << 20, 256), b""),
@@ -63,6 +89,26 @@ MESSAGES: list[tuple[int, Any, bytes]] = [
     (0xC2, FindTracesReply([TraceEntry(1, 7, "t", 0, 5, 9, "mqtt", "me", "::1", "g", 1, "eu")], -1), b""),
     (0x0B, AskStatus(), b""),
     (0x8B, Status("{}"), b""),
+    (0x10, Subscribe(1, "g", "m", ["t"], "a/+", "tags:x", 1, 0, -1, [7]), b""),
+    (0x90, Subscribed(30_000, 16), b""),
+    (0x11, Unsubscribe(1), b""),
+    (0x91, Done(), b""),
+    (0x12, Grant(1, 10, 1000), b""),
+    (0x13, Deliver(1, [Delivery("t", 0, 9, 1, [Range(5, 6), Range(8, 8)], 2)]), b"ab"),
+    (0x14, Receive(1, 5, 10, 1000, 500), b""),
+    (0x94, ReceiveReply([Delivery("t", 0, 9, 2, [Range(5, 5)], 3)]), b"abc"),
+    (0x15, SettleRequest(1, [SettleEntry("t", 0, 9, 5, 6, 1, -1, "why")]), b""),
+    (0x95, SettleReply([0, 65]), b""),
+    (0x18, DescribeQueues(["g"]), b""),
+    (0x98, DescribeQueuesReply([QueueInfo("g", 0, "s", 0, 1, 2, 3, [4], [MEMBER], [PLACE])]), b""),
+    (0x19, ConfigureQueue("g", -1, 3, -1, [1000]), b""),
+    (0x99, Done(), b""),
+    (0x1A, PauseQueue("g", 1), b""),
+    (0x9A, Done(), b""),
+    (0x1B, DeleteQueue("g"), b""),
+    (0x9B, Done(), b""),
+    (0x1C, ResendDeadLetters("g", [1, 2]), b""),
+    (0x9C, Done(), b""),
 ]
 WIRE = b"".join(encode(kind, 7, message, len(payload)) + payload for kind, message, payload in MESSAGES)
 
@@ -78,6 +124,22 @@ def test_golden_bytes() -> None:
     )
     error = encode(0x84, 9, Error("no"), 0, ErrorCode.UNKNOWN_TOPIC)
     assert error.hex(" ") == "00 00 00 0e 00 00 00 04 84 0a 00 00 00 09 00 02 6e 6f"
+
+
+def test_golden_bytes_of_queues() -> None:
+    assert encode(18, 0, Grant(1, 10, 1000)).hex() == (
+        "000000160000000c120000000000" + "00000001" + "0000000a" + "000003e8"
+    )
+    deliver = encode(19, 0, Deliver(1, [Delivery("t", 2, 9, 1, [Range(5, 6)], 3)]), 3) + b"abc"
+    assert deliver.hex() == (
+        "0000004000000033130000000000" + "00000001" + "00000001" + "000174" + "00000002" + "0000000000000009"
+        "00000001" + "00000001" + "0000000000000005" + "0000000000000006" + "00000003" + "616263"
+    )
+    settle = encode(21, 7, SettleRequest(1, [SettleEntry("t", 2, 9, 5, 6, 0, -1, "")]))
+    assert settle.hex() == (
+        "0000003c00000032150000000007" + "00000001" + "00000001" + "000174" + "00000002" + "0000000000000009"
+        "0000000000000005" + "0000000000000006" + "00" + "ffffffffffffffff" + "0000"
+    )
 
 
 def check(found: list[Frame]) -> None:

@@ -86,6 +86,7 @@ class Connection:
         self.draining = False
         self.wakers: set[trio.Event] = set()
         self.on_close: list[Callable[[], None]] = []
+        self.streams: dict[int, object] = {}
         self.log = log.bind(peer=peer)
 
     def drain(self) -> None:
@@ -235,8 +236,12 @@ class Connection:
     def tell(self, message: Message, payload: Sequence[Buffer] = ()) -> None:
         self._say(message, payload, 0)
 
+    @property
+    def has_room(self) -> bool:
+        return self._unsent_bytes <= self._limits.output_bytes_max
+
     async def wait_room(self) -> None:
-        while self._unsent_bytes > self._limits.output_bytes_max:
+        while not self.has_room:
             await self._wait_change()
 
     def start(self, task: Callable[[], Awaitable[None]]) -> None:

@@ -15,7 +15,7 @@ from core.topics import Topic
 from gateway.protocols.native.codes import Refused
 from trivium.errors import ErrorCode
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 Reply = Callable[[Any], None]  # takes the reply's message
 Answer = Any | tuple[Any, Sequence[Buffer]]  # the reply's message, or with the buffers of its payload
 
@@ -49,12 +49,17 @@ class Peer(Protocol):
     draining: bool  # takes no further request; long polls end
     wakers: set[trio.Event]  # what long polls sleep on: set when a drain begins
     on_close: list[Callable[[], None]]  # called once, when the connection is gone
+    streams: dict[int, object]  # consumers by the client's number
 
     async def ask(self, message: Any, payload: Sequence[Buffer] = (), *, timeout_s: float) -> tuple[Any, memoryview]:
         """Asks the client. Raises AskFailed."""
 
     def tell(self, message: Any, payload: Sequence[Buffer] = ()) -> None:
         """Sends a one-way message. Look for room first."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the output is within its bound."""
 
     async def wait_room(self) -> None:
         """Returns when there is room for output."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from gateway.protocols.native import (
     handlers_offsets,
     handlers_pull,
+    handlers_queue_admin,
+    handlers_queues,
     handlers_resets,
     handlers_send,
     handlers_topics,
@@ -12,7 +14,16 @@ from gateway.protocols.native import (
 )
 from gateway.protocols.native.context import Area
 
-_MODULES = (handlers_topics, handlers_send, handlers_pull, handlers_offsets, handlers_resets, handlers_traces)
+_MODULES = (
+    handlers_topics,
+    handlers_send,
+    handlers_pull,
+    handlers_offsets,
+    handlers_resets,
+    handlers_queues,
+    handlers_queue_admin,
+    handlers_traces,
+)
 _AREAS = [module.AREA for module in _MODULES]
 
 HANDLERS = Area(

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import construct as c
 
 from trivium.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
-from trivium.frames import connection, offsets, pulling, resets, sending, topics, traces
+from trivium.frames import connection, offsets, pulling, queue_admin, queues, resets, sending, topics, traces
 from trivium.frames.declare import Declared, Kind, Message
 
-AREAS = (connection, topics, sending, pulling, offsets, resets, traces)
+AREAS = (connection, topics, sending, pulling, offsets, resets, traces, queues, queue_admin)
 
 VERSION_MIN = VERSION_MAX = 1
 PREFIX_BYTES = 14

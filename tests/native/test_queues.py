@@ -1,0 +1,291 @@
+"""Consumers of queue groups over real sockets, on trio, on asyncio and blocking."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+import trio
+from click.testing import CliRunner
+
+import trivium
+from gateway.cli import main
+from tests.native.harness import in_thread, serving
+from trivium.client import Client
+from trivium.handouts import Message
+from trivium.queue_admin import DeadLetter
+from trivium.subscriber import Subscriber
+
+
+async def fill(client: Client, count: int, topic: str = "t", partitions: int = 2) -> set[bytes]:
+    await client.create_topic(topic, partitions)
+    values = [b"%d" % number for number in range(count)]
+    async with client.producer() as producer, anyio.create_task_group() as tasks:
+
+        async def send(value: bytes) -> None:
+            await producer.send(topic, value, key=b"k%d" % (int(value) % 5))
+
+        for value in values:
+            tasks.start_soon(send, value)
+    return set(values)
+
+
+@asynccontextmanager
+async def connected(**sections: dict[str, object]) -> AsyncIterator[Client]:
+    async with serving(**sections) as addresses, trivium.connect(addresses.native, client_id="test") as client:
+        yield client
+
+
+async def share(address: str) -> None:
+    """Four consumers, one partition fewer than that: each message once, and none again."""
+    async with trivium.connect(address) as client:
+        values = await fill(client, 200)
+        got: Counter[bytes] = Counter()
+        by_consumer: list[int] = []
+
+        async def consume() -> None:
+            count = 0
+            async with client.subscribe("t", group="g", start=trivium.EARLIEST, credit_messages=10) as messages:
+                async for message in messages:
+                    assert message.attempt == 1
+                    assert message.value is not None
+                    got[message.value] += 1
+                    count += 1
+                    await messages.ack(message)
+                    if len(got) == len(values):
+                        tasks.cancel_scope.cancel()
+            by_consumer.append(count)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(consume)
+        assert set(got) == values
+        assert set(got.values()) == {1}
+        async with client.subscribe("t", group="g") as messages:
+            with anyio.move_on_after(0.05):
+                assert await messages.take() is None
+
+
+async def test_a_group_shares_on_trio() -> None:
+    async with serving() as addresses:
+        await share(addresses.native)
+
+
+def test_a_group_shares_on_asyncio() -> None:
+    with in_thread() as addresses:
+        anyio.run(share, addresses.native, backend="asyncio")
+
+
+async def test_a_handler_that_fails_has_its_message_again_with_the_error_as_reason_in_the_end() -> None:
+    async with connected() as client:
+        await fill(client, 10)
+        await client.configure_queue("g", attempts_max=2, backoff_ms=[0])
+        tried: Counter[bytes] = Counter()
+
+        async def handle(message: Message) -> None:
+            assert message.value is not None
+            tried[message.value] += 1
+            if tried.total() == 11:
+                messages.stop()
+            if message.value == b"3":
+                raise RuntimeError("no such thing")
+
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            await messages.run(handle, concurrency=3, signals=())
+        assert tried == {b"%d" % number: 2 if number == 3 else 1 for number in range(10)}
+        letters: list[DeadLetter] = []
+        while not letters:
+            letters = await client.dead_letters("g", wait_ms=2_000)
+        (letter,) = letters
+        assert (letter.value, letter.reason, letter.attempts) == (b"3", "RuntimeError: no such thing", 2)
+        assert letter.topic == "t"
+        await client.resend_dead_letters("g", [letter.offset])
+        async with client.subscribe("t", group="g") as messages:
+            again = await anext(messages)
+            assert (again.topic, again.value) == ("dead-letters.g", b"3")
+            await messages.ack(again)
+
+
+async def test_credit_bounds_what_is_here_and_leaving_gives_back_what_was_not_started_on() -> None:
+    async with connected() as client:
+        await fill(client, 50, partitions=1)
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST, credit_messages=8) as messages:
+            first = await anext(messages)
+            await trio.sleep(0.05)
+            (info,) = await client.describe_queues("g")
+            assert sum(member.held for member in info.members) == 8
+            await messages.ack(first)
+        async with client.subscribe("t", group="g") as messages:
+            got = [await anext(messages) for _ in range(49)]
+            assert {message.attempt for message in got} == {1}
+            for message in got:
+                messages.ack_nowait(message)
+            await messages.wait_settled()
+        (info,) = await client.describe_queues("g")
+        assert [(place.floor, place.held, place.failed) for place in info.places] == [(50, 0, 0)]
+
+
+async def test_a_member_that_contradicts_its_group_is_told_both() -> None:
+    async with connected() as client:
+        await fill(client, 1)
+        async with client.subscribe("t", group="g", tags="a", order="key"):
+            with pytest.raises(trivium.RequestRefused, match=r"tags:a.*tags:b") as refused:
+                async with client.subscribe("t", group="g", tags="b", order="key"):
+                    pass
+            assert refused.value.code == trivium.ErrorCode.CONTRADICTS_GROUP
+        with pytest.raises(trivium.RequestRefused) as refused:
+            async with client.subscribe("missing", group="h"):
+                pass
+        assert refused.value.code == trivium.ErrorCode.UNKNOWN_TOPIC
+
+
+async def test_what_is_here_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trivium.subscriber.RENEWALS_PER_TIME", 30_000)  # every millisecond
+    renewed = trio.Event()
+    answers = []
+
+    async def extend(subscriber: Subscriber, *args: Any) -> Any:
+        answers.append(await original(subscriber, *args))
+        if len(answers) == 3:
+            renewed.set()
+        return answers[-1]
+
+    original = Subscriber._extend
+    monkeypatch.setattr(Subscriber, "_extend", extend)
+    async with connected() as client:
+        await fill(client, 2)
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            message = await anext(messages)
+            await renewed.wait()
+            await messages.ack(message)
+    assert answers[:3] == [[], [], []]  # nothing was lost
+
+
+async def test_order_per_key_over_several_consumers() -> None:
+    async with connected() as client:
+        await client.create_topic("t", 1)
+        async with client.producer() as producer:
+            for number in range(60):
+                await producer.send("t", b"%d" % number, key=b"k%d" % (number % 3))
+        seen: dict[bytes, list[int]] = {}
+        busy: set[bytes] = set()
+
+        async def consume() -> None:
+            async with client.subscribe("t", group="g", order="key", start=trivium.EARLIEST) as messages:
+                async for message in messages:
+                    assert message.key is not None
+                    assert message.key not in busy
+                    busy.add(message.key)
+                    await trio.lowlevel.checkpoint()
+                    if message.attempt == 1 and message.offset % 7 == 0:
+                        busy.remove(message.key)
+                        await messages.nack(message, delay_ms=1)
+                        continue
+                    seen.setdefault(message.key, []).append(int(message.value or b""))
+                    busy.remove(message.key)
+                    await messages.ack(message)
+                    if sum(map(len, seen.values())) == 60:
+                        nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(consume)
+        assert seen == {b"k%d" % key: list(range(key, 60, 3)) for key in range(3)}
+
+
+async def test_a_paused_group_gets_nothing_and_a_reset_goes_back() -> None:
+    async with connected() as client:
+        await fill(client, 5, partitions=1)
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            old = [await anext(messages) for _ in range(5)]
+            await messages.ack(old[0])
+            await client.pause_queue("g")
+            await client.reset("g", trivium.EARLIEST, kind="queue")
+            with trio.move_on_after(0.05):
+                assert await messages.take() is None
+            with pytest.raises(trivium.RequestRefused) as refused:
+                await messages.ack(old[1])
+            assert refused.value.code == trivium.ErrorCode.RECEIPT_LATE
+            await client.resume_queue("g")
+            assert [(await anext(messages)).offset for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
+async def test_a_lost_connection_is_opened_anew_and_what_was_here_stays_ours() -> None:
+    async with connected() as client:
+        await fill(client, 20, partitions=1)
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST, credit_messages=10) as messages:
+            got = [await anext(messages) for _ in range(5)]
+            connection = await client.connection()
+            await connection.aclose()
+            for message in got:
+                await messages.ack(message)
+            for _ in range(15):
+                got.append(await anext(messages))
+                messages.ack_nowait(got[-1])
+            assert sorted(message.offset for message in got) == list(range(20))
+            assert {message.attempt for message in got} == {1}
+            await messages.wait_settled()
+            assert messages.late == 0
+
+
+async def test_broadcast_reaches_every_instance() -> None:
+    async with connected() as client:
+        values = await fill(client, 10)
+        for instance in ("one", "two"):
+            async with client.subscribe("t", group=f"g.{instance}", broadcast=True, start=trivium.EARLIEST) as messages:
+                assert {(await anext(messages)).value for _ in range(10)} == values
+
+
+def test_blocking_consumer() -> None:
+    import trivium.blocking
+
+    with in_thread() as addresses, trivium.blocking.connect(addresses.native) as client:
+        client.create_topic("t", 1)
+        with client.producer() as producer:
+            for number in range(3):
+                producer.send("t", b"%d" % number)
+        with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            for number, message in enumerate(messages):
+                assert message.value == b"%d" % number
+                messages.ack(message)
+                if number == 2:
+                    break
+
+
+def test_the_command_line_shows_pauses_and_sends_again() -> None:
+    import trivium.blocking
+
+    with in_thread() as addresses, trivium.blocking.connect(addresses.native) as client:
+
+        def run(*arguments: str) -> str:
+            result = CliRunner().invoke(main, ["queue", "--broker", addresses.native, *arguments])
+            assert result.exit_code == 0, result.output
+            logged = re.compile(r"^\d{4}-\d\d-\d\d .*\n", re.MULTILINE)  # the broker's, in this process
+            return logged.sub("", result.output)
+
+        client.create_topic("t", 1)
+        with client.producer() as producer:
+            producer.send("t", b"body", key=b"k")
+        run("configure", "g", "--attempts", "2", "--backoff-ms", "0")
+        with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            messages.reject(next(messages), "bad customer")
+            while not (shown := run("dead-letters", "g")):
+                pass
+            assert shown == "0 t/0/0 1 'bad customer' 'k' 'body'\n"
+            assert run("list") == "g 1 0 0 topics t\n"
+            run("resend", "g", "0")
+            again = next(messages)
+            assert (again.topic, again.value) == ("dead-letters.g", b"body")
+            messages.ack(again)
+            run("pause", "g")
+            assert "(paused)" in run("describe", "g")
+            run("resume", "g")
+        run("delete", "g")
+        assert run("list") == ""
+        result = CliRunner().invoke(main, ["queue", "--broker", addresses.native, "describe", "g"])
+        assert (result.exit_code, result.output) == (1, "trivium: group not found: queue group 'g'\n")
