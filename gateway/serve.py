@@ -18,8 +18,8 @@ import trio
 
 from conf.schema import Address, Config, LimitsConfig
 from core.broker import Broker
-from core.store.embedded import EmbeddedEngine, StoreLocked
-from core.store.engine import StoreFailed
+from core.store.embedded import EmbeddedEngine
+from core.store.engine import StoreFailed, StoreUnusable
 from gateway.cli import EXIT_CONFIG
 from gateway.collector import Collector
 from gateway.core_settings import broker_settings, engine_config, mqtt_settings
@@ -51,7 +51,7 @@ def run(config: Config) -> int:
     try:
         trio.run(_serve, config, mqtt)
     except BaseExceptionGroup as group:
-        expected, others = group.split((StoreFailed, StoreLocked, OSError))
+        expected, others = group.split((StoreFailed, StoreUnusable, OSError))
         if expected is None or others is not None:
             raise
         for error in _leaves(expected):

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 from click.testing import CliRunner
+from structlog.testing import capture_logs
 
-from conf.schema import Address, Config
+from conf.schema import Address, Config, StoreConfig
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import Append, CreatePartition, append
+from gateway import serve
 from gateway.cli import main
 from trivium.record_batch import parse_header
 from trivium.records import Record, build
@@ -57,6 +59,24 @@ def test_serve_refuses_all_addresses_without_advertised(served: list[Config]) ->
     assert "trivium: --kafka:" in result.stderr
     assert "--kafka-advertised" in result.stderr
     assert not served
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("format", "trivium-store 9\n", "store format 9, this program knows up to 1: use a newer one"),
+        ("MANIFEST", "junk", "MANIFEST is damaged"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_an_exit_code_and_a_line_that_says_why(
+    tmp_path: Path, name: str, content: str, reason: str
+) -> None:
+    (tmp_path / "format").write_text("trivium-store 1\n")
+    (tmp_path / name).write_text(content)
+    with capture_logs() as logs:
+        assert serve.run(Config(store=StoreConfig(data_dir=tmp_path))) == 1
+    assert [line["log_level"] for line in logs] == ["critical"]
+    assert reason in logs[0]["reason"]
 
 
 def test_help_lists_the_verbs() -> None:

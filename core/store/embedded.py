@@ -15,8 +15,7 @@ Rules:
 
 How to run it: `engine = EmbeddedEngine(directory, EngineConfig())`, `await nursery.start(engine.run)`. `run` serves
 until it is cancelled, then writes what is waiting, seals, and leaves a checkpoint: the next start replays nothing. It
-raises StoreLocked, StoreFormatError, BadFile, BadManifest or OSError when the store cannot be opened, StoreFailed when
-it cannot go on.
+raises StoreUnusable or OSError when the store cannot be opened, StoreFailed when it cannot go on.
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ from core.store.engine import (
     Entry,
     Outcome,
     StoreFailed,
+    StoreUnusable,
 )
 from core.store.index import Block, Extents, Footer
 from core.store.log_files import Segment, seal
@@ -82,7 +82,7 @@ class EngineConfig:
     settle_bytes_per_s_max: int = 32 * 1024 * 1024  # read and written together; 0: no limit
 
 
-class StoreLocked(Exception):
+class StoreLocked(StoreUnusable):
     """Another process serves this directory."""
 
 

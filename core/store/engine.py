@@ -191,6 +191,10 @@ class DataDamaged(Exception):
         self.end_offset = end_offset
 
 
+class StoreUnusable(Exception):
+    """The store cannot be opened as it is; the text says why."""
+
+
 class StoreFailed(Exception):
     """The disk failed: nothing can be made durable any more. The broker says so and exits (a failed fdatasync is
     never retried).

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from core.store.compaction import CleanState
 from core.store.disk import Disk
+from core.store.engine import StoreUnusable
 from core.store.partition import Partition
 from trivium.crc import crc32c
 
@@ -41,8 +42,8 @@ class GoneAborted(NamedTuple):
     log_number: int
 
 
-class BadManifest(Exception):
-    """The manifest is damaged or of a newer format."""
+class BadManifest(StoreUnusable):
+    """The manifest is damaged, lost, or of a newer format."""
 
 
 @dataclass
@@ -56,6 +57,11 @@ class Manifest:
     dropped: dict[str, set[int]] = field(default_factory=dict)
     clean: dict[int, CleanState] = field(default_factory=dict)
     gone_aborted: list[GoneAborted] = field(default_factory=list)
+
+    @property
+    def never_settled(self) -> bool:
+        """Whether all log segments that ever were are still there: the first manifest is written with the store."""
+        return self.number <= 1
 
     def copy(self) -> Manifest:
         """A deep copy, to change and then `write`."""
@@ -90,10 +96,10 @@ def decode(data: bytes) -> Manifest:
     """Raises BadManifest."""
     line, _, rest = data.partition(b"\n")
     if rest != b"%08x\n" % crc32c(line):
-        raise BadManifest("damaged: its checksum does not agree")
+        raise BadManifest(f"{NAME} is damaged: its checksum does not agree")
     content = json.loads(line)
     if content["version"] > FORMAT_VERSION:
-        raise BadManifest(f"format version {content['version']}, this program knows {FORMAT_VERSION}")
+        raise BadManifest(f"{NAME} has format version {content['version']}, this program knows {FORMAT_VERSION}")
     return Manifest(
         content["number"],
         content["next_settled"],
@@ -106,14 +112,16 @@ def decode(data: bytes) -> Manifest:
 
 
 def read(disk: Disk) -> Manifest:
-    """The manifest of this directory, an empty one if it never had one. Raises BadManifest."""
+    """The manifest of this directory, an empty one with number 0 if it never had one. Raises BadManifest."""
     try:
         file = disk.open(NAME)
     except FileNotFoundError:
+        if any(settled_number(name) is not None for name in disk.list()):
+            raise BadManifest(f"there are settled files, but no {NAME} that says which of them count") from None
         return Manifest()
     size = file.size()
     if size > BYTES_MAX:
-        raise BadManifest(f"{size} bytes")
+        raise BadManifest(f"{NAME} is of {size} bytes")
     return decode(file.pread(size, 0))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from core.store import checkpoint, manifest
 from core.store.disk import Disk, File
+from core.store.engine import StoreUnusable
 from core.store.index import Extents, Footer, read_footer
 from core.store.log_files import SealedFiles, log_name, log_number
 from core.store.partition import Partition
@@ -31,7 +32,7 @@ FORMAT_VERSION = 1
 _FORMAT_PREFIX = "trivium-store "
 
 
-class StoreFormatError(Exception):
+class StoreFormatError(StoreUnusable):
     """The directory is of a newer format, or holds something else."""
 
 
@@ -67,6 +68,8 @@ def recover(disk: Disk, now_ms: int) -> Recovered:
     logs = _logs(disk, known)
     findings: list[str] = []
     found, epochs_skipped = load_checkpoint(disk, known, logs, findings)
+    if not known.number:
+        manifest.write(disk, known)  # from now on a store without one has lost it
     state = Recovered(
         found.epoch,
         found.log_number,

@@ -78,9 +78,9 @@ def load_checkpoint(disk: Disk, known: Manifest, logs: Iterable[int], findings: 
             sequence = _sequence_after(file, sequence)
             if sequence is None:
                 break
-    if not used and not known.number and not known.settled and checkpoint.CHECKPOINT_NAME not in disk.list():
+    if not used and known.never_settled and checkpoint.CHECKPOINT_NAME not in disk.list():
         return checkpoint.empty(), 0  # a new store
-    if not used or sequence is None or known.number:
+    if not used or sequence is None or not known.never_settled:
         raise BadFile(
             f"{error}; there is no copy, and the log segments that are left are not all there were: opening the store"
             " could give out offsets again. Restore the file, or copy the partitions from a backup"

@@ -35,6 +35,7 @@ from typing import NamedTuple
 from google_crc32c import extend as _extend
 
 from core.store.disk import File
+from core.store.engine import StoreUnusable
 from trivium.crc import crc32c
 from trivium.record_batch import BatchError, BatchHeader, check_crc, parse_header
 
@@ -72,7 +73,7 @@ class EntryKind(enum.IntEnum):
     DELETE_BEFORE = 4  # base offset: the new log start
 
 
-class BadFile(Exception):
+class BadFile(StoreUnusable):
     """A file that is none of ours, damaged at its head or footer, or of a newer format."""
 
 

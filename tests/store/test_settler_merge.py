@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
+import trio
 
 import core.store.merge as merging
 from core.store.compaction import Cleaner, CleanState, KeyCollector, OffsetMap
 from core.store.disk import Disk
+from core.store.embedded import EmbeddedEngine
 from core.store.index import read_footer
 from core.store.log_files import log_name
-from core.store.manifest import BadManifest, Manifest, decode, encode, read, settled_name, write
+from core.store.manifest import NAME, BadManifest, Manifest, decode, encode, read, settled_name, write
 from core.store.merge import Damaged, Merged, Source, merge
 from core.store.segment import FileKind, Window, decode_file_header, scan_groups
 from tests.store.batches import batch
@@ -161,6 +163,26 @@ def test_the_manifest_comes_back_as_it_was_written_and_never_half() -> None:
         assert read(cut) in (before, after)
         write(cut, after.copy())
     assert read(disk.cut(seed=1)) == after
+
+
+async def test_a_lost_manifest_is_not_taken_for_a_store_that_never_settled() -> None:
+    disk = SimulatedDisk()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(EmbeddedEngine("", disk=disk).run)
+        nursery.cancel_scope.cancel()
+    assert read(disk).never_settled
+    again = disk.copy()
+    again.unlink(NAME)  # of a store that has none yet
+    async with trio.open_nursery() as nursery:
+        await nursery.start(EmbeddedEngine("", disk=again).run)
+        nursery.cancel_scope.cancel()
+    assert read(again).never_settled
+    name = settled_name(1)
+    disk.open(name, create=True)
+    disk.unlink(NAME)
+    with pytest.raises(BadManifest, match="no MANIFEST that says which of them count"):
+        await EmbeddedEngine("", disk=disk).run()
+    assert name in disk.list()
 
 
 def test_a_damaged_or_newer_manifest_is_refused() -> None:
