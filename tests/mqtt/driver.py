@@ -87,15 +87,16 @@ class Driver:
 def singles(event: ev.Event) -> list[ev.Event]:
     if not isinstance(event, ev.RunReceived):
         return [event]
-    connection, ticket, run = event
-    packet_ids = run.packet_ids or [0] * len(run.payloads)
+    connection, ticket, topic, _, payloads, qos, _ = event
+    entry = connection._tickets.get(ticket)
+    packet_ids = entry if isinstance(entry, list) else [0] * len(payloads)
     return [
         ev.PublishReceived(
             connection,
             ticket if index == len(packet_ids) - 1 else 0,
-            Publish(run.topic, payload, run.qos, False, False, packet_id, None),
+            Publish(topic, payload, qos, False, False, packet_id, None),
         )
-        for index, (payload, packet_id) in enumerate(zip(run.payloads, packet_ids, strict=True))
+        for index, (payload, packet_id) in enumerate(zip(payloads, packet_ids, strict=True))
     ]
 
 

@@ -72,7 +72,7 @@ def test_a_run_is_one_event_and_its_acknowledgements_keep_their_order(version: i
     assert isinstance(first, ev.RunReceived)
     assert isinstance(single, ev.PublishReceived)
     assert isinstance(second, ev.RunReceived)
-    assert second.run.packet_ids == [4]
+    assert second.payloads == [b"1"]
     assert driver.connection.unacknowledged == 5
     driver.connection.run_done(second.ticket)
     assert driver.received() == []

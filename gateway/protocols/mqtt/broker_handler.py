@@ -30,8 +30,8 @@ from gateway.protocols.mqtt.codec.packets import Connect, Subscribe, Will
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
-from gateway.protocols.mqtt.packet_changes import NEVER_S, asked_expiry_s, outgoing_of, outgoing_run_of, will_of
-from gateway.protocols.mqtt.publishing import Outgoing, OutgoingRun, Publisher, totals
+from gateway.protocols.mqtt.packet_changes import NEVER_S, asked_expiry_s, outgoing_of, will_of
+from gateway.protocols.mqtt.publishing import Outgoing, Publisher, totals
 from gateway.protocols.mqtt.retained import Retained
 from gateway.protocols.mqtt.selection import asked_selection
 from gateway.protocols.mqtt.session import Session, Subscription
@@ -117,13 +117,13 @@ class BrokerHandler:
     # -- a turn ------------------------------------------------------------------------------------------------------
 
     def handle(self, events: list[ev.Event]) -> None:
-        publishes: list[Outgoing | OutgoingRun] = []
+        publishes: list[Outgoing | ev.RunReceived] = []
         for event in events:
             if type(event) is ev.RunReceived:
                 device = event.connection.user
                 assert isinstance(device, Device)
-                if device.access is None or _may_publish(event.connection, event.ticket, event.run.topic):
-                    publishes.append(outgoing_run_of(event, device))
+                if device.access is None or _may_publish(event.connection, event.ticket, event.topic):
+                    publishes.append(event._replace(publisher=device.session.client_id) if device.no_local else event)
                 continue
             if type(event) is ev.PublishReceived:
                 if _may_publish(event.connection, event.ticket, event.publish.topic):
@@ -296,7 +296,7 @@ class BrokerHandler:
 
     # -- the end of a connection and of a session --------------------------------------------------------------------
 
-    def _on_closed(self, closed: ev.Closed, publishes: list[Outgoing | OutgoingRun]) -> None:
+    def _on_closed(self, closed: ev.Closed, publishes: list[Outgoing | ev.RunReceived]) -> None:
         connection = closed.connection
         device = connection.user
         if not isinstance(device, Device) or device.connection is not connection:

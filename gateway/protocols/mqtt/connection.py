@@ -46,6 +46,7 @@ from gateway.protocols.mqtt.outbound import Outbound
 from gateway.protocols.mqtt.replies import State
 from gateway.protocols.mqtt.session import Session
 
+_CONNECTED = State.CONNECTED
 RATE_BURST_S = 2.0  # rates hold over this time, longer than the second in which a transport looks at deadlines
 
 _ON_ACK = {
@@ -65,7 +66,9 @@ class Connection(Outbound):
 
     __slots__ = (
         "_last_packet_s",
+        "_paced",
         "_paid_s",
+        "_waiting_max",
         "connect",
         "keep_alive_s",
         "opened_s",
@@ -78,6 +81,8 @@ class Connection(Outbound):
         super().__init__(limits, outbox)
         self.opened_s = self._last_packet_s = now
         self.keep_alive_s = 0
+        self._paced = limits.paced
+        self._waiting_max = 2 * limits.receive_max  # replies that are due before no more is read
         self._paid_s = 0.0  # until when its rates are used up
         self.paused_until_s = 0.0  # it sent more than its rates allow and is not read until then; 0: it is
         self.connect: Connect | None = None  # from CONNECT to its answer
@@ -88,11 +93,13 @@ class Connection(Outbound):
 
     def receive(self, data: bytes, now: float) -> None:
         """Bytes from the client, in any pieces."""
-        if self.state is State.CLOSED:
-            return
-        if self.state is State.CONNECTING:
-            self._hold(data)
-            return
+        state = self.state
+        if state is not _CONNECTED:
+            if state is State.CLOSED:
+                return
+            if state is State.CONNECTING:
+                self._hold(data)
+                return
         packets: list[Packet] = []
         error: RemoteProtocolError | None = None
         try:
@@ -102,12 +109,12 @@ class Connection(Outbound):
         if packets:
             self._last_packet_s = now
             self.outbox.packets_in += len(packets)  # a run adds what it holds beyond one
-            if self.limits.paced:
+            if self._paced:
                 self._pace(packets, len(data), now)
         try:
             for packet in packets:
-                kind = type(packet)
-                if self.state is not State.CONNECTED:
+                kind = packet.__class__
+                if self.state is not _CONNECTED:
                     self._on_first(packet)
                 elif kind is PublishRun:
                     self._on_run(packet)  # type: ignore[arg-type]
@@ -153,10 +160,12 @@ class Connection(Outbound):
         while the client has used up its rates."""
         if self.paused_until_s:
             return False
-        if self.state is State.CONNECTED:
+        if self.state is _CONNECTED:
+            waiting_max = self._waiting_max
+            if self.unacknowledged <= waiting_max and len(self._tickets) <= waiting_max:
+                return True
             # QoS 2 messages that wait for PUBREL do not count: an MQTT 3 client may have any number of them, and
             # unread it could not release one.
-            waiting_max = 2 * self.limits.receive_max
             inbound = self.session.inbound if self.session is not None else None
             unreleased = len(inbound) if inbound is not None else 0
             return len(self._tickets) <= waiting_max and self.unacknowledged - unreleased <= waiting_max

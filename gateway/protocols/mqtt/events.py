@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from gateway.protocols.mqtt.codec.packets import Connect, Publish, PublishRun, Subscribe, Unsubscribe, Will
+from gateway.protocols.mqtt.codec.packets import Connect, Publish, Subscribe, Unsubscribe, Will
 from gateway.protocols.mqtt.session import Delivery
 
 if TYPE_CHECKING:
@@ -51,11 +51,15 @@ class PublishReceived(NamedTuple):
 
 
 class RunReceived(NamedTuple):
-    """Plain PUBLISH packets of one name, QoS 0 or 1, that came together."""
+    """Messages of one name that came together, QoS 0 or 1, no properties, no RETAIN. `publisher` is the core's."""
 
     connection: Connection
     ticket: int
-    run: PublishRun
+    topic: str
+    raw_topic: bytes
+    payloads: list[bytes]
+    qos: int
+    publisher: str | None = None
 
 
 class ReleaseReceived(NamedTuple):

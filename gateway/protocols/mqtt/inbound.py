@@ -23,7 +23,7 @@ from gateway.protocols.mqtt.events import (
     UnsubscribeReceived,
 )
 from gateway.protocols.mqtt.limits import Limits
-from gateway.protocols.mqtt.replies import REPEATED, Replies, State
+from gateway.protocols.mqtt.replies import REPEATED, Replies
 from gateway.protocols.mqtt.session import APPENDING, RELEASING, STORED
 
 _new = tuple.__new__
@@ -87,7 +87,9 @@ class Inbound(Replies):
             ticket = self._next_ticket
             self._next_ticket = ticket + 1
             self._tickets[ticket] = packet_ids
-        self.outbox.events.append(_new(RunReceived, (self, ticket, run)))
+        self.outbox.events.append(
+            _new(RunReceived, (self, ticket, run.topic, run.raw_topic, run.payloads, run.qos, None))
+        )
 
     def _on_used_packet_id(self, publish: Publish) -> None:
         """A PUBLISH whose packet id is in a QoS 2 exchange."""
@@ -204,8 +206,7 @@ class Inbound(Replies):
             raise LocalProtocolError(f"ticket {ticket} does not wait for this answer")
         self._first_ticket = ticket + 1
         self.unacknowledged = max(0, self.unacknowledged - len(packet_ids))
-        if self.state is State.CONNECTED:
-            self._send_if_open(acks(props.PUBACK, packet_ids), len(packet_ids))
+        self._send_if_open(acks(props.PUBACK, packet_ids), len(packet_ids))
 
     def publishes_done(self, first_ticket: int, last_ticket: int) -> None:
         """All publishes with tickets from first to last are durable; other tickets between them are left alone."""

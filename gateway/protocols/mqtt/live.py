@@ -27,8 +27,8 @@ from gateway.protocols.mqtt.codec.packets import V5
 from gateway.protocols.mqtt.codec.properties import encode_property
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.events import RunReceived
 from gateway.protocols.mqtt.message import Message, Run, plain_run
-from gateway.protocols.mqtt.publishing import OutgoingRun
 from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.selection import passes
 from gateway.protocols.mqtt.session import Delivery, Subscription
@@ -92,9 +92,14 @@ def encoded_identifiers(identifiers: list[int]) -> bytes:
     return encode_property(props.SUBSCRIPTION_ID, identifiers) if identifiers else b""
 
 
-def _records_between(stretch: Stretch, offset: int, count: int) -> list[Record]:
-    first = offset - stretch.base_offset
-    return records_of(stretch)[first : first + count]
+def _named(stretch: Stretch, one: RunReceived, run: Run) -> NamedRun:
+    """A run of a batch that was not decoded."""
+
+    def records() -> list[Record]:
+        first = run.base_offset - stretch.base_offset
+        return records_of(stretch)[first : first + len(run)]
+
+    return NamedRun(one.topic, one.publisher, run, records)
 
 
 class Live:
@@ -111,7 +116,7 @@ class Live:
         self.traces: MqttTraces | None = None  # told of what is delivered
         self.offline_messages_max = -1  # that a device gets of what came while it was away; -1: all
         self.cut = 0  # messages that it did not get
-        self.fresh: Callable[[BatchHeader], Sequence[OutgoingRun] | None] = lambda _: None
+        self.fresh: Callable[[BatchHeader], Sequence[RunReceived] | None] = lambda _: None
         self.retained_partition = -1  # its records have whole names as keys
         self.index = SubscriptionIndex()
         self.devices: dict[int, Device] = {}  # by the session's number
@@ -254,31 +259,56 @@ class Live:
 
     def _deliver_live(self, stretch: Stretch) -> None:
         now_s = time.time()
-        devices = self.devices
         traced = self.traces is not None and self.traces.observes(stretch.partition)
-        for named in self._runs(stretch):
-            for target in self._plan(named.name):
-                device = devices.get(target.number)
-                if target.simple and device is not None and device.live and device.access is None and not traced:
-                    connection = device.connection
-                    if connection is not None and connection.deliver_plain(named.run, target.qos):
-                        if device.session.durable:
-                            device.dirty = True
-                        continue
-                run = named.passing(target.selections)
-                if not run:
+        fresh = None if traced else self.fresh(stretch.header)
+        if fresh is None:
+            for named in self._runs(stretch):
+                plan = self._plan(named.name)
+                if traced:
+                    for target in plan:
+                        self._deliver_target(stretch.partition, target, self.devices.get(target.number), named, now_s)
+                elif plan:
+                    self._deliver_run(stretch.partition, plan, named.run, named, now_s)
+            return
+        partition, offset = stretch.partition, stretch.base_offset
+        for one in fresh:
+            plan = self._plan(one.topic)
+            if plan:
+                run = plain_run(one.raw_topic, one.payloads, one.qos, partition, offset)
+                self._deliver_run(partition, plan, run, partial(_named, stretch, one, run), now_s)
+            offset += len(one.payloads)
+
+    def _deliver_run(
+        self, partition: int, plan: list[Target], run: Run, named: NamedRun | Callable[[], NamedRun], now_s: float
+    ) -> None:
+        """Messages of one name to all who get them; `named` where more than their QoS decides."""
+        devices = self.devices
+        for target in plan:
+            device = devices.get(target[0])
+            if target.simple and device is not None and device.live and device.access is None:
+                connection = device.connection
+                if connection is not None and connection.deliver_plain(run, target.qos):
+                    if device.session.durable:
+                        device.dirty = True
                     continue
-                if device is None:
-                    self._deliver_to_group(self.groups_by_number[target.number], stretch.partition, run, now_s)
-                    continue
-                if not device.live:
-                    device.pending = True
-                    continue
-                if target.no_local and named.publisher == device.session.client_id:
-                    continue
-                taken = self._hand_over(device, run, 0, target.qos, target.published, target.identifiers, now_s)
-                if taken < len(run):
-                    self._fall_behind(device, stretch.partition, run.messages[taken].offset)
+            if not isinstance(named, NamedRun):
+                named = named()
+            self._deliver_target(partition, target, device, named, now_s)
+
+    def _deliver_target(
+        self, partition: int, target: Target, device: Device | None, named: NamedRun, now_s: float
+    ) -> None:
+        run = named.passing(target.selections)
+        if not run:
+            return
+        if device is None:
+            self._deliver_to_group(self.groups_by_number[target.number], partition, run, now_s)
+        elif not device.live:
+            device.pending = True
+        elif not (target.no_local and named.publisher == device.session.client_id):
+            taken = self._hand_over(device, run, 0, target.qos, target.published, target.identifiers, now_s)
+            if taken < len(run):
+                self._fall_behind(device, partition, run.messages[taken].offset)
 
     def _hand_over(
         self,
@@ -380,9 +410,6 @@ class Live:
         if known is not None:
             self._decoded.move_to_end(key)
             return known[1]
-        fresh = self.fresh(stretch.header)
-        if fresh is not None:
-            return self._keep(key, stretch, self._named(stretch, fresh))
         topic = self.visible(stretch.partition)
         if topic is None and stretch.partition != self.retained_partition:
             return []
@@ -399,20 +426,6 @@ class Live:
             records.append(record)
         if messages:
             runs.append(NamedRun(name, publisher, Run(messages), partial(list, records)))
-        return self._keep(key, stretch, runs)
-
-    def _named(self, stretch: Stretch, fresh: Sequence[OutgoingRun]) -> list[NamedRun]:
-        """The runs of a batch as its publisher told them."""
-        partition, offset = stretch.partition, stretch.base_offset
-        named: list[NamedRun] = []
-        for one in fresh:
-            run = plain_run(one.raw_topic, one.payloads, one.qos, partition, offset)
-            count = len(one.payloads)
-            named.append(NamedRun(one.name, one.publisher, run, partial(_records_between, stretch, offset, count)))
-            offset += count
-        return named
-
-    def _keep(self, key: tuple[int, int], stretch: Stretch, runs: list[NamedRun]) -> list[NamedRun]:
         size = 2 * len(stretch.batch) + 400 * stretch.header.count
         self._decoded[key] = size, runs
         self._decoded_bytes += size

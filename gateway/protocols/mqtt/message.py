@@ -7,7 +7,7 @@ at QoS 0 all its receivers of one form share the bytes of the whole run.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from gateway.protocols.mqtt.codec.primitives import encode_varint
 from gateway.protocols.mqtt.codec.writer import publish_head
@@ -157,6 +157,21 @@ def plain_run(topic: bytes, payloads: list[bytes], qos: int, partition: int, bas
 # (up to the packet id, behind it) of each packet; bytes of the largest packet, and of all
 Forms: TypeAlias = tuple[list[tuple[bytes, bytes]], int, int]
 _new_run = object.__new__
+
+
+HEADS_CACHED_MAX: Final = 16_384
+_heads: dict[tuple[bytes, int], bytes] = {}
+
+
+def head_of(topic: bytes, rest_bytes: int) -> bytes:
+    """The beginning of a plain PUBLISH at QoS 1 behind which `rest_bytes` follow; those seen lately are kept."""
+    key = topic, rest_bytes
+    head = _heads.get(key)
+    if head is None:
+        if len(_heads) >= HEADS_CACHED_MAX:
+            _heads.clear()
+        head = _heads[key] = publish_head(topic, 1, False, False, rest_bytes)
+    return head
 
 
 def _forms(topic: bytes, payloads: list[bytes], qos: int, v5: bool) -> Forms:

@@ -23,7 +23,7 @@ from gateway.protocols.mqtt.errors import LocalProtocolError, protocol_error
 from gateway.protocols.mqtt.events import DeliveryEnded, Outbox, ReceiptReceived, WindowOpened
 from gateway.protocols.mqtt.inbound import Inbound
 from gateway.protocols.mqtt.limits import Limits
-from gateway.protocols.mqtt.message import Message, Run
+from gateway.protocols.mqtt.message import Message, Run, head_of
 from gateway.protocols.mqtt.replies import State
 from gateway.protocols.mqtt.session import (
     QOS1_SENT,
@@ -36,6 +36,7 @@ from gateway.protocols.mqtt.session import (
 )
 
 _new = tuple.__new__
+_CONNECTED = State.CONNECTED
 
 
 class Unsent(NamedTuple):
@@ -137,7 +138,7 @@ class Outbound(Inbound):
         """Send all of a plain run at QoS 1; False, and nothing is sent, where `deliver` must look at the messages."""
         session = self.session
         if (
-            self.state is not State.CONNECTED
+            self.state is not _CONNECTED
             or granted_qos == 0
             or run.plain_qos != 1
             or self._redeliver
@@ -146,8 +147,18 @@ class Outbound(Inbound):
             or session is None
         ):
             return False
-        forms, largest, size = run.forms(self.version == V5)
-        count = len(forms)
+        payloads = run.payloads
+        count = len(payloads)
+        if count == 1:
+            tail = payloads[0]
+            payload_bytes = len(tail)
+            if self.version == V5:
+                tail = b"\0" + tail
+            head = head_of(run.topic, len(tail) + 2)
+            largest = size = len(head) + 2 + len(tail)
+        else:
+            forms, largest, size = run.forms(self.version == V5)
+            payload_bytes = run.payload_bytes
         if (
             count > self._quota
             or largest > self._packet_bytes_max
@@ -162,7 +173,6 @@ class Outbound(Inbound):
             inflight = session.inflight = {}
         partition, offset = run.partition, run.base_offset
         if count == 1:
-            head, tail = forms[0]
             inflight[packet_id] = _new(Delivery, (QOS1_SENT, partition, offset, False, 0))
             data = head + packet_id.to_bytes(2, "big") + tail
         else:
@@ -176,9 +186,9 @@ class Outbound(Inbound):
         self._quota -= count
         outbox = self.outbox
         outbox.publishes_out += count
-        outbox.publish_bytes_out += run.payload_bytes
+        outbox.publish_bytes_out += payload_bytes
         if not self._output:
-            self.outbox.dirty.append(self)  # type: ignore[arg-type]
+            outbox.dirty.append(self)  # type: ignore[arg-type]
         self._output.append(data)
         self.output_bytes += size
         return True

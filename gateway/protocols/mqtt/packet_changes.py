@@ -8,10 +8,7 @@ from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import V5, Connect, Publish, Will
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.devices import Device
-from gateway.protocols.mqtt.events import RunReceived
-from gateway.protocols.mqtt.publishing import Outgoing, OutgoingRun
-
-_new = tuple.__new__
+from gateway.protocols.mqtt.publishing import Outgoing
 
 NEVER_S = 0xFFFFFFFF
 
@@ -27,13 +24,6 @@ def outgoing_of(connection: Connection, ticket: int, publish: Publish) -> Outgoi
     name, payload, qos, retain, _, _, properties = publish
     publisher = session.client_id if device.no_local else None
     return Outgoing(connection, ticket, name, payload, qos, retain, properties, publisher, changes)
-
-
-def outgoing_run_of(received: RunReceived, device: Device) -> OutgoingRun:
-    """PUBLISH packets of a connected device that came together."""
-    connection, ticket, run = received
-    publisher = device.session.client_id if device.no_local else None
-    return _new(OutgoingRun, (connection, ticket, run.topic, run.raw_topic, run.payloads, run.qos, publisher))
 
 
 def will_of(client_id: str, will: Will) -> Outgoing:

@@ -28,6 +28,7 @@ from core.topics import Topic, Topics
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.codec.properties import Properties
 from gateway.protocols.mqtt.connection import Connection
+from gateway.protocols.mqtt.events import RunReceived
 from gateway.protocols.mqtt.records import headers_of
 from trivium.record_batch import BatchHeader
 from trivium.record_writer import Template, assemble
@@ -64,18 +65,6 @@ class Outgoing(NamedTuple):
     changes: Sequence[Change] = ()
 
 
-class OutgoingRun(NamedTuple):
-    """Messages of one name to be stored: QoS 0 or 1, no properties, no RETAIN."""
-
-    connection: Connection
-    ticket: int
-    name: str
-    raw_topic: bytes
-    payloads: list[bytes]
-    qos: int
-    publisher: str | None
-
-
 class Route:
     """Where the messages of a name go, and how their records begin and end, by QoS. It holds until topics change.
 
@@ -102,7 +91,7 @@ class Route:
         return template
 
 
-Row = tuple[Route, Outgoing | OutgoingRun]
+Row = tuple[Route, Outgoing | RunReceived]
 
 
 class Publisher:
@@ -135,8 +124,8 @@ class Publisher:
         self._flush = flush
         self._routes: dict[str, Route] = {}
         self._catch_all_places: dict[str, tuple[str, bytes | None]] = {}  # names whose topic could not be made
-        self._fresh: dict[int, tuple[BatchHeader, Sequence[OutgoingRun]]] = {}  # of batches under way
-        self._parked: dict[str, list[Outgoing | OutgoingRun]] = {}
+        self._fresh: dict[int, tuple[BatchHeader, Sequence[RunReceived]]] = {}  # of batches under way
+        self._parked: dict[str, list[Outgoing | RunReceived]] = {}
         self._parked_bytes = 0
         self._make_send, self._make_receive = trio.open_memory_channel[str](10_000)
         self.observed: Callable[[], bool] = lambda: False  # whether `on_stored` is to be told of what is durable
@@ -159,24 +148,24 @@ class Publisher:
         """Topics have changed."""
         self._routes.clear()
 
-    def fresh(self, header: BatchHeader) -> Sequence[OutgoingRun] | None:
+    def fresh(self, header: BatchHeader) -> Sequence[RunReceived] | None:
         """What a batch is made of that has just become durable, if it is of plain runs only: it need not be decoded."""
         found = self._fresh.get(id(header))
         return found[1] if found is not None and found[0] is header else None
 
-    def publish(self, messages: Sequence[Outgoing | OutgoingRun]) -> None:
+    def publish(self, messages: Sequence[Outgoing | RunReceived]) -> None:
         """Stores the messages of a turn, in order; answers each when it is durable or refused."""
         now_ms = int(time.time() * 1000)
         partitions: dict[int, list[Row]] = {}
         scheduled: list[tuple[Wanted, Row]] = []
         routes, parked = self._routes, self._parked
         for message in messages:
-            route = routes.get(message.name)
+            route = routes.get(message[2])  # its name
             if route is None or (parked and route.topic in parked):
                 route = self._route(message)
                 if route is None:
                     continue
-            if message.__class__ is OutgoingRun:
+            if message.__class__ is RunReceived:
                 if route.special and not self._is_to_be_stored(route, message, now_ms, scheduled):
                     continue
             elif (message.properties or route.special) and not self._is_to_be_stored(  # type: ignore[union-attr]
@@ -193,9 +182,9 @@ class Publisher:
         if partitions:
             self._append(partitions, now_ms)
 
-    def _route(self, message: Outgoing | OutgoingRun) -> Route | None:
+    def _route(self, message: Outgoing | RunReceived) -> Route | None:
         """Where a message goes; None when it was refused, or waits for its topic."""
-        name = message.name
+        name = message[2]
         refused = self.refusal(name)
         if refused is not None:
             _answer(message, *refused)
@@ -212,10 +201,10 @@ class Publisher:
         return route
 
     def _is_to_be_stored(
-        self, route: Route, message: Outgoing | OutgoingRun, now_ms: int, scheduled: list[tuple[Wanted, Row]]
+        self, route: Route, message: Outgoing | RunReceived, now_ms: int, scheduled: list[tuple[Wanted, Row]]
     ) -> bool:
         """Whether a message goes into its topic now; else it is refused, scheduled, or handed on unstored."""
-        if isinstance(message, OutgoingRun):
+        if isinstance(message, RunReceived):
             payloads, retain = message.payloads, False
             headers = headers_of(message.qos, False, None, message.publisher)
         else:
@@ -262,12 +251,12 @@ class Publisher:
                     fresh.append(id(header))
                     continue
                 for route, message in part:
-                    if message.__class__ is OutgoingRun:
+                    if message.__class__ is RunReceived:
                         continue
                     changes.extend(message.changes)  # type: ignore[union-attr]
                     if message.retain and route.settings.mqtt_retain == "true":  # type: ignore[union-attr]
                         # An empty payload deletes ([MQTT-3.3.1-6], [MQTT-3.3.1-10] of 3.1.1).
-                        retained[message.name] = _retained(message, now_ms)  # type: ignore[arg-type]
+                        retained[message[2]] = _retained(message, now_ms)  # type: ignore[arg-type]
         if changes:
             entries.append(self._state.entry(changes))
         if retained:
@@ -284,7 +273,7 @@ class Publisher:
 
     def _appended(self, sent: list[list[Row]], answers: list[Appended]) -> None:
         stored: dict[Connection, list[int]] = {}
-        again: list[Outgoing | OutgoingRun] = []
+        again: list[Outgoing | RunReceived] = []
         for rows, answer in zip(sent, answers, strict=False):
             if answer.outcome is Outcome.APPENDED:
                 if self.observed():
@@ -292,7 +281,7 @@ class Publisher:
                 for _, message in rows:
                     if not message.ticket:
                         continue
-                    if message.__class__ is OutgoingRun:
+                    if message.__class__ is RunReceived:
                         message.connection.run_done(message.ticket)
                     elif message.connection is not None:
                         stored.setdefault(message.connection, []).append(message.ticket)
@@ -317,7 +306,7 @@ class Publisher:
 
     # -- topics that are not there yet -------------------------------------------------------------------------------
 
-    def _park(self, topic: str, message: Outgoing | OutgoingRun) -> None:
+    def _park(self, topic: str, message: Outgoing | RunReceived) -> None:
         waiting = self._parked.get(topic)
         size = _parked_bytes(message)
         if self._parked_bytes + size > PARKED_BYTES_MAX:
@@ -362,7 +351,7 @@ class Publisher:
             await self._state.put([(AUTO_TOPIC_KEY + name.encode(), b"")])
         return topic
 
-    async def _to_catch_all(self, messages: list[Outgoing | OutgoingRun]) -> None:
+    async def _to_catch_all(self, messages: list[Outgoing | RunReceived]) -> None:
         other = self._mapping.catch_all
         if await self._make(other) is None:
             for message in messages:
@@ -371,20 +360,21 @@ class Publisher:
         for message in messages:
             if len(self._catch_all_places) >= ROUTES_MAX:
                 self._catch_all_places.clear()
-            self._catch_all_places[message.name] = other, message.name.encode()
+            name = message[2]
+            self._catch_all_places[name] = other, name.encode()
         self.publish(messages)
 
 
-def _answer(message: Outgoing | OutgoingRun, code: int, reason: str) -> None:
+def _answer(message: Outgoing | RunReceived, code: int, reason: str) -> None:
     if message.ticket and message.connection is not None:
         message.connection.publish_done(message.ticket, code, reason)
 
 
-def totals(messages: Sequence[Outgoing | OutgoingRun]) -> tuple[int, int]:
+def totals(messages: Sequence[Outgoing | RunReceived]) -> tuple[int, int]:
     """How many messages these are, and the bytes of their payloads."""
     count = size_bytes = 0
     for message in messages:
-        if message.__class__ is OutgoingRun:
+        if message.__class__ is RunReceived:
             payloads = message.payloads
             count += len(payloads)
             size_bytes += sum(map(len, payloads))
@@ -394,14 +384,14 @@ def totals(messages: Sequence[Outgoing | OutgoingRun]) -> tuple[int, int]:
     return count, size_bytes
 
 
-def _payload_bytes(message: Outgoing | OutgoingRun) -> int:
-    if isinstance(message, OutgoingRun):
+def _payload_bytes(message: Outgoing | RunReceived) -> int:
+    if isinstance(message, RunReceived):
         return sum(map(len, message.payloads))
     return len(message.payload)
 
 
-def _parked_bytes(message: Outgoing | OutgoingRun) -> int:
-    return _payload_bytes(message) + 200 * (len(message.payloads) if isinstance(message, OutgoingRun) else 1)
+def _parked_bytes(message: Outgoing | RunReceived) -> int:
+    return _payload_bytes(message) + 200 * (len(message.payloads) if isinstance(message, RunReceived) else 1)
 
 
 def _batch(rows: list[Row], now_ms: int) -> tuple[BatchHeader, bytes, bool]:
@@ -410,7 +400,7 @@ def _batch(rows: list[Row], now_ms: int) -> tuple[BatchHeader, bytes, bool]:
     count = 0
     plain = True
     for route, message in rows:
-        if message.__class__ is OutgoingRun:
+        if message.__class__ is RunReceived:
             template = route.template(message.qos, message.publisher)
             count = template.write(pieces, count, message.payloads)
         else:

@@ -40,6 +40,8 @@ ACCEPTS_MAX: Final = 128  # new connections of one listener in one turn
 ROUNDS_MAX: Final = 4  # times that output of one turn may lead to more output before other sockets get their turn
 WHEEL_S_MAX: Final = 60  # the longest a connection goes without a look at its deadline
 _OUT: Final = select.EPOLLOUT
+_CONNECTED: Final = State.CONNECTED
+_CLOSED: Final = State.CLOSED
 _EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -170,18 +172,20 @@ class Pump:
         now = self._clock()
         self._in_turn = True
         unready: list[Peer] = []
+        peers = self._peers
         for fd, mask in ready:
-            peer = self._peers.get(fd)
+            peer = peers.get(fd)
             if peer is None:
                 if fd in self._listeners:
                     self._accept(self._listeners[fd], now)
                 continue
             if mask & _OUT:
                 self._write(peer)
-            if mask & ~_OUT and peer.socket.fileno() >= 0:
-                self._read(peer, now)
-                if not peer.connection.reading:
-                    unready.append(peer)
+                if mask == _OUT or peer.socket.fileno() < 0:
+                    continue
+            self._read(peer, now)
+            if not peer.connection.reading:
+                unready.append(peer)
         self._in_turn = False
         self.flush()
         for peer in unready:
@@ -215,11 +219,39 @@ class Pump:
             self._flushed.set()
 
     def _write_dirty(self) -> None:
+        """Write every connection that has output, once. Where nothing stands in the way the sends follow each other
+        closely: a peer that sleeps must be woken for what it gets, one that still has something to read need not.
+        """
         dirty, self.outbox.dirty = self.outbox.dirty, []
+        plain: list[tuple[Peer, bytes]] = []
         for connection in dirty:
             peer = connection.transport
-            if isinstance(peer, Peer):
+            if peer.__class__ is not Peer:
+                continue
+            if peer.backlog is None and peer.layer is None and peer.mask == READING and connection.state is _CONNECTED:
+                plain.append((peer, connection.take_output()))
+            else:
                 self._write(peer)
+        bytes_out = 0
+        for peer, data in plain:
+            try:
+                sent = peer.socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self._drop(peer)
+                continue
+            bytes_out += sent
+            connection = peer.connection
+            if sent < len(data):
+                peer.backlog = memoryview(data)[sent:]
+                connection.sent(len(peer.backlog))
+                self._watch(peer)
+            elif connection.stalled:
+                connection.sent(0)
+            else:
+                connection.unsent_bytes = 0
+        self.bytes_out += bytes_out
 
     def _on_closed(self, event: Closed) -> None:
         peer = event.connection.transport
@@ -288,7 +320,7 @@ class Pump:
             else:
                 connection.eof()
             return
-        if connection.closed:
+        if connection.state is _CLOSED:
             return  # lingering: what comes now is read and thrown away
         data = bytes(self._buffer[:count])
         self.bytes_in += count

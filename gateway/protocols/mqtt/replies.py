@@ -31,6 +31,9 @@ class State(IntEnum):
     CLOSED = 3  # nothing is read any more; what is in the output may still be sent
 
 
+_CONNECTED: Final = State.CONNECTED
+
+
 class Replies:
     """See the module; `Connection` is what is used."""
 
@@ -91,7 +94,8 @@ class Replies:
 
     def take_output(self) -> bytes:
         """All bytes to send, in order; they count as unsent until the transport says otherwise."""
-        data = b"".join(self._output)
+        output = self._output
+        data = output[0] if len(output) == 1 else b"".join(output)
         self._output = []
         self.unsent_bytes += self.output_bytes
         self.output_bytes = 0
@@ -173,7 +177,7 @@ class Replies:
 
     def _send_if_open(self, data: bytes, packets: int = 1) -> None:
         # A tiny maximum packet size is kept even for the smallest replies ([MQTT-3.1.2-24]).
-        if self.state is State.CONNECTED and (self._packet_bytes_max >= 4 or len(data) <= self._packet_bytes_max):
+        if self.state is _CONNECTED and (self._packet_bytes_max >= 4 or len(data) <= self._packet_bytes_max):
             self._send_control(data, packets)
 
     def _repeated(self, packet_id: int) -> tuple[int, bytes | None]:
