@@ -15,6 +15,7 @@ from core.group_types import GroupLimits
 from core.groups import Groups
 from core.half_messages import HalfMessages
 from core.intake import Intake
+from core.key_guard import KeyGuard
 from core.offsets import Offsets
 from core.once import Once
 from core.queue_types import QueueLimits
@@ -82,6 +83,7 @@ class Broker:
         self.tracer: Tracer
         self.trace_search: TraceSearch
         self.queues: Queues
+        self.key_guard = KeyGuard(engine)
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -73,6 +73,7 @@ Ask = Callable[[Question], Awaitable[HalfEnd | None]]
 
 
 class Listed(NamedTuple):
+    number: int
     message_id: str
     group: str
     topic: str | None
@@ -363,13 +364,17 @@ class HalfMessages:
 
     # -- looking
 
-    def listed(self, group: str | None = None, *, parked: bool | None = None) -> Iterator[Listed]:
-        """What waits, oldest first."""
+    def listed(
+        self, group: str | None = None, *, parked: bool | None = None, after_number: int = -1
+    ) -> Iterator[Listed]:
+        """What waits, oldest first. Not to be kept over an await."""
         for half in self._halves.values():
-            if group in (None, half.group) and parked in (None, half.parked):
+            if half.number > after_number and group in (None, half.group) and parked in (None, half.parked):
                 owner = self._topics.owner(half.partition)
                 topic, index = (None, -1) if owner is None else (owner[0].name, owner[1])
-                yield Listed(half.message_id, half.group, topic, index, half.stored_ms, half.checks, half.parked)
+                yield Listed(
+                    half.number, half.message_id, half.group, topic, index, half.stored_ms, half.checks, half.parked
+                )
 
     async def resume(self, message_id: str) -> None:
         """A parked one is checked again, from the first check on, at once; durable. Raises CoreFailure."""

@@ -12,24 +12,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trivium.client import Client, TopicDescription, connect
+    from trivium.client import Cancellation, Client, TopicDescription, connect
     from trivium.consumer import Consumer, Message
-    from trivium.errors import Closed, Disconnected, ErrorCode, RequestRefused, RequestTimedOut, TriviumError
+    from trivium.errors import (
+        BufferFull,
+        Closed,
+        Disconnected,
+        ErrorCode,
+        KeyChanged,
+        RequestRefused,
+        RequestTimedOut,
+        TriviumError,
+    )
+    from trivium.frames.halves import COMMIT, DO_NOT_KNOW, ROLL_BACK
     from trivium.frames.offsets import EARLIEST, LATEST
-    from trivium.producer import Producer, Sent
+    from trivium.half_messages import HalfMessage
+    from trivium.outgoing import Sent
+    from trivium.producer import NewMessage, Producer
     from trivium.record_batch import Codec
     from trivium.requests import Requester, reply
 
 __all__ = [
+    "COMMIT",
+    "DO_NOT_KNOW",
     "EARLIEST",
     "LATEST",
+    "ROLL_BACK",
+    "BufferFull",
+    "Cancellation",
     "Client",
     "Closed",
     "Codec",
     "Consumer",
     "Disconnected",
     "ErrorCode",
+    "HalfMessage",
+    "KeyChanged",
     "Message",
+    "NewMessage",
     "Producer",
     "RequestRefused",
     "RequestTimedOut",
@@ -42,11 +62,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "client": ("Client", "TopicDescription", "connect"),
+    "client": ("Cancellation", "Client", "TopicDescription", "connect"),
     "consumer": ("Consumer", "Message"),
-    "errors": ("Closed", "Disconnected", "ErrorCode", "RequestRefused", "RequestTimedOut", "TriviumError"),
+    "errors": (
+        "BufferFull",
+        "Closed",
+        "Disconnected",
+        "ErrorCode",
+        "KeyChanged",
+        "RequestRefused",
+        "RequestTimedOut",
+        "TriviumError",
+    ),
     "frames.offsets": ("EARLIEST", "LATEST"),
-    "producer": ("Producer", "Sent"),
+    "frames.halves": ("COMMIT", "DO_NOT_KNOW", "ROLL_BACK"),
+    "half_messages": ("HalfMessage",),
+    "outgoing": ("Sent",),
+    "producer": ("NewMessage", "Producer"),
     "record_batch": ("Codec",),
     "requests": ("Requester", "reply"),
 }

@@ -7,65 +7,32 @@ them are joined like those of many tasks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from trivium import client as async_client
 from trivium import consumer as async_consumer
-from trivium import producer as async_producer
 from trivium import requests as async_requests
 from trivium import subscriber as async_subscriber
+from trivium.blocking_sending import HalfProducer, Producer, TransactionalSender, in_thread
 from trivium.frames.offsets import LATEST
 from trivium.frames.queue_admin import QueueInfo
+from trivium.half_messages import HalfMessage, WaitingHalf
 from trivium.handouts import Message as QueueMessage
+from trivium.outgoing import Headers
 from trivium.queue_admin import DeadLetter
 from trivium.record_batch import Codec
 
 FETCHED_MAX = 100  # messages taken to the caller's thread ahead
 
 
-class Producer:
-    """As `trivium.producer.Producer`."""
-
-    def __init__(self, portal: BlockingPortal, made: async_producer.Producer) -> None:
-        self._portal = portal
-        self._made = made
-
-    def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        *,
-        key: bytes | None = None,
-        headers: async_producer.Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-        ttl_s: int | None = None,
-    ) -> async_producer.Sent:
-        """Stores one record; durable on return. `ttl_s` as in `trivium.producer`."""
-        send = partial(
-            self._made.send,
-            topic,
-            value,
-            key=key,
-            headers=headers,
-            partition=partition,
-            timestamp_ms=timestamp_ms,
-            ttl_s=ttl_s,
-        )
-        return self._portal.call(send)
-
-    def reply(
-        self, message: async_consumer.Message, value: bytes | None, *, headers: async_producer.Headers = ()
-    ) -> async_producer.Sent:
-        """Answers a request."""
-        return self._portal.call(partial(async_requests.reply, self._made, message, value, headers=headers))
+T = TypeVar("T")
 
 
 class Consumer:
@@ -101,7 +68,7 @@ class Requester:
         value: bytes | None,
         *,
         key: bytes | None = None,
-        headers: async_producer.Headers = (),
+        headers: Headers = (),
         timeout_s: float = 30.0,
     ) -> async_consumer.Message:
         """The first reply; raises RequestTimedOut."""
@@ -279,6 +246,42 @@ class Client:
 
     def resend_dead_letters(self, group: str, offsets: Sequence[int]) -> None:
         self._portal.call(self._made.resend_dead_letters, group, offsets)
+
+    @contextmanager
+    def half_producer(self, group: str, check: Callable[[HalfMessage], int]) -> Iterator[HalfProducer]:
+        """A producer of half messages; see `trivium.half_messages`. `check` is called in threads."""
+        opened = self._made.half_producer(group, in_thread(check))
+        with self._portal.wrap_async_context_manager(opened) as made:
+            yield HalfProducer(self._portal, made)
+
+    @contextmanager
+    def transactional(self, transactional_id: str, *, timeout_ms: int = 60_000) -> Iterator[TransactionalSender]:
+        """A sender of transactions; see `trivium.transactions`."""
+        opened = self._made.transactional(transactional_id, timeout_ms=timeout_ms)
+        with self._portal.wrap_async_context_manager(opened) as made:
+            yield TransactionalSender(self._portal, made)
+
+    def cancel(self, message_id: str) -> async_client.Cancellation:
+        return self._portal.call(self._made.cancel, message_id)
+
+    def scheduled(self) -> Iterator[async_client.ScheduledMessage]:
+        return self._each(self._made.scheduled())
+
+    def halves(self, group: str | None = None, *, parked: bool = False) -> Iterator[WaitingHalf]:
+        return self._each(self._made.halves(group, parked=parked))
+
+    def end_half(self, message_id: str, *, commit: bool) -> None:
+        self._portal.call(partial(self._made.end_half, message_id, commit=commit))
+
+    def resume_half(self, message_id: str) -> None:
+        self._portal.call(self._made.resume_half, message_id)
+
+    def _each(self, rows: AsyncIterator[T]) -> Iterator[T]:
+        while True:
+            try:
+                yield self._portal.call(rows.__anext__)
+            except StopAsyncIteration:
+                return
 
     def topics(self) -> list[async_client.TopicDescription]:
         return self._portal.call(self._made.topics)

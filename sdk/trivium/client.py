@@ -7,15 +7,16 @@ trio's rules, of which the SDK needs one most: what is cancelled has ended when 
 
 from __future__ import annotations
 
+import enum
 import json
 import math
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import anyio
 import anyio.abc
@@ -23,9 +24,11 @@ import anyio.abc
 from trivium.connection import Connection, Incoming, open_connection
 from trivium.errors import Closed, Disconnected, ErrorCode, RequestRefused, RequestTimedOut
 from trivium.frames.connection import AskStatus, Status
+from trivium.frames.halves import DO_NOT_KNOW, CheckBack, CheckBackReply, EndHalf, ResumeHalf
 from trivium.frames.offsets import EARLIEST, LATEST, Commit, Committed, FindOffsets, OffsetEntry, TimeEntry
 from trivium.frames.queues import ORDER_KEY, ORDER_NONE, ORDER_PARTITION, Deliver, Subscribe
 from trivium.frames.resets import TO_EARLIEST, TO_LATEST, TO_OFFSET, TO_TIME, GroupReset, Reset
+from trivium.frames.scheduled import Cancel, ListScheduled
 from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, TopicInfo
 from trivium.frames.traces import BY_ID, BY_KEY, BY_PLACE, BY_TIME, FindTraces, TraceEntry
 from trivium.queue_admin import QueueAdmin
@@ -35,9 +38,11 @@ from trivium.tasks import task_group
 
 if TYPE_CHECKING:
     from trivium.consumer import Consumer
+    from trivium.half_messages import Check, HalfProducer, WaitingHalf
     from trivium.producer import Producer
     from trivium.requests import Requester
     from trivium.subscriber import Subscriber
+    from trivium.transactions import TransactionalSender
 
 DEFAULT_PORT = 9876
 SOFTWARE = "trivium-python/0.1.0"
@@ -45,6 +50,25 @@ BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 2.0
 ADDRESSES_MAX = 100
 
 Buffer = bytes | memoryview
+
+
+class Cancellation(enum.IntEnum):
+    """The answer to a cancellation. UNKNOWN: never was, its topic was deleted, or it ended longer ago than is known."""
+
+    UNKNOWN = 0
+    DELIVERED = 1
+    CANCELLED = 2
+
+
+class ScheduledMessage(NamedTuple):
+    """A message that waits for its time. `topic` is empty when it has been deleted since."""
+
+    message_id: str
+    due_ms: int
+    topic: str
+    partition: int
+    key: bytes | None
+    value_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +128,15 @@ class Client(QueueAdmin):
         self._closed = False
         self._partitions: dict[str, int] = {}
         # Who takes what the broker says.
-        self.incoming = Incoming({AskStatus: self._status}, {GroupReset: lambda message, _: self._group_reset(message)})
+        self.incoming = Incoming(
+            {AskStatus: self._status, CheckBack: self._check_back},
+            {GroupReset: lambda message, _: self._group_reset(message)},
+        )
         self.incoming.one_way[Deliver] = self._deliver
         self._last_stream = 0
         self._streams: dict[int, Callable[[Deliver, memoryview], None]] = {}
         self._reset_watchers: list[Callable[[GroupReset], None]] = []
+        self.half_producers: dict[str, Callable[[CheckBack, memoryview], Awaitable[CheckBackReply]]] = {}
         self.status: dict[str, Callable[[], Any]] = {}  # what else this client's status shows, for JSON
 
     async def connection(self) -> Connection:
@@ -184,6 +212,11 @@ class Client(QueueAdmin):
         if taker is not None:
             taker(message, payload)
 
+    async def say(self, message: Any, payload: Sequence[Buffer] = ()) -> None:
+        """Sends a message that is not answered. Raises Disconnected, Closed."""
+        connection = await self.connection()
+        await connection.say(message, payload)
+
     async def partitions(self, topic: str, *, create: bool = False) -> int:
         """How many partitions a topic has; `create` makes a missing one, if the broker allows it. Remembered.
 
@@ -198,9 +231,17 @@ class Client(QueueAdmin):
             known = self._partitions[topic] = info.partitions
         return known
 
+    def known_partitions(self, topic: str) -> int | None:
+        """As remembered; None when it must be asked for."""
+        return self._partitions.get(topic)
+
     def forget(self, topic: str) -> None:
         """Asks anew for the topic's partitions next time."""
         self._partitions.pop(topic, None)
+
+    async def _check_back(self, request: CheckBack, payload: memoryview) -> CheckBackReply:
+        answer = self.half_producers.get(request.group)
+        return CheckBackReply(DO_NOT_KNOW) if answer is None else await answer(request, payload)
 
     # -- topics and offsets
 
@@ -411,6 +452,53 @@ class Client(QueueAdmin):
             [],
         )
         return subscriber(self, request, credit_messages, credit_bytes)
+
+    def half_producer(self, group: str, check: Check) -> AbstractAsyncContextManager[HalfProducer]:
+        """A producer of half messages; see `trivium.half_messages`."""
+        from trivium.half_messages import half_producer
+
+        return half_producer(self, group, check)
+
+    def transactional(
+        self, transactional_id: str, *, timeout_ms: int = 60_000, codec: Codec = Codec.NONE
+    ) -> AbstractAsyncContextManager[TransactionalSender]:
+        """A sender of transactions; see `trivium.transactions`."""
+        from trivium.transactions import transactional
+
+        return transactional(self, transactional_id, timeout_ms=timeout_ms, codec=codec)
+
+    # -- messages that wait
+
+    async def cancel(self, message_id: str) -> Cancellation:
+        """Cancels a scheduled message: CANCELLED (now or before), DELIVERED, or UNKNOWN. Durable on return."""
+        reply, _ = await self.request(Cancel(message_id))
+        return Cancellation(reply.state)
+
+    async def scheduled(self) -> AsyncIterator[ScheduledMessage]:
+        """All messages that wait for their time, soonest first."""
+        after = (-1, -1)
+        while True:
+            reply, _ = await self.request(ListScheduled(*after, 1_000))
+            for row in reply.rows:
+                after = (row.due_ms, row.number)
+                key = row.key if row.has_key else None
+                yield ScheduledMessage(row.message_id, row.due_ms, row.topic, row.partition, key, row.value_bytes)
+            if not reply.rows:
+                return
+
+    def halves(self, group: str | None = None, *, parked: bool = False) -> AsyncIterator[WaitingHalf]:
+        """Half messages without their end, oldest first: of one group, only parked ones."""
+        from trivium.half_messages import list_halves
+
+        return list_halves(self, group, parked=parked)
+
+    async def end_half(self, message_id: str, *, commit: bool) -> None:
+        """Commits or rolls back a half message, whoever sent it. Raises RequestRefused as `Half.commit`."""
+        await self.request(EndHalf(message_id, int(commit)))
+
+    async def resume_half(self, message_id: str) -> None:
+        """Has a parked half message checked again. Raises RequestRefused (UNKNOWN_MESSAGE)."""
+        await self.request(ResumeHalf(message_id))
 
     async def aclose(self) -> None:
         self._closed = True

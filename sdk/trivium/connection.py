@@ -192,6 +192,14 @@ class Connection:
             raise RemoteProtocolError(f"a reply of kind {frame.kind} to a request of kind {kind}")
         return frame.message, frame.payload
 
+    async def say(self, message: Any, payload: Sequence[Buffer] = ()) -> None:
+        """Sends what is not answered. Raises Disconnected, LocalProtocolError."""
+        if self.closed:
+            raise Disconnected("the connection is closed")
+        correlation = self._next = (self._next + 1) & _CORRELATION_MASK
+        head = encode(KIND_OF[type(message)], correlation, message, sum(map(len, payload)))
+        await self._send(b"".join((head, *payload)))
+
     async def _send(self, data: bytes) -> None:
         """A frame that is begun is finished, or the connection is of no use any more."""
         async with self._sending:

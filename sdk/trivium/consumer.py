@@ -29,6 +29,7 @@ from trivium.frames.offsets import LATEST
 from trivium.frames.pulling import Pull, PullEntry, PullResult
 from trivium.frames.resets import GroupReset
 from trivium.headers import EXPIRY_S
+from trivium.message_ids import take_id
 from trivium.record_batch import iter_batches
 from trivium.records import decode, parse_control
 
@@ -42,7 +43,10 @@ _Key = tuple[str, int]
 
 
 class Message(NamedTuple):
-    """One record: where it stands, its time (ms since the epoch, -1 for none), and what was sent."""
+    """One record: where it stands, its time (ms since the epoch, -1 for none), and what was sent.
+
+    `message_id` is empty when it has none, which only other clients' records may.
+    """
 
     topic: str
     partition: int
@@ -51,6 +55,7 @@ class Message(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes | None]]
+    message_id: str = ""
 
 
 class Consumer:
@@ -204,7 +209,8 @@ def _open(entry: PullEntry, result: PullResult, data: memoryview, *, committed: 
             continue
         for offset, timestamp_ms, key, value, headers in decode(batch, DECODED_BYTES_MAX):
             if offset >= entry.offset and not (headers and _is_expired(headers, timestamp_ms)):
-                found.append(Message(entry.topic, entry.partition, offset, timestamp_ms, key, value, headers))
+                message_id, rest = take_id(headers)
+                found.append(Message(entry.topic, entry.partition, offset, timestamp_ms, key, value, rest, message_id))
     return found, following
 
 

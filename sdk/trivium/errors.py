@@ -117,5 +117,22 @@ class RequestTimedOut(TriviumError):
     """The answer did not come in time. What was asked may have been done."""
 
 
+class BufferFull(TriviumError):
+    """More waits to be sent than the producer may hold."""
+
+
+class KeyChanged(TriviumError):
+    """The last message of a key is not where the sender thought: it stands at `last_offset` (-1: there is none)."""
+
+    def __init__(self, topic: str, partition: int, key: bytes, last_offset: int) -> None:
+        super().__init__(
+            f"the last message of key {key!r} in {topic}/{partition} has offset {last_offset}: read it first"
+        )
+        self.topic = topic
+        self.partition = partition
+        self.key = key
+        self.last_offset = last_offset
+
+
 class Closed(TriviumError):
     """The client, producer or consumer has been closed."""

@@ -11,6 +11,9 @@ import secrets
 from itertools import count
 from typing import Final
 
+from trivium.headers import MESSAGE_ID
+
+Header = tuple[str, bytes | None]
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -26,6 +29,14 @@ class MessageIds:
 
     def __next__(self) -> str:
         return self._prefix + _base36(next(self._numbers))
+
+
+def take_id(headers: list[Header]) -> tuple[str, list[Header]]:
+    """A message's id (empty when it has none), and its other headers."""
+    for at, (name, value) in enumerate(headers):
+        if name == MESSAGE_ID and value:
+            return value.decode(errors="replace"), headers[:at] + headers[at + 1 :]
+    return "", headers
 
 
 def _base36(number: int) -> str:

@@ -3,66 +3,62 @@
 Rules:
 - One request of a producer is on its way at a time; what is sent meanwhile waits, and goes together with the next. So
   order is kept whatever is lost, and a busy producer sends large batches by itself.
+- Every message gets an id at once (`trivium.message_ids`), which stays with it wherever it goes.
 - Batches carry a producer id and sequence. A request whose answer was lost is sent again, byte for byte, and the broker
   stores it once. After a refusal the sequence no longer fits, so a new id is taken.
-- At most `buffer_bytes_max` wait: `send` waits for room. `send` returns when the record is durable.
-- Cancelling a `send` drops a record that still waits; one on its way is stored or not, as with any lost answer.
+- At most `buffer_bytes_max` wait: `send` waits for room, `post` raises BufferFull. `send` returns when the message is
+  durable.
+- Cancelling a `send` drops a message that still waits; one on its way is stored or not, as with any lost answer.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anyio
 
 from trivium.client import Client
-from trivium.errors import Closed, ErrorCode, RequestRefused, TriviumError
-from trivium.frames.sending import NewProducer, NewProducerReply, Send, SendEntry
-from trivium.headers import EXPIRY_S
+from trivium.errors import BufferFull, Closed, ErrorCode, KeyChanged, RequestRefused, TriviumError
+from trivium.frames.sending import (
+    ATOMIC,
+    LOOK,
+    NO_REPLY,
+    SCHEDULED,
+    NewProducer,
+    NewProducerReply,
+    Send,
+    SendEntry,
+    SendIf,
+    SendResult,
+)
+from trivium.message_ids import MessageIds
+from trivium.outgoing import Headers, Outgoing, Sent, outgoing
 from trivium.partitioner import partition_of
 from trivium.record_batch import Codec
-from trivium.records import Record, build
+from trivium.records import build
 from trivium.tasks import task_group
 
 BATCH_BYTES_MAX = 512 * 1024  # of keys, values and headers in one batch: below the broker's limit of 1 MiB
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
-RECORD_OVERHEAD_BYTES = 32
 _SEQUENCE_MASK = 0x7FFFFFFF
 
-Headers = Mapping[str, bytes | None] | Sequence[tuple[str, bytes | None]]
+_Key = tuple[str, int]
 
 
-def pairs_of(headers: Headers) -> list[tuple[str, bytes | None]]:
-    """The headers as a new list."""
-    return list(headers.items()) if isinstance(headers, Mapping) else list(headers)
-
-
-class Sent(NamedTuple):
-    """Where a record is. `offset` is -1 when it had been stored before at a place no longer known."""
+class NewMessage(NamedTuple):
+    """One message of `send_all`."""
 
     topic: str
-    partition: int
-    offset: int
-
-
-class _Waiting:
-    """A record on its way. `error` or `sent` is there when `done` is set."""
-
-    __slots__ = ("done", "dropped", "error", "record", "sent", "size")
-
-    def __init__(self, record: Record, size: int) -> None:
-        self.record = record
-        self.size = size
-        self.done = anyio.Event()
-        self.sent: Sent | None = None
-        self.error: Exception | None = None
-        self.dropped = False
-
-
-_Key = tuple[str, int]
+    value: bytes | None
+    key: bytes | None = None
+    headers: Headers = ()
+    partition: int | None = None
+    timestamp_ms: int | None = None
+    ttl_s: int | None = None
+    deliver_at_ms: int | None = None
+    once_id: str | None = None
 
 
 class Producer:
@@ -73,7 +69,9 @@ class Producer:
         self._codec = codec
         self._linger_s = linger_ms / 1000
         self._buffer_bytes_max = buffer_bytes_max
-        self._waiting: dict[_Key, list[_Waiting]] = {}
+        self._ids = MessageIds()
+        self._unplaced: list[Outgoing] = []  # of topics whose partitions are not known yet
+        self._waiting: dict[_Key, list[Outgoing]] = {}
         self._waiting_bytes = 0
         self._news = anyio.Event()
         self._room = anyio.Event()
@@ -81,6 +79,8 @@ class Producer:
         self._round = 0  # of partitions for records without a key: one at a time, so that they share a batch
         self._producer: NewProducerReply | None = None
         self._sequences: dict[_Key, int] = {}
+
+    # -- sending
 
     async def send(
         self,
@@ -92,51 +92,195 @@ class Producer:
         partition: int | None = None,
         timestamp_ms: int | None = None,
         ttl_s: int | None = None,
+        deliver_at_ms: int | None = None,
+        once_id: str | None = None,
     ) -> Sent:
-        """Stores one record; durable on return. Records with one key go to one partition, in the order of the calls.
-        `ttl_s` seconds after its timestamp nobody gets it any more (Kafka's clients do).
+        """Stores one message; durable on return. Messages with one key go to one partition, in the order of the calls.
 
-        Raises RequestRefused, RequestTimedOut (the record may be stored), Closed.
+        `ttl_s` seconds after its timestamp nobody gets it any more (Kafka's clients do).
+        `deliver_at_ms` (ms since 1970): it is delivered then, and can be cancelled until then (`Client.cancel`).
+        `once_id`: stored once in the topic's window, whoever sends it again; see `Sent.duplicate`.
+
+        Raises RequestRefused, RequestTimedOut (the message may be stored), Closed.
         """
-        where = await self._place(topic, key, partition)
-        if not all(one is None or isinstance(one, bytes) for one in (key, value)):
-            raise TypeError("keys and values are bytes or None")
-        pairs = pairs_of(headers)
-        if ttl_s is not None:
-            pairs.append((EXPIRY_S, b"%d" % ttl_s))
-        size = RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"")
-        size += sum(len(name) + len(one or b"") + 8 for name, one in pairs)
-        now_ms = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
+        one = outgoing(
+            topic,
+            value,
+            self._ids,
+            key=key,
+            headers=headers,
+            partition=partition,
+            timestamp_ms=timestamp_ms,
+            ttl_s=ttl_s,
+            deliver_at_ms=deliver_at_ms,
+            once_id=once_id,
+        )
+        if self._waiting_bytes and self._waiting_bytes + one.size > self._buffer_bytes_max:
+            await self._wait_room(one.size)
+        self._take_in(one)
+        try:
+            return await one.wait()
+        finally:
+            one.dropped = True
+
+    def post(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        ttl_s: int | None = None,
+        deliver_at_ms: int | None = None,
+        once_id: str | None = None,
+    ) -> Outgoing:
+        """As `send`, without waiting: the result has the `message_id` at once, and its `wait` gives the outcome.
+
+        Raises BufferFull when `buffer_bytes_max` wait already, Closed.
+        """
+        one = outgoing(
+            topic,
+            value,
+            self._ids,
+            key=key,
+            headers=headers,
+            partition=partition,
+            timestamp_ms=timestamp_ms,
+            ttl_s=ttl_s,
+            deliver_at_ms=deliver_at_ms,
+            once_id=once_id,
+        )
+        if self._waiting_bytes and self._waiting_bytes + one.size > self._buffer_bytes_max:
+            raise BufferFull(f"{self._waiting_bytes} bytes wait to be sent: send more slowly, or use send()")
+        self._take_in(one)
+        return one
+
+    async def send_all(self, messages: Sequence[NewMessage]) -> list[Sent]:
+        """Stores all of the messages or none, over topics and partitions, in one append; durable on return.
+
+        Each partition's part must fit into one batch. Raises as `send`.
+        """
+        made = [outgoing(one.topic, one.value, self._ids, **_options(one)) for one in messages]
+        parts: dict[_Key, list[Outgoing]] = {}
+        for one in made:
+            parts.setdefault(await self._place(one), []).append(one)
+        entries, batches = [], []
+        for where, part in parts.items():
+            batches.append(build([one.record for one in part], codec=self._codec))
+            entries.append(SendEntry(*where, len(batches[-1])))
+        if not entries:
+            return []
+        flags = ATOMIC | (LOOK if any(one.asks for one in made) else 0)
+        # Without a producer id, so it is not asked twice: who loses the answer does not know whether it is stored.
+        reply, _ = await self._client.request(Send(flags, "", entries), batches, retry=False)
+        refused = [one for one in reply.entries if one.status and one.status != ErrorCode.NOT_APPENDED]
+        if refused:
+            raise RequestRefused(refused[0].status, refused[0].reason)
+        for (where, part), result in zip(parts.items(), reply.entries, strict=True):
+            _settle(where, part, result)
+        return [await one.wait() for one in made]
+
+    async def send_one_way(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: Headers = (),
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+    ) -> str:
+        """Hands one message to the network and asks for no answer: it may be lost, and nobody is told. Its id."""
+        one = outgoing(
+            topic, value, self._ids, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
+        )
+        topic, where = await self._place(one)
+        batch = build([one.record], codec=self._codec)
+        await self._client.say(Send(NO_REPLY, "", [SendEntry(topic, where, len(batch))]), [batch])
+        return one.message_id
+
+    async def send_if(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes,
+        last_offset: int,
+        headers: Headers = (),
+        timestamp_ms: int | None = None,
+    ) -> Sent:
+        """Stores a message if the last one of its key stands at `last_offset` (-1: there is none); durable on return.
+
+        Raises KeyChanged, which tells where it stands; RequestRefused (CONTENDED: try again); Disconnected, when it is
+        not known whether it is stored: look at the key then.
+        """
+        one = outgoing(topic, value, self._ids, key=key, headers=headers, timestamp_ms=timestamp_ms)
+        _, where = await self._place(one)
+        batch = build([one.record], codec=self._codec)
+        reply, _ = await self._client.request(SendIf(topic, where, last_offset), [batch], retry=False)
+        if not reply.stored:
+            raise KeyChanged(topic, where, key, reply.last_offset)
+        return Sent(topic, where, reply.base_offset, one.message_id)
+
+    # -- what waits
+
+    async def _wait_room(self, size: int) -> None:
         while self._waiting_bytes and self._waiting_bytes + size > self._buffer_bytes_max and not self._closing:
             self._room = anyio.Event() if self._room.is_set() else self._room
             await self._room.wait()
+
+    def _take_in(self, one: Outgoing) -> None:
         if self._closing:
             raise Closed("the producer is closed")
-        waiting = _Waiting(Record(0, now_ms, key, value, pairs), size)
-        self._waiting.setdefault((topic, where), []).append(waiting)
-        self._waiting_bytes += size
+        count = self._client.known_partitions(one.topic)
+        if count is None:
+            self._unplaced.append(one)
+        else:
+            where = (one.topic, self._choose(one, count))
+            queue = self._waiting.get(where)
+            if queue is None:
+                self._waiting[where] = [one]
+            else:
+                queue.append(one)
+        self._waiting_bytes += one.size
         self._news.set()
-        try:
-            await waiting.done.wait()
-        finally:
-            waiting.dropped = True
-        if waiting.error is not None:
-            raise waiting.error
-        assert waiting.sent is not None
-        return waiting.sent
 
-    async def _place(self, topic: str, key: bytes | None, partition: int | None) -> int:
-        count = await self._client.partitions(topic, create=True)
-        if partition is not None:
-            if not 0 <= partition < count:
-                raise ValueError(f"topic {topic!r} has partitions 0 to {count - 1}, not {partition}")
-            return partition
+    def _choose(self, one: Outgoing, count: int) -> int:
+        if one.partition is not None:
+            if not 0 <= one.partition < count:
+                raise ValueError(f"topic {one.topic!r} has partitions 0 to {count - 1}, not {one.partition}")
+            return one.partition
+        key = one.record.key
         return self._round % count if key is None else partition_of(key, count)
+
+    async def _place(self, one: Outgoing) -> _Key:
+        return one.topic, self._choose(one, await self._client.partitions(one.topic, create=True))
+
+    async def _place_all(self) -> None:
+        """Asks for the partitions of new topics."""
+        unplaced, self._unplaced = self._unplaced, []
+        for one in unplaced:
+            try:
+                where = await self._place(one)
+            except (TriviumError, ValueError) as error:
+                self._waiting_bytes -= one.size
+                one.settle(None, error)
+            except BaseException:
+                one.settle(None, Closed("the producer was cancelled"))
+                raise
+            else:
+                self._waiting.setdefault(where, []).append(one)
 
     async def run(self) -> None:
         """Sends what waits until the producer is closed and nothing waits any more."""
         while True:
+            if self._unplaced:
+                await self._place_all()
             if not self._waiting:
+                if self._unplaced:
+                    continue
                 if self._closing:
                     return
                 self._news = anyio.Event()
@@ -148,13 +292,13 @@ class Producer:
             if taken:
                 await self._deliver(taken)
 
-    def _take(self) -> dict[_Key, list[_Waiting]]:
+    def _take(self) -> dict[_Key, list[Outgoing]]:
         """At most one batch for each partition, and REQUEST_BYTES_MAX together."""
-        taken: dict[_Key, list[_Waiting]] = {}
+        taken: dict[_Key, list[Outgoing]] = {}
         request_bytes = 0
         for where in list(self._waiting):
             queue = self._waiting.pop(where)
-            batch: list[_Waiting] = []
+            batch: list[Outgoing] = []
             batch_bytes = count = 0
             for one in queue:
                 if (batch and batch_bytes + one.size > BATCH_BYTES_MAX) or request_bytes > REQUEST_BYTES_MAX:
@@ -173,13 +317,14 @@ class Producer:
         self._room.set()
         return taken
 
-    async def _deliver(self, taken: dict[_Key, list[_Waiting]]) -> None:
+    async def _deliver(self, taken: dict[_Key, list[Outgoing]]) -> None:
         try:
             if self._producer is None:
                 self._producer, _ = await self._client.request(NewProducer())
             batches = [self._build(where, batch) for where, batch in taken.items()]
             entries = [SendEntry(*where, len(one)) for where, one in zip(taken, batches, strict=True)]
-            reply, _ = await self._client.request(Send(0, entries), batches)
+            flags = LOOK if any(one.asks for batch in taken.values() for one in batch) else 0
+            reply, _ = await self._client.request(Send(flags, "", entries), batches)
         except (TriviumError, ValueError, TypeError) as error:
             self._start_anew()
             for batch in taken.values():
@@ -193,16 +338,14 @@ class Producer:
         for (where, batch), result in zip(taken.items(), reply.entries, strict=True):
             if result.status:
                 refused = True
-                self._refused(where, batch, result.status)
+                self._refused(where, batch, result)
                 continue
             self._sequences[where] = (self._sequences.get(where, 0) + len(batch)) & _SEQUENCE_MASK
-            for at, one in enumerate(batch):
-                one.sent = Sent(*where, result.base_offset + at if result.base_offset >= 0 else -1)
-                one.done.set()
+            _settle(where, batch, result)
         if refused:
             self._start_anew()
 
-    def _build(self, where: _Key, batch: list[_Waiting]) -> bytes:
+    def _build(self, where: _Key, batch: list[Outgoing]) -> bytes:
         assert self._producer is not None
         return build(
             [one.record for one in batch],
@@ -212,10 +355,11 @@ class Producer:
             base_sequence=self._sequences.get(where, 0),
         )
 
-    def _refused(self, where: _Key, batch: list[_Waiting], status: int) -> None:
-        if status in (ErrorCode.UNKNOWN_TOPIC, ErrorCode.UNKNOWN_PARTITION):
+    def _refused(self, where: _Key, batch: list[Outgoing], result: SendResult) -> None:
+        if result.status in (ErrorCode.UNKNOWN_TOPIC, ErrorCode.UNKNOWN_PARTITION):
             self._client.forget(where[0])
-        _fail(batch, RequestRefused(status, f"topic {where[0]!r}, partition {where[1]}"))
+        place = f"topic {where[0]!r}, partition {where[1]}"
+        _fail(batch, RequestRefused(result.status, f"{place}: {result.reason}" if result.reason else place))
 
     def _start_anew(self) -> None:
         self._producer = None
@@ -230,15 +374,37 @@ class Producer:
     def abandon(self) -> None:
         """Fails whatever still waits."""
         self.close()
-        for batch in self._waiting.values():
+        for batch in [self._unplaced, *self._waiting.values()]:
             _fail(batch, Closed("the producer is closed"))
+        self._unplaced.clear()
         self._waiting.clear()
 
 
-def _fail(batch: list[_Waiting], error: Exception) -> None:
+def _options(message: NewMessage) -> dict[str, Any]:
+    options = message._asdict()
+    del options["topic"], options["value"]
+    return options
+
+
+def _settle(where: _Key, batch: list[Outgoing], result: SendResult) -> None:
+    """A batch is durable."""
+    topic, partition = where
+    base_offset = result.base_offset
+    notes = {note.at: note for note in result.notes}
+    for at, one in enumerate(batch):
+        note = notes.get(at)
+        if note is None:
+            offset = base_offset + at if base_offset >= 0 else -1
+            one.settle(Sent(topic, partition, offset, one.message_id))
+        elif note.what == SCHEDULED:
+            one.settle(Sent(topic, partition, -1, one.message_id, scheduled=True))
+        else:
+            one.settle(Sent(topic, partition, -1, note.message_id, duplicate=True))
+
+
+def _fail(batch: list[Outgoing], error: Exception) -> None:
     for one in batch:
-        one.error = error
-        one.done.set()
+        one.settle(None, error)
 
 
 @asynccontextmanager

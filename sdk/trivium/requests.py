@@ -25,8 +25,9 @@ from trivium.consumer import Consumer, Message, consumer
 from trivium.errors import ErrorCode, RequestRefused, RequestTimedOut
 from trivium.frames.offsets import LATEST
 from trivium.headers import CORRELATION_DATA, EXPIRY_S, RESPONSE_TOPIC
+from trivium.outgoing import Headers, Sent, pairs_of
 from trivium.partitioner import partition_of
-from trivium.producer import Headers, Producer, Sent, pairs_of, producer
+from trivium.producer import Producer, producer
 
 REPLIES_TOPIC = "replies"
 REPLIES_KEPT_MS = 3_600_000

@@ -17,6 +17,17 @@ from trivium.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from trivium.frame_reader import FrameReader
 from trivium.frames.codec import KINDS, PREFIX_BYTES, REPLY_BIT, SIZE_BYTES, Frame, decode, encode
 from trivium.frames.connection import MAGIC, AskStatus, Done, Error, Hello, Status, Welcome
+from trivium.frames.halves import (
+    CheckBack,
+    CheckBackReply,
+    EndHalf,
+    HalfRow,
+    JoinProducers,
+    ListHalves,
+    ListHalvesReply,
+    ResumeHalf,
+    SendHalf,
+)
 from trivium.frames.offsets import (
     Commit,
     CommitReply,
@@ -55,9 +66,21 @@ from trivium.frames.queues import (
     Unsubscribe,
 )
 from trivium.frames.resets import GroupReset, Place, Reset, ResetReply
-from trivium.frames.sending import NewProducer, NewProducerReply, Send, SendEntry, SendReply, SendResult
+from trivium.frames.scheduled import Cancel, CancelReply, ListScheduled, ListScheduledReply, ScheduledRow
+from trivium.frames.sending import (
+    NewProducer,
+    NewProducerReply,
+    Note,
+    Send,
+    SendEntry,
+    SendIf,
+    SendIfReply,
+    SendReply,
+    SendResult,
+)
 from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, MetadataReply, TopicInfo
 from trivium.frames.traces import FindTraces, FindTracesReply, TraceEntry
+from trivium.frames.transactions import EndTransaction, OpenTransactions, SendOffsets, TransactionalProducer
 
 FRAME_BYTES_MAX = 1 << 20
 
@@ -72,8 +95,8 @@ MESSAGES: list[tuple[int, Any, bytes]] = [
     (0x04, DeleteTopic("a"), b""),
     (0x05, NewProducer(), b""),
     (0x85, NewProducerReply(7, 0), b""),
-    (0x06, Send(1, [SendEntry("t", 0, 2), SendEntry("\u00fc", 9, 1)]), b"abc"),
-    (0x86, SendReply([SendResult(0, 1, 41), SendResult(80, 0, -1)]), b""),
+    (0x06, Send(1, "x", [SendEntry("t", 0, 2), SendEntry("\u00fc", 9, 1)]), b"abc"),
+    (0x86, SendReply([SendResult(0, "", 1, [Note(3, "i", 2)], 41), SendResult(80, "full", 0, [], -1)]), b""),
     (0x07, Pull(1, [PullEntry("t", 0, 5, 100)], "sql:a = 1", 1000, 500), b""),
     (0x87, PullReply([PullResult(0, 0, 9, 9, [Aborted(3, 4)], 2)]), b"ab"),
     (0x08, FindOffsets([TimeEntry("t", 0, -2)]), b""),
@@ -87,6 +110,30 @@ MESSAGES: list[tuple[int, Any, bytes]] = [
     (0x41, GroupReset("g"), b""),
     (0x42, FindTraces(3, "t", "id", b"k", 0, 5, 0, 2**62), b""),
     (0xC2, FindTracesReply([TraceEntry(1, 7, "t", 0, 5, 9, "mqtt", "me", "::1", "g", 1, "eu")], -1), b""),
+    (0x28, SendIf("t", 0, -1), b"abc"),
+    (0xA8, SendIfReply(1, 5, 5), b""),
+    (0x29, OpenTransactions("x", 60_000), b""),
+    (0xA9, TransactionalProducer(7, 1), b""),
+    (0x2A, SendOffsets("x", 7, 1, "g", [OffsetEntry("t", 0, 5, "m")]), b""),
+    (0xAA, CommitReply([0]), b""),
+    (0x2B, EndTransaction("x", 7, 1, 1), b""),
+    (0xAB, TransactionalProducer(7, 2), b""),
+    (0x2C, Cancel("i"), b""),
+    (0xAC, CancelReply(2), b""),
+    (0x2D, ListScheduled(-1, -1, 10), b""),
+    (0xAD, ListScheduledReply([ScheduledRow(9, 1, "i", "t", 0, 1, b"k", 3)]), b""),
+    (0x30, SendHalf("t", 0, "g", "i", 6_000, 30_000, 15), b"abc"),
+    (0xB0, Done(), b""),
+    (0x31, EndHalf("i", 1), b""),
+    (0xB1, Done(), b""),
+    (0x32, JoinProducers("g"), b""),
+    (0xB2, Done(), b""),
+    (0x33, CheckBack("g", "i", "t", 0, 2), b"abc"),
+    (0xB3, CheckBackReply(1), b""),
+    (0x34, ListHalves("g", 1, -1, 10), b""),
+    (0xB4, ListHalvesReply([HalfRow(1, "i", "g", "t", 0, 9, 1, 15)]), b""),
+    (0x35, ResumeHalf("i"), b""),
+    (0xB5, Done(), b""),
     (0x0B, AskStatus(), b""),
     (0x8B, Status("{}"), b""),
     (0x10, Subscribe(1, "g", "m", ["t"], "a/+", "tags:x", 1, 0, -1, [7]), b""),
@@ -114,9 +161,9 @@ WIRE = b"".join(encode(kind, 7, message, len(payload)) + payload for kind, messa
 
 
 def test_golden_bytes() -> None:
-    send = encode(6, 7, Send(1, [SendEntry("t", 2, 3)]), 3) + b"abc"
+    send = encode(6, 7, Send(1, "", [SendEntry("t", 2, 3)]), 3) + b"abc"
     assert send.hex(" ") == (
-        "00 00 00 1d 00 00 00 10 06 00 00 00 00 07 01 00 00 00 01 00 01 74 00 00 00 02 00 00 00 03 61 62 63"
+        "00 00 00 1f 00 00 00 12 06 00 00 00 00 07 01 00 00 00 00 00 01 00 01 74 00 00 00 02 00 00 00 03 61 62 63"
     )
     hello = encode(1, 0, Hello(MAGIC, 1, 1, "me", "x/1"))
     assert hello.hex(" ") == (
@@ -246,7 +293,7 @@ async def test_an_unknown_kind_is_answered_and_the_connection_goes_on() -> None:
 
 
 async def test_sizes_that_disagree_with_the_payload_end_the_connection() -> None:
-    send = encode(6, 1, Send(0, [SendEntry("t", 0, 4)]), 3) + b"abc"
+    send = encode(6, 1, Send(0, "", [SendEntry("t", 0, 4)]), 3) + b"abc"
     async with serving() as addresses:
         assert all(one.kind == 0x81 for one in await talk(addresses.native, HELLO + send))
 
@@ -260,6 +307,6 @@ async def test_an_atomic_send_with_one_bad_batch_stores_nothing() -> None:
     async with serving() as addresses:
         await talk(addresses.native, HELLO + create)
         for atomic, statuses in ((1, [24, 20]), (0, [0, 20])):
-            send = encode(6, 2, Send(atomic, entries), len(good) + 3) + good + b"abc"
+            send = encode(6, 2, Send(atomic, "", entries), len(good) + 3) + good + b"abc"
             found = await talk(addresses.native, HELLO + send)
             assert [[one.status for one in f.message.entries] for f in found if f.correlation == 2] == [statuses]

@@ -262,6 +262,10 @@ class Connection:
         self._put(frame, [encode(frame.kind | REPLY_BIT, frame.correlation, error, 0, code)])
 
     def _reply(self, frame: Frame, message: Message, payload: Sequence[Buffer] = ()) -> None:
+        """`message` None: the client waits for no reply."""
+        if message is None:
+            self._put(frame, [])
+            return
         size = sum(map(len, payload))
         head = encode(frame.kind | REPLY_BIT, frame.correlation, message, size)
         self._put(frame, [head, *payload])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from gateway.protocols.native import (
+    handlers_halves,
     handlers_offsets,
     handlers_pull,
     handlers_queue_admin,
     handlers_queues,
     handlers_resets,
+    handlers_scheduled,
     handlers_send,
     handlers_topics,
     handlers_traces,
+    handlers_transactions,
 )
 from gateway.protocols.native.context import Area
 
@@ -19,6 +22,9 @@ _MODULES = (
     handlers_send,
     handlers_pull,
     handlers_offsets,
+    handlers_transactions,
+    handlers_scheduled,
+    handlers_halves,
     handlers_resets,
     handlers_queues,
     handlers_queue_admin,

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from core.intake import mentions_time
+from core.intake import must_open as opened_by_type
 from core.topics import Topic
 from gateway.protocols.native.codes import Refused, batch_code
 from trivium.compression import compress
@@ -20,7 +23,7 @@ from trivium.record_batch import (
     validate_produced,
     with_log_append_time,
 )
-from trivium.records import open_records, walk, with_records
+from trivium.records import Record, decode, open_records, walk, with_records
 
 DECODED_BYTES_MAX = 128 * 1024 * 1024
 
@@ -28,30 +31,36 @@ _CODECS = {"uncompressed": Codec.NONE, "gzip": Codec.GZIP, "snappy": Codec.SNAPP
 
 
 class IncomingBatch(NamedTuple):
+    """`records` are there when the batch has been opened."""
+
     header: BatchHeader
     batch: memoryview | bytes
+    records: Sequence[Record] | None = None
 
 
-def must_open(topic: Topic) -> bool:
-    """Whether this topic's batches must be opened on their way in."""
-    return topic.settings.validate_records or topic.settings.compression_type != "producer"
+def must_open(topic: Topic, batch: memoryview, look: bool) -> bool:
+    """Whether a batch must be opened on its way in: for the topic, or for what its records ask (`look`, or found)."""
+    settings = topic.settings
+    if settings.validate_records or settings.compression_type != "producer":
+        return True
+    return look or opened_by_type(settings) or mentions_time(settings, batch)
 
 
-def prepare(topic: Topic, batch: memoryview, now_ms: int) -> IncomingBatch:
-    """The batch as it came. Raises Refused."""
+def prepare(topic: Topic, batch: memoryview, now_ms: int, transactional: bool = False) -> IncomingBatch:
+    """The batch as it came. `transactional`: whether it must be part of a transaction, or must not. Raises Refused."""
     try:
         header = parse_header(batch)
         validate_produced(header, batch)
     except BatchError as error:
         raise Refused(batch_code(error), str(error)) from None
-    if header.is_transactional:
-        raise Refused(ErrorCode.INVALID_TXN_STATE, "no transaction is open on this connection")
+    if header.is_transactional != transactional:
+        raise Refused(ErrorCode.INVALID_TXN_STATE, "the batch and the request disagree about its transaction")
     return _finish(topic, header, batch, now_ms)
 
 
-def prepare_opened(topic: Topic, batch: memoryview, now_ms: int) -> IncomingBatch:
-    """As `prepare`, with the records checked and recompressed as the topic asks. Raises Refused."""
-    header = prepare(topic, batch, now_ms).header
+def prepare_opened(topic: Topic, batch: memoryview, now_ms: int, transactional: bool = False) -> IncomingBatch:
+    """As `prepare`, with the records; checked and recompressed as the topic asks. Raises Refused."""
+    header = prepare(topic, batch, now_ms, transactional).header
     settings = topic.settings
     changed: memoryview | bytes = batch
     try:
@@ -61,9 +70,10 @@ def prepare_opened(topic: Topic, batch: memoryview, now_ms: int) -> IncomingBatc
         if codec != header.codec:
             _, opened = open_records(batch, DECODED_BYTES_MAX)
             changed = with_records(parse_header(batch), compress(codec, memoryview(opened)[HEADER_BYTES:]), codec)
+        records = decode(changed, DECODED_BYTES_MAX)
     except BatchError as error:
         raise Refused(batch_code(error), str(error)) from None
-    return _finish(topic, parse_header(changed), changed, now_ms)
+    return _finish(topic, parse_header(changed), changed, now_ms)._replace(records=records)
 
 
 def _finish(topic: Topic, header: BatchHeader, batch: memoryview | bytes, now_ms: int) -> IncomingBatch:

@@ -21,10 +21,36 @@ from typing import Any, NamedTuple
 import construct as c
 
 from trivium.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
-from trivium.frames import connection, offsets, pulling, queue_admin, queues, resets, sending, topics, traces
+from trivium.frames import (
+    connection,
+    halves,
+    offsets,
+    pulling,
+    queue_admin,
+    queues,
+    resets,
+    scheduled,
+    sending,
+    topics,
+    traces,
+    transactions,
+)
 from trivium.frames.declare import Declared, Kind, Message
 
-AREAS = (connection, topics, sending, pulling, offsets, resets, traces, queues, queue_admin)
+AREAS = (
+    connection,
+    topics,
+    sending,
+    pulling,
+    offsets,
+    transactions,
+    scheduled,
+    halves,
+    resets,
+    traces,
+    queues,
+    queue_admin,
+)
 
 VERSION_MIN = VERSION_MAX = 1
 PREFIX_BYTES = 14

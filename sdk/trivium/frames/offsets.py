@@ -71,7 +71,7 @@ class CommittedReply(NamedTuple):
 
 _TIME = Declared(TimeEntry, c.Struct("topic" / TEXT, "partition" / c.Int32ub, "time_ms" / c.Int64sb))
 _FOUND = Declared(FoundOffset, c.Struct("status" / c.Int8ub, "offset" / c.Int64sb))
-_OFFSET = Declared(
+OFFSET = Declared(
     OffsetEntry, c.Struct("topic" / TEXT, "partition" / c.Int32ub, "offset" / c.Int64sb, "metadata" / TEXT)
 )
 
@@ -83,8 +83,8 @@ KINDS = {
     9: Kind(
         Declared(
             Commit,
-            c.Struct("group" / TEXT, "entries" / list_of(_OFFSET.fields), "resets" / c.Int32sb),
-            {"entries": _OFFSET},
+            c.Struct("group" / TEXT, "entries" / list_of(OFFSET.fields), "resets" / c.Int32sb),
+            {"entries": OFFSET},
         ),
         Declared(CommitReply, c.Struct("statuses" / list_of(c.Int8ub))),
     ),
@@ -92,8 +92,8 @@ KINDS = {
         Declared(Committed, c.Struct("group" / TEXT, "watch" / FLAG)),
         Declared(
             CommittedReply,
-            c.Struct("entries" / list_of(_OFFSET.fields), "resets" / c.Int32sb),
-            {"entries": _OFFSET},
+            c.Struct("entries" / list_of(OFFSET.fields), "resets" / c.Int32sb),
+            {"entries": OFFSET},
         ),
     ),
 }

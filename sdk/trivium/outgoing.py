@@ -1,0 +1,118 @@
+"""A record on its way out: made from what the application gives, and what becomes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import anyio
+
+from trivium.headers import DELIVER_AT, EXPIRY_S, MESSAGE_ID, ONCE_ID
+from trivium.records import Record
+
+RECORD_OVERHEAD_BYTES = 32
+HEADER_OVERHEAD_BYTES = 8
+
+Headers = Mapping[str, bytes | None] | Sequence[tuple[str, bytes | None]]
+
+
+def pairs_of(headers: Headers) -> list[tuple[str, bytes | None]]:
+    """The headers as a new list."""
+    return list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+
+
+class Sent(NamedTuple):
+    """Where a message is, and its id.
+
+    `offset` is -1 when it has none: it waits for its time (`scheduled`), or it had been stored before at a place no
+    longer known. `duplicate`: a message with this `once_id` had been stored before, and `message_id` is that one's.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    message_id: str = ""
+    scheduled: bool = False
+    duplicate: bool = False
+
+
+class Outgoing:
+    """A message that was taken. `message_id` is known at once; `wait` gives the outcome.
+
+    Dropping it is no harm: the message is sent all the same.
+    """
+
+    __slots__ = ("_done", "asks", "dropped", "error", "message_id", "partition", "record", "sent", "size", "topic")
+
+    def __init__(
+        self, topic: str, partition: int | None, record: Record, message_id: str, size: int, asks: bool
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.record = record
+        self.message_id = message_id
+        self.size = size
+        self.asks = asks  # the broker must look into its batch
+        self.dropped = False
+        self.sent: Sent | None = None
+        self.error: Exception | None = None
+        self._done: anyio.Event | None = None
+
+    def settle(self, sent: Sent | None, error: Exception | None = None) -> None:
+        """The outcome is known."""
+        self.sent = sent
+        self.error = error
+        if self._done is not None:
+            self._done.set()
+
+    async def wait(self) -> Sent:
+        """The outcome; durable. Raises RequestRefused, RequestTimedOut (it may be stored), Closed."""
+        if self.sent is None and self.error is None:
+            if self._done is None:
+                self._done = anyio.Event()
+            await self._done.wait()
+        if self.error is not None:
+            raise self.error
+        assert self.sent is not None
+        return self.sent
+
+
+def outgoing(
+    topic: str,
+    value: bytes | None,
+    ids: Iterator[str],
+    *,
+    key: bytes | None = None,
+    headers: Headers = (),
+    partition: int | None = None,
+    timestamp_ms: int | None = None,
+    ttl_s: int | None = None,
+    deliver_at_ms: int | None = None,
+    once_id: str | None = None,
+    message_id: str | None = None,
+) -> Outgoing:
+    """The message. Raises TypeError for keys, values and headers that are no bytes."""
+    if not (value is None or isinstance(value, bytes)) or not (key is None or isinstance(key, bytes)):
+        raise TypeError("keys and values are bytes or None")
+    if message_id is None:
+        message_id = next(ids)
+    pairs: list[tuple[str, bytes | None]] = [(MESSAGE_ID, message_id.encode())]
+    if headers:
+        pairs += pairs_of(headers)
+    if ttl_s is not None:
+        pairs.append((EXPIRY_S, b"%d" % ttl_s))
+    asks = False
+    if deliver_at_ms is not None:
+        pairs.append((DELIVER_AT, b"%d" % deliver_at_ms))
+        asks = True
+    if once_id is not None:
+        pairs.append((ONCE_ID, once_id.encode()))
+        asks = True
+    size = RECORD_OVERHEAD_BYTES + (len(value) if value else 0) + (len(key) if key else 0)
+    for name, data in pairs:
+        if not isinstance(name, str) or not (data is None or isinstance(data, bytes)):
+            raise TypeError("headers are pairs of text and bytes or None")
+        size += HEADER_OVERHEAD_BYTES + len(name) + (len(data) if data else 0)
+    now_ms = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
+    return Outgoing(topic, partition, Record(0, now_ms, key, value, pairs), message_id, size, asks)
