@@ -33,6 +33,7 @@ from gateway.protocols.mqtt.codec.packets import (
     Subscribe,
     SubscriptionRequest,
 )
+from gateway.protocols.mqtt.half_received import HalfReceived
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.peers import Listener
 from gateway.protocols.mqtt.pump import Pump
@@ -231,6 +232,26 @@ async def test_too_many_connections_are_closed_at_once() -> None:
         assert await second.receive_some() == b""
         await first.send(PingReq())
         assert await first.next() == PingResp()
+
+
+async def test_what_is_half_received_is_bounded_over_all_connections() -> None:
+    async with serving() as served:
+        served.pump._half_received = HalfReceived(3000)
+        small, great, last = [await Client.open(served.tcp, name) for name in ("small", "great", "last")]
+        packet = encode(Publish("t", b"x" * 5000, 0, False, False, 0, None), 5)
+        await small.stream.send_all(packet[:500])
+        await great.stream.send_all(packet[:2000])
+        while served.pump._half_received.bytes < 2500:
+            await trio.lowlevel.checkpoint()
+        await last.stream.send_all(packet[:1500])
+        assert (await great.next()).code == reasons.QUOTA_EXCEEDED
+        await last.stream.send_all(packet[1500:])
+        await last.send(PingReq())
+        assert await last.next() == PingResp()
+        assert served.pump._half_received.bytes == 500
+        await small.stream.aclose()
+        while served.pump._half_received.bytes:
+            await trio.lowlevel.checkpoint()
 
 
 async def test_who_sends_everything_at_once_and_leaves_is_still_answered() -> None:

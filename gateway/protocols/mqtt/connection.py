@@ -172,6 +172,11 @@ class Connection(Outbound):
         return self.state is State.AWAIT_CONNECT
 
     @property
+    def held_bytes(self) -> int:
+        """Of a packet that has not come whole, or behind a CONNECT that is not answered yet."""
+        return self._reader.buffered_bytes
+
+    @property
     def closed(self) -> bool:
         return self.state is State.CLOSED
 

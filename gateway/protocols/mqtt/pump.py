@@ -28,6 +28,7 @@ import trio
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.events import Closed, Event, Outbox
+from gateway.protocols.mqtt.half_received import HalfReceived
 from gateway.protocols.mqtt.layers import LayerError
 from gateway.protocols.mqtt.peers import READING, Listener, Peer
 from gateway.protocols.mqtt.replies import State
@@ -72,6 +73,7 @@ class Pump:
         self._resting: list[Listener] = []  # listeners that found no file descriptor free
         self._wheel: dict[int, array[int]] = {}
         self._swept = int(clock())
+        self._half_received = HalfReceived()
         self._buffer = memoryview(bytearray(READ_BYTES_MAX))
         self._in_turn = False
         self._draining = False
@@ -331,6 +333,8 @@ class Pump:
                 self._write(peer, force=True)
             if data:
                 connection.receive(data, now)
+                if connection.held_bytes or peer in self._half_received.holders:
+                    self._half_received.note(peer, connection.held_bytes)
             if layer is not None and layer.ended:
                 connection.eof()
         except LayerError as error:
@@ -412,6 +416,7 @@ class Pump:
             if self._peers.pop(peer.fd, None) is not None:
                 self._epoll.unregister(peer.fd)
             peer.socket.close()
+            self._half_received.note(peer, 0)
             peer.backlog = None
             peer.layer = None
             peer.connection.eof()
