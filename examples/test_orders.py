@@ -1,4 +1,4 @@
-"""A test of one's own against a broker of its own: `pip install trivium-broker pytest`, nothing to set up."""
+"""A test of one's own against a broker of its own. It needs the broker's package and pytest, and nothing to set up."""
 
 import trivium
 from gateway.testing import RunningBroker

@@ -192,7 +192,7 @@ class Trivium(Broker):
 
     def __init__(self, directory: Path, port: int = 0, flush: str = "sync", config: str = "") -> None:
         super().__init__(directory, port)
-        self.mqtt_port, self.websocket_port = free_port(), free_port()
+        self.mqtt_port, self.websocket_port, self.native_port = free_port(), free_port(), free_port()
         self.flush = flush
         self.config = config
 
@@ -203,7 +203,7 @@ class Trivium(Broker):
     def _command(self) -> list[str]:
         command = [*trivium_command(), "serve", "--data-dir", str(self.data), "--kafka", self.bootstrap]
         command += ["--mqtt", f"127.0.0.1:{self.mqtt_port}", "--mqtt-ws", f"127.0.0.1:{self.websocket_port}"]
-        command += ["--native", "127.0.0.1:0", "--flush", self.flush]
+        command += ["--native", f"127.0.0.1:{self.native_port}", "--flush", self.flush]
         if self.config:
             file = self.directory / "trivium.toml"
             file.write_text(self.config)
