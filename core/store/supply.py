@@ -14,12 +14,16 @@ from __future__ import annotations
 import errno
 import threading
 
+import structlog
+
 from core.store.disk import Disk
 from core.store.log_files import Segment, log_name
 
 FIRST_SEGMENT_BYTES = 8 * 1024 * 1024
 _ZERO_BYTES = 1024 * 1024
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+log = structlog.get_logger("store")
 
 
 class Room:
@@ -33,7 +37,12 @@ class Room:
     def look(self) -> None:
         """Asks the disk. It must have a sixteenth more than the reserve to come back, lest it flap."""
         free = self._disk.free_bytes()
-        self.full = free < self.reserve_bytes + (self.reserve_bytes // 16 if self.full else 0)
+        full = free < self.reserve_bytes + (self.reserve_bytes // 16 if self.full else 0)
+        if full and not self.full:
+            log.warning("the disk is nearly full: writes are refused", free=free, reserve=self.reserve_bytes)
+        elif self.full and not full:
+            log.info("there is room on the disk again: writes are taken", free=free, reserve=self.reserve_bytes)
+        self.full = full
 
     def allows(self, size: int) -> bool:
         return self._disk.free_bytes() - size >= self.reserve_bytes

@@ -305,7 +305,8 @@ class GroupReader(Worker):
             if self._client is None or self._reading != self.topic:
                 self.close()
                 self._client = self._open()
-            batches = self._client.poll(timeout_ms=100)
+            # Long enough for a join to end in it: kafka-python may forget one that does not, see FINDINGS.
+            batches = self._client.poll(timeout_ms=1000)
             self._polled = bool(batches)
             for place, records in batches.items():
                 for record in records:

@@ -8,6 +8,7 @@ import random
 import pytest
 import trio
 import trio.lowlevel
+from structlog.testing import capture_logs
 
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import Appended, CreatePartition, DataDamaged, DeletePartition, Outcome, StoreFailed, append
@@ -82,6 +83,14 @@ async def test_a_disk_that_fails_ends_the_engine_and_what_was_acknowledged_is_th
 
 async def test_a_full_disk_refuses_and_takes_again_when_there_is_room() -> None:
     disk = SimulatedDisk()
+    with capture_logs() as logs:
+        await _fill_and_give_room(disk)
+    told = [line["event"] for line in logs]
+    refused = told.index("the disk is nearly full: writes are refused")
+    assert refused < told.index("there is room on the disk again: writes are taken")
+
+
+async def _fill_and_give_room(disk: SimulatedDisk) -> None:
     async with trio.open_nursery() as nursery:
         engine = EmbeddedEngine("", dataclasses.replace(CONFIG, reserve_bytes=50_000), disk=disk)
         await nursery.start(engine.run)
