@@ -32,17 +32,25 @@ class Room:
     def __init__(self, disk: Disk, reserve_bytes: int) -> None:
         self._disk = disk
         self.reserve_bytes = reserve_bytes
-        self.full = False
+        self._full = False
+
+    @property
+    def full(self) -> bool:
+        return self._full
+
+    @full.setter
+    def full(self, full: bool) -> None:
+        if full != self._full:
+            self._full = full
+            if full:
+                log.warning("the disk is nearly full: writes are refused", reserve_bytes=self.reserve_bytes)
+            else:
+                log.info("there is room on the disk again: writes are taken", reserve_bytes=self.reserve_bytes)
 
     def look(self) -> None:
         """Asks the disk. It must have a sixteenth more than the reserve to come back, lest it flap."""
         free = self._disk.free_bytes()
-        full = free < self.reserve_bytes + (self.reserve_bytes // 16 if self.full else 0)
-        if full and not self.full:
-            log.warning("the disk is nearly full: writes are refused", free=free, reserve=self.reserve_bytes)
-        elif self.full and not full:
-            log.info("there is room on the disk again: writes are taken", free=free, reserve=self.reserve_bytes)
-        self.full = full
+        self.full = free < self.reserve_bytes + (self.reserve_bytes // 16 if self.full else 0)
 
     def allows(self, size: int) -> bool:
         return self._disk.free_bytes() - size >= self.reserve_bytes

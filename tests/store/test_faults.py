@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import Appended, CreatePartition, DataDamaged, DeletePartition, Outcome, StoreFailed, append
 from core.store.log_files import log_number
+from core.store.supply import Room
 from tests.store.batches import batch, batches_in, entry, read_all
 from tests.store.simulated_disk import Faults, SimulatedDisk
 from trivium.record_batch import parse_header
@@ -88,6 +89,18 @@ async def test_a_full_disk_refuses_and_takes_again_when_there_is_room() -> None:
     told = [line["event"] for line in logs]
     refused = told.index("the disk is nearly full: writes are refused")
     assert refused < told.index("there is room on the disk again: writes are taken")
+
+
+@pytest.mark.parametrize("free", [1000, 999])
+def test_what_a_look_at_the_disk_finds_is_logged_once(free: int) -> None:
+    disk = SimulatedDisk(faults=Faults(capacity_bytes=free))
+    room = Room(disk, 1000)
+    with capture_logs() as logs:
+        for capacity_bytes in (free, free, 1061, 1062, 1062):
+            disk.faults.capacity_bytes = capacity_bytes
+            room.look()
+    refused, taken = "the disk is nearly full: writes are refused", "there is room on the disk again: writes are taken"
+    assert [line["event"] for line in logs] == ([refused, taken] if free < 1000 else [])
 
 
 async def _fill_and_give_room(disk: SimulatedDisk) -> None:
