@@ -31,15 +31,20 @@ if TYPE_CHECKING:
     from trivium.producer import NewMessage, Producer
     from trivium.record_batch import Codec
     from trivium.requests import Requester, reply
+    from trivium.serializers import JSON, TEXT, CannotDeserialize, Serializer, TypedTopic
+    from trivium.trace_context import continuing
 
 __all__ = [
     "COMMIT",
     "DO_NOT_KNOW",
     "EARLIEST",
+    "JSON",
     "LATEST",
     "ROLL_BACK",
+    "TEXT",
     "BufferFull",
     "Cancellation",
+    "CannotDeserialize",
     "Client",
     "Closed",
     "Codec",
@@ -55,9 +60,12 @@ __all__ = [
     "RequestTimedOut",
     "Requester",
     "Sent",
+    "Serializer",
     "TopicDescription",
     "TriviumError",
+    "TypedTopic",
     "connect",
+    "continuing",
     "reply",
 ]
 
@@ -81,6 +89,8 @@ _HOMES = {
     "producer": ("NewMessage", "Producer"),
     "record_batch": ("Codec",),
     "requests": ("Requester", "reply"),
+    "serializers": ("JSON", "TEXT", "CannotDeserialize", "Serializer", "TypedTopic"),
+    "trace_context": ("continuing",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

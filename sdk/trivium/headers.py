@@ -11,6 +11,7 @@ from typing import Final
 PREFIX: Final = "trivium."
 TAG: Final = "trivium.tag"  # text, for filters; may be set by anyone
 EXPIRY_S: Final = "trivium.expiry-s"  # text: seconds from the record's timestamp, after which nobody is to get it
+CONTENT_TYPE: Final = "trivium.content-type"  # text: a MIME type, MQTT 5's content type
 RESPONSE_TOPIC: Final = "trivium.response-topic"  # text: the MQTT name (topic, slash, key) where a reply is to go
 CORRELATION_DATA: Final = "trivium.correlation-data"  # bytes that the reply repeats
 TRACE: Final = "trivium.trace"  # any value: this message is traced on topics with trace=marked; may be set by anyone

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import anyio
 
-from trivium.headers import DELIVER_AT, EXPIRY_S, MESSAGE_ID, ONCE_ID
+from trivium.headers import DELIVER_AT, EXPIRY_S, MESSAGE_ID, ONCE_ID, TRACE_PARENT
 from trivium.records import Record
+from trivium.trace_context import passed_on
 
 RECORD_OVERHEAD_BYTES = 32
 HEADER_OVERHEAD_BYTES = 8
@@ -100,6 +101,8 @@ def outgoing(
     pairs: list[tuple[str, bytes | None]] = [(MESSAGE_ID, message_id.encode())]
     if headers:
         pairs += pairs_of(headers)
+    if (context := passed_on()) and all(name != TRACE_PARENT for name, _ in pairs):
+        pairs += context
     if ttl_s is not None:
         pairs.append((EXPIRY_S, b"%d" % ttl_s))
     asks = False

@@ -50,6 +50,7 @@ from trivium.handouts import Handout, Message
 from trivium.record_batch import BatchError
 from trivium.settling import Asked, Settling
 from trivium.tasks import task_group
+from trivium.trace_context import continuing
 
 RENEWALS_PER_TIME = 3  # messages are renewed so often in the time they are invisible
 AGAIN_S = 0.1
@@ -232,7 +233,8 @@ class Subscriber:
     async def _work(self, handler: Handler) -> None:
         while (message := await self.take()) is not None:
             try:
-                await handler(message)
+                with continuing(message):
+                    await handler(message)
             except Exception as error:
                 with suppress(RequestRefused):
                     await self.nack(message, f"{type(error).__name__}: {error}")
