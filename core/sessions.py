@@ -8,6 +8,7 @@
 | `o` packet id, client id     | state, partition, offset of an outbound QoS 2 message                       |
 | `g` shared subscription      | as `p`, of a group; the messages to be given out again instead of QoS 1       |
 | `w` client id                | the will (opaque)                                                         |
+| `m` position                | see core.mapping_history                                                  |
 | `t` topic                    | (empty) the topic was made by a device                                    |
 
 Changes of a turn are collected and appended in one batch; what waits for them is called when they are durable. Each
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from core.mapping_history import MAPPING
 from core.state import Change, StateLog
 from core.store.engine import Appended, Engine, Outcome
 
@@ -118,6 +120,7 @@ class SessionLog:
         self.groups: dict[str, GroupRow] = {}
         self.wills: dict[str, bytes] = {}
         self.topics: set[str] = set()
+        self.mappings: dict[int, bytes] = {}  # position -> mapping of names
         self._changes: dict[bytes, bytes | None] = {}
         self._waiting: list[Callable[[bool], None]] = []
 
@@ -164,6 +167,10 @@ class SessionLog:
                 self.wills.pop(name.decode(), None)
             else:
                 self.wills[name.decode()] = value
+        elif kind == MAPPING:
+            self.mappings.pop(int.from_bytes(name, "big"), None)
+            if value is not None:
+                self.mappings[int.from_bytes(name, "big")] = value
         elif kind == TOPIC:
             self.topics.add(name.decode())
         elif kind == SESSION:

@@ -156,9 +156,13 @@ class TopicMapping:
                     raise MappingError(f"rules {other.rule.filter!r} and {one.rule.filter!r} make the same key")
 
     @property
+    def rules(self) -> list[Rule]:
+        return [one.rule for one in self._rules]
+
+    @property
     def fingerprint(self) -> str:
         """Differs between mappings that do."""
-        return hashlib.sha256(repr((self.catch_all, [one.rule for one in self._rules])).encode()).hexdigest()
+        return hashlib.sha256(repr((self.catch_all, self.rules)).encode()).hexdigest()
 
     def place(self, name: str) -> Place:
         """Where a (valid) topic name lives."""

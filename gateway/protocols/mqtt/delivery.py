@@ -8,6 +8,7 @@ leaves its reader and comes back when the window opens.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Final
 
 import structlog
@@ -16,6 +17,7 @@ import trio
 from core.delivery import READ_BYTES, Stretch, committed_batches, next_offset
 from core.filters import matches
 from core.store.engine import DataDamaged, OffsetOutOfRange, UnknownPartition
+from core.topics import Topic
 from gateway.protocols.mqtt.devices import Device, RetainedMessages
 from gateway.protocols.mqtt.live import Live, encoded_identifiers
 from gateway.protocols.mqtt.message import Message, Run
@@ -84,9 +86,15 @@ class Deliveries(Live):
     def partitions_for(self, device: Device | Group) -> list[int]:
         """The partitions that its subscriptions can match something of."""
         names: set[str] = set()
+        topics: Iterable[Topic | None] | None = None
         for filter_ in [device.filter] if isinstance(device, Group) else device.filters():
-            names.update(self._names_of(filter_))
-        topics = self._topics.all() if "" in names else [self._topics.get(name) for name in names]
+            found = self._mappings.topics_since(filter_, device.position)
+            if found is None:
+                topics = self._topics.all()
+                break
+            names |= found
+        if topics is None:
+            topics = [self._topics.get(name) for name in names]
         numbers = [number for topic in topics if topic is not None for number in topic.partitions]
         return [number for number in numbers if self.visible(number) is not None]
 

@@ -18,9 +18,9 @@ import trio
 
 from core.delivery import LogTail, Stretch, records_of
 from core.filters import parse_filter
+from core.mapping_history import MappingHistory
 from core.matching import OPTIONS_BITS, OPTIONS_MASK, SubscriptionIndex
 from core.store.engine import Engine
-from core.topic_mapping import TopicMapping
 from core.topics import Topic, Topics
 from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import V5
@@ -106,11 +106,12 @@ class Live:
     """See the module; `Deliveries` is what is used. `unstored` is told of devices with packet ids to be stored."""
 
     def __init__(
-        self, engine: Engine, topics: Topics, mapping: TopicMapping, unstored: Callable[[set[Device]], None]
+        self, engine: Engine, topics: Topics, mappings: MappingHistory, unstored: Callable[[set[Device]], None]
     ) -> None:
         self._engine = engine
         self._topics = topics
-        self._mapping = mapping
+        self._mappings = mappings
+        self._mapping = mappings.current
         self._unstored = unstored
         self.flush: Callable[[], None] = lambda: None
         self.traces: MqttTraces | None = None  # told of what is delivered
@@ -413,11 +414,12 @@ class Live:
         topic = self.visible(stretch.partition)
         if topic is None and stretch.partition != self.retained_partition:
             return []
-        topic_name = self._mapping.catch_all if topic is None else topic.name
+        mapping = self._mappings.at(self._engine.position_at(stretch.partition, stretch.base_offset))
+        topic_name = mapping.catch_all if topic is None else topic.name
         runs: list[NamedRun] = []
         name, publisher, messages, records = "", None, list[Message](), list[Record]()
         for record in records_of(stretch):
-            this_name, message, this_publisher = message_of(record, topic_name, stretch.partition, self._mapping)
+            this_name, message, this_publisher = message_of(record, topic_name, stretch.partition, mapping)
             if this_name != name or this_publisher != publisher:
                 if messages:
                     runs.append(NamedRun(name, publisher, Run(messages), partial(list, records)))

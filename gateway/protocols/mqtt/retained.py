@@ -47,12 +47,11 @@ class Retained:
         found = self._table.get(name)
         if found is None or (selection and not selector_of(selection)(found.record)):
             return None
-        topic = self._mapping.catch_all  # the copies' keys are whole names
         if found.partition != self._table.partition:
             owner = self._topics.owner(found.partition)
             if owner is None or not owner[0].settings.mqtt_visible:
                 return None
-            topic = owner[0].name
-        message = message_of(found.record, topic, found.partition, self._mapping)[1]
+        record = found.record._replace(key=name.encode())
+        message = message_of(record, self._mapping.catch_all, found.partition, self._mapping)[1]
         message.retain = True  # records that others wrote do not say so
         return message

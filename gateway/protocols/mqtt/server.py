@@ -13,8 +13,10 @@ import structlog
 import trio
 
 from core.broker import Broker
+from core.mapping_history import MappingHistory
 from core.retained import RetainedTable
 from core.sessions import SessionLog
+from core.store.engine import Outcome, StoreFailed
 from core.topic_mapping import TopicMapping
 from gateway.listeners import BACKLOG_CONNECTIONS, format_address
 from gateway.protocols.mqtt.admission import Admission
@@ -81,6 +83,7 @@ class MqttServer:
         settings: MqttSettings,
         log: SessionLog,
         table: RetainedTable,
+        mappings: MappingHistory,
     ) -> None:
         self.listening = [(one.protocol, format_address(*one.socket.getsockname()[:2])) for one in listeners]
         self._listeners = listeners
@@ -88,7 +91,7 @@ class MqttServer:
         self._stopping = trio.Event()
         self._table = table
         mapping = settings.mapping
-        self.deliveries = Deliveries(broker.engine, broker.topics, mapping, self._store_packet_ids)
+        self.deliveries = Deliveries(broker.engine, broker.topics, mappings, self._store_packet_ids)
         self.publisher = Publisher(
             broker.engine,
             broker.topics,
@@ -216,4 +219,9 @@ async def open_server(broker: Broker, listeners: Sequence[Listener], settings: M
         f"{broker.topics.cluster_id}:{topic.id.hex()}",
     )
     await table.load()
-    return MqttServer(broker, listeners, settings, log, table)
+    mappings = MappingHistory(settings.mapping, log.mappings, broker.engine.position)
+    if mappings.changes:
+        stored = await log.state.put(mappings.changes)
+        if stored.outcome is not Outcome.APPENDED:
+            raise StoreFailed(f"the mapping of MQTT names cannot be stored: {stored.outcome.value}")
+    return MqttServer(broker, listeners, settings, log, table, mappings)
