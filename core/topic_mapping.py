@@ -70,6 +70,8 @@ class _Compiled:
             raise MappingError(f"rule {rule.filter!r}: {problem}")
         if not is_legal_topic(rule.topic):
             raise MappingError(f"rule {rule.filter!r}: {rule.topic!r} is no legal topic name")
+        if rule.topic.startswith("__"):
+            raise MappingError(f"rule {rule.filter!r}: topics that begin with __ are the broker's own")
         self.levels = rule.filter.split("/")
         wanted = [str(number) for number in range(1, self.levels.count("+") + 1)] + ["#"] * (self.levels[-1] == "#")
         self.template: list[str] = rule.key.split("/")
@@ -139,7 +141,7 @@ class TopicMapping:
     """The mapping under one configuration. Raises MappingError for rules that cannot be undone."""
 
     def __init__(self, rules: Iterable[Rule] = (), catch_all: str = CATCH_ALL) -> None:
-        if not is_legal_topic(catch_all):
+        if not is_legal_topic(catch_all) or catch_all.startswith("__"):
             raise MappingError(f"{catch_all!r} is no legal topic name")
         self.catch_all = catch_all
         self._rules = [_Compiled(rule) for rule in rules]

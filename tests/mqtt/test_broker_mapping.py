@@ -103,6 +103,7 @@ def test_a_name_changes_its_mapping_from_a_position_on(tmp_path: Path) -> None:
             "the same key",
         ),
         ('[{ filter = "a/+", topic = "not legal", key = "{1}" }]', "no legal topic"),
+        ('[{ filter = "a/+", topic = "__trivium_sessions", key = "{1}" }]', "broker's own"),
     ],
 )
 def test_rules_that_cannot_be_undone_stop_the_start(tmp_path: Path, rules: str, reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from core.mapping_history import MappingHistory
 from core.store.engine import Append, append
 from core.store.memory import MemoryEngine
 from core.topic_mapping import TopicMapping
@@ -27,7 +28,7 @@ async def test_what_is_read_behind_the_target_is_left_for_the_next_look(nursery:
     for number in range(3):
         batch = build([Record(0, 0, b"a", b"%d" % number, [])])
         await append(engine, [Append(topic.partitions[0], parse_header(batch), batch)])
-    deliveries = Deliveries(engine, topics, TopicMapping(), lambda devices: None)
+    deliveries = Deliveries(engine, topics, MappingHistory(TopicMapping(), {}, 0), lambda devices: None)
     session = Session("c", deliveries.take_number())
     driver = connected(5, session=session)
     device = Device(session, 0)

@@ -431,6 +431,8 @@ class BrokerHandler:
             return reasons.TOPIC_FILTER_INVALID, problem
         if plain.startswith("__"):
             return reasons.NOT_AUTHORIZED, "names that begin with __ are the broker's own"
+        if self._deliveries.hides(plain):
+            return reasons.NOT_AUTHORIZED, "the topic is not for MQTT"
         subscriptions = device.session.subscriptions or {}
         if len(subscriptions) >= SUBSCRIPTIONS_MAX and filter_ not in subscriptions:
             return reasons.QUOTA_EXCEEDED, f"more than {SUBSCRIPTIONS_MAX} subscriptions"

@@ -211,6 +211,12 @@ class Live:
             return None
         return owner[0]
 
+    def hides(self, filter_: str) -> bool:
+        """Whether all topics that the filter names are not for MQTT."""
+        names = (self._mapping.topics_of(filter_) or frozenset()) - {self._mapping.catch_all}
+        topics = [self._topics.get(name) for name in names]
+        return bool(topics) and all(topic is not None and not topic.settings.mqtt_visible for topic in topics)
+
     def _wanted(self, partition: int) -> bool:
         topic = self.visible(partition)
         return topic is not None and (topic.name in self._topics_wanted or "" in self._topics_wanted)
