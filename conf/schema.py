@@ -127,6 +127,7 @@ class MqttConfig(Section):
     output_bytes_max: Positive = MIB  # what waits for a device's socket; above it QoS 0 is dropped
     keep_alive_s_max: Annotated[int, Field(ge=0, le=65_535)] = 0  # what MQTT 5 devices are held to; 0: their own
     session_expiry_s_max: Annotated[int, Field(ge=0, le=2**32 - 1)] = 2**32 - 1  # the most; 2^32 - 1: never
+    sessions_max: Count = 2_000_000  # of clients that are connected or may come back
     will_grace_s: Annotated[int, Field(ge=0, le=2**32 - 1)] = 10  # that wills wait after a restart for their clients
     auto_topics_max: Annotated[int, Field(ge=0, le=100_000)] = 1_000  # topics devices make; then `catch_all`
     auto_topic_retention_ms: Unlimited = 7 * DAY_MS  # of topics that devices make

@@ -101,6 +101,7 @@ def mqtt_settings(config: Config) -> MqttSettings:
         mapping=TopicMapping([Rule(rule.filter, rule.topic, rule.key) for rule in mqtt.rules], mqtt.catch_all),
         connections_max=mqtt.connections_max,
         drain_s=config.limits.drain_ms_max / 1000,
+        sessions_max=mqtt.sessions_max,
         will_grace_s=mqtt.will_grace_s,
         offline_messages_max=mqtt.offline_messages_max,
         sys_interval_s=mqtt.sys_interval_s,

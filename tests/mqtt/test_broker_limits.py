@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.protocols.mqtt.codec.packets import Disconnect
 from tests.mqtt.child import Device, child_broker
+from tests.mqtt.wire import Wire
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its import uses what Python deprecates
@@ -83,6 +85,27 @@ def test_kafka_clients_read_retained_state_as_a_compacted_topic(tmp_path: Path) 
                 found += [(record.key, record.value) for record in records]
         assert found == [(b"state/a", b"1"), (b"/odd", b"2"), (b"/odd", None)]
         consumer.close()
+
+
+def test_more_sessions_than_allowed_are_refused_those_that_are_there_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIVIUM_MQTT_SESSIONS_MAX", "2")
+    with child_broker(tmp_path) as broker:
+        kept = Wire.connected(broker.mqtt, "kept", version=4, clean=False)
+        kept.close()
+        fleeting = Wire.connected(broker.mqtt, "fleeting")
+        for version, code in ((5, 0x97), (4, 3)):
+            refused = Wire(broker.mqtt, version)
+            assert refused.connect("third").code == code
+            assert refused.next() is None
+        kept = Wire.connected(broker.mqtt, "kept", version=4, clean=False)
+        assert kept.connack.session_present
+        fleeting.send(Disconnect())
+        assert fleeting.next() is None
+        third = Wire.connected(broker.mqtt, "third")
+        for wire in (kept, third):
+            wire.close()
 
 
 def test_qos_0_of_a_topic_that_does_not_store_it_reaches_who_is_connected_and_nobody_else(tmp_path: Path) -> None:

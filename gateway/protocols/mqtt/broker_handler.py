@@ -64,6 +64,7 @@ class BrokerHandler:
         expiry_s_max: int,
         admission: Admission,
         will_grace_s: float,
+        sessions_max: int,
     ) -> None:
         self.flush: Callable[[], None] = lambda: None
         self.devices: dict[str, Device] = {}
@@ -73,6 +74,7 @@ class BrokerHandler:
         self._retained = retained
         self._expiry_s_max = expiry_s_max
         self._admission = admission
+        self._sessions_max = sessions_max
         self._will_grace_s = will_grace_s  # after a restart, a client has this long (or its will's delay) to come back
         self._opening: set[str] = set()  # CONNECTs whose session is being stored
         self._waiting: dict[str, tuple[Connection, Connect]] = {}  # CONNECTs that wait for their predecessors
@@ -199,6 +201,9 @@ class BrokerHandler:
             connection.refuse(refused[0], f"the will: {refused[1]}")
             return
         device = self.devices.get(client_id)
+        if device is None and len(self.devices) + len(self._waiting) >= self._sessions_max:
+            connection.refuse(reasons.QUOTA_EXCEEDED, "the broker keeps no more sessions")
+            return
         if device is not None and device.connection is not None:
             device.connection.disconnect(reasons.SESSION_TAKEN_OVER, "the client connected again")
         self._waiting[client_id] = connection, connect

@@ -67,6 +67,7 @@ class MqttSettings:
     connections_max: int
     drain_s: float
     will_grace_s: float
+    sessions_max: int
     offline_messages_max: int  # that a session gets of what came while it was away; -1: all
     sys_interval_s: int  # 0: there is no $SYS
     admission: Admission
@@ -115,6 +116,7 @@ class MqttServer:
             settings.limits.session_expiry_s_max,
             settings.admission,
             settings.will_grace_s,
+            settings.sessions_max,
         )
         self.pump = Pump(self.handler, connections_max=settings.connections_max)
         self.handler.flush = self.deliveries.flush = self._flush
