@@ -73,7 +73,8 @@ class OpenedBatches:
         for key in [key for key in self._kept if key[0] == partition]:
             self._kept_bytes -= self._kept.pop(key)[1].size_bytes
 
-    def _look(self, partition: int, offset: int) -> Opened | None:
+    def look(self, partition: int, offset: int) -> Opened | None:
+        """The opened batch that holds an offset, if it is still here."""
         for key, (last_offset, opened) in reversed(self._kept.items()):
             if key[0] == partition and key[1] <= offset <= last_offset:
                 return opened
@@ -81,7 +82,7 @@ class OpenedBatches:
 
     async def record(self, partition: int, offset: int) -> Record | None:
         """The committed record at an offset, None when the log no longer has it."""
-        opened = self._look(partition, offset)
+        opened = self.look(partition, offset)
         if opened is not None:
             return opened.at(offset)
         try:

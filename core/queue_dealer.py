@@ -23,6 +23,7 @@ from core.store.engine import DataDamaged, Engine, OffsetOutOfRange, Read, Unkno
 from trivium.records import Record
 
 WHOLE_SHARE: Final = 4  # a batch of which less than one in so many messages is meant is packed anew
+AGAIN_MAX: Final = 256  # messages that are due, in one handout
 _NULL_KEY: Final = 0
 
 
@@ -64,28 +65,48 @@ class Dealer:
         return await self._deal_new(group, queue, now_ms)
 
     async def _deal_again(self, group: QueueGroup, queue: QueuePartition, offset: int, now_ms: int) -> bool:
+        """Hands out what is due: one message, and those behind it that are at hand."""
         if not group.has_demand:
             return False
         record = await self._opened.record(queue.partition, offset)
         member = group.next_member()
         if queue.due(now_ms) != offset or member is None:
             return member is not None
-        failed = queue.failed.get(offset)
-        if failed is None:
-            queue.pass_ready()
-        if record is None:
-            queue.complete(offset, 1)
-            return True
-        batch = pack([record])
-        until_ms = now_ms + group.policy.invisible_ms
-        number = self._lease_number()
-        if failed is not None:
-            lease = queue.lease_failed(number, member.id, offset, until_ms, len(batch))
-        else:
-            lease = queue.lease(number, member.id, offset, 1, until_ms, size_bytes=len(batch))
-        place = (queue.topic, queue.index)
-        group.hand(member, Handout(*place, number, lease.attempt, [(offset, offset)], batch), 1)
+        taken: dict[int, list[Record]] = {}  # attempt -> records
+        for _ in range(min(member.credit_messages, AGAIN_MAX)):
+            attempt = queue.take_due(offset)
+            if record is None:
+                queue.complete(offset, 1)  # the log no longer has it
+            else:
+                taken.setdefault(attempt, []).append(record)
+            following = queue.due(now_ms)
+            opened = None if following is None else self._opened.look(queue.partition, following)
+            if following is None or opened is None:
+                break
+            offset, record = following, opened.at(following)
+        for attempt, records in taken.items():
+            self._hand_again(group, queue, member, attempt, records, now_ms)
         return True
+
+    def _hand_again(
+        self,
+        group: QueueGroup,
+        queue: QueuePartition,
+        member: Member,
+        attempt: int,
+        records: list[Record],
+        now_ms: int,
+    ) -> None:
+        records.sort(key=lambda record: record.offset)
+        first, mask = records[0].offset, 0
+        for record in records:
+            mask |= 1 << (record.offset - first)
+        batch = pack(records)
+        number = self._lease_number()
+        until_ms = now_ms + group.policy.invisible_ms
+        queue.lease(number, member.id, first, mask, until_ms, attempt=attempt, size_bytes=len(batch), again=True)
+        ranges = [(first + at, first + at + width - 1) for at, width in runs(mask)]
+        group.hand(member, Handout(queue.topic, queue.index, number, attempt, ranges, batch), len(records))
 
     # -- what was never handed out
 

@@ -221,19 +221,27 @@ class QueuePartition:
     # -- leases
 
     def lease(
-        self, number: int, member: str, first: int, mask: int, until_ms: int, *, attempt: int = 1, size_bytes: int = 0
+        self,
+        number: int,
+        member: str,
+        first: int,
+        mask: int,
+        until_ms: int,
+        *,
+        attempt: int = 1,
+        size_bytes: int = 0,
+        again: bool = False,
     ) -> Lease:
-        """Gives offsets to a member."""
+        """Gives offsets to a member; `again`: what was taken with `take_due`."""
         made = self.leases[number] = Lease(number, member, first, mask, until_ms, attempt, size_bytes)
+        if again:
+            for bit in bits(mask):
+                failed = self.failed.get(first + bit)
+                if failed is not None:
+                    failed.lease = number
         self.leased_bytes += size_bytes
         heapq.heappush(self._until, (until_ms, number))
         return made
-
-    def lease_failed(self, number: int, member: str, offset: int, until_ms: int, size_bytes: int = 0) -> Lease:
-        """Gives a message that has failed to a member, one attempt more."""
-        failed = self.failed[offset]
-        failed.leased, failed.lease = True, number
-        return self.lease(number, member, offset, 1, until_ms, attempt=failed.attempts + 1, size_bytes=size_bytes)
 
     def settle(self, number: int, first: int, last: int) -> tuple[Lease | None, int, int]:
         """Takes these offsets out of a lease. Returns the lease, if there still is one, and two masks from `first` on:
@@ -331,13 +339,22 @@ class QueuePartition:
             if self._ready[0] >= self.floor:
                 return self._ready[0]
             gone = self._ready[0]
-            self.pass_ready()
+            self._pass_ready()
             self._next_turns(gone, 1)
         due_ms = self.next_due_ms()
         return self._due[0][1] if due_ms is not None and due_ms <= now_ms else None
 
-    def pass_ready(self) -> None:
-        """The first message whose turn has come is being handed out, or is gone."""
+    def take_due(self, offset: int) -> int:
+        """What `due` has said is handed out now, or is gone. Returns which attempt that is."""
+        if self._ready and self._ready[0] == offset:
+            self._pass_ready()
+        failed = self.failed.get(offset)
+        if failed is None:
+            return 1
+        failed.leased = True
+        return failed.attempts + 1
+
+    def _pass_ready(self) -> None:
         self._ready.popleft()
         self.held -= 1
 
