@@ -28,6 +28,11 @@ class Pending(Generic[T]):
         found = self._due.pop(client_id, None)
         return None if found is None else found[1]
 
+    def due_of(self, client_id: str) -> float | None:
+        """When something is due for a client."""
+        found = self._due.get(client_id)
+        return None if found is None else found[0]
+
     def take_due(self, now_s: float) -> list[tuple[str, T]]:
         """What is due by now, in the order of its times."""
         found: list[tuple[str, T]] = []

@@ -24,6 +24,7 @@ from interop.places import MQTT_LOAD, scratch_root
 OURS = (TRIVIUM_ASYNC, TRIVIUM_SYNC)
 NEAR = (MOSQUITTO, *OURS)  # where the others would only take time
 FDATASYNC_WRITES = 500
+REST_S = 3  # until sessions that were left have come to rest
 LATE_S = 60  # what a load may take beyond its seconds
 
 
@@ -39,7 +40,7 @@ class Scale:
     contenders: tuple[Contender, ...] = ALL
 
 
-FULL = Scale(4, 1, (1_000, 5_000, 10_000, 15_000), 1_000_000, 20_000)
+FULL = Scale(4, 1, (1_000, 5_000, 10_000, 15_000), 1_000_000, 19_000)
 QUICK = Scale(2, 1, (500, 1_500), 20_000, 1_000)
 
 
@@ -230,6 +231,43 @@ def _idle(run: Run, contender: Contender, encrypted: bool) -> None:
             run.notes.append(f"{contender.name}, {case}: {found['probes'] - found['probed']} probes did not arrive")
 
 
+# -- sessions at rest -------------------------------------------------------------------------------------------------
+
+
+def sessions(run: Run) -> None:
+    """Offline persistent sessions, some of which return at once, every hundredth with a message that waits."""
+    for contender in run.each(NEAR):
+        try:
+            _sessions(run, contender)
+        except (LoadError, BrokerError) as error:
+            run.notes.append(f"{contender.name}, sessions: {' '.join(str(error).split())[:200]}")
+
+
+def _sessions(run: Run, contender: Contender) -> None:
+    count, returning = run.scale.sessions, run.scale.returning
+    add = run.results.add
+    with contender.running() as broker:
+        before = broker.rss_anon_bytes()
+        made = Load(broker.port, mode="create", count=count, seconds=600, at_once=500).last()
+        time.sleep(REST_S)
+        memory = (broker.rss_anon_bytes() - before) / count
+        case = f"{count:,} sessions"
+        add("sessions", f"{case} made and left", contender.name, made["sessions"] / made["seconds"], "sessions/s")
+        add("sessions", f"{case}: memory of one", contender.name, memory, "B")
+        fed = Load(broker.port, mode="feed", count=returning, of=count, seconds=60).last()
+        expected = int(fed["messages"])
+        back = Load(
+            broker.port, mode="return", count=returning, of=count, expect=expected, at_once=returning, seconds=120
+        ).last()
+        case = f"{returning:,} of them return at once"
+        add("sessions", f"{case}: CONNACK p99", contender.name, back["connect_p99_us"] / 1000, "ms")
+        add("sessions", f"{case}: until all have CONNACK", contender.name, back["connack_s"], "s")
+        add("sessions", f"{case}: until {expected} messages have come", contender.name, back["drained_s"], "s")
+        add("sessions", f"{case}: broker's memory then", contender.name, broker.rss_anon_bytes() / 2**20, "MiB")
+        if back["messages"] < expected:
+            run.notes.append(f"{contender.name}: {back['messages']} of {expected} waiting messages came")
+
+
 # -- the disk ---------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +296,7 @@ CELLS: dict[str, Callable[[Run], None]] = {
     "latency": latency,
     "tls": tls,
     "idle": idle,
+    "sessions": sessions,
 }
 TITLES = {
     "disk": "The disk",
@@ -265,5 +304,6 @@ TITLES = {
     "latency": "Latency at half of mosquitto's peak",
     "tls": "TLS",
     "idle": "Idle devices",
+    "sessions": "Sessions at rest",
 }
 BY_NAME = {one.name: one for one in ALL}

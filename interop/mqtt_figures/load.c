@@ -16,6 +16,7 @@
  * are there a line {"event": "ready"} is printed, so that the caller can look at the broker's memory.
  *
  * Sessions. mode=create: `count` persistent sessions from number `first` subscribe to `s/<n>/c` and disconnect.
+ * mode=feed: one message at QoS 1 to every 100th of the `count` sessions that mode=return is to choose.
  * mode=return: `count` sessions chosen evenly out of `of` connect at once, latency from CONNECT to CONNACK; it ends when
  * `expect` messages have come and all CONNACKs are in, or after `seconds`.
  *
@@ -261,7 +262,7 @@ static void publish(Conn *c, uint64_t stamp) {
 
 /* A closed-loop publisher sends what its window allows. */
 static void fill(Conn *c) {
-    if (c->role != PUB || c->state != READY || rate > 0) return;
+    if (c->role != PUB || c->state != READY || rate > 0 || sessions) return;
     if (qos) {
         int before = c->out_len;
         while (c->inflight < (uint32_t)window) publish(c, now_ns());
@@ -592,6 +593,25 @@ static void flow(double warm, double seconds, double probe) {
     printf(", \"pings\": %lu, \"pongs\": %lu, \"load_cpu\": %.2f}\n", pings, pongs, (cpu_s() - cpu_before) / took);
 }
 
+/* Publishes one message to each 100th session that will return. */
+static void run_feed(double seconds) {
+    uint64_t began = now_ns(), limit = began + (uint64_t)(seconds * 1e9);
+    int count = sessions / 100, sent = 0;
+    Conn *c = conns;
+    measuring = 1;
+    open_all(0, 1, 60);
+    while (published < (uint64_t)count && now_ns() < limit) {
+        for (; sent < count && c->inflight < 50; sent++, c->inflight++) {
+            char topic[48];
+            sprintf(topic, "s/%d/c", first_session + (int)((int64_t)sent * 100 * of_sessions / sessions));
+            put_publish(c, topic, 1, sent, now_ns());
+        }
+        if (c->out_len) flush(c);
+        turn(1000000);
+    }
+    printf("{\"event\": \"fed\", \"messages\": %lu, \"seconds\": %.2f}\n", published, (now_ns() - began) / 1e9);
+}
+
 static void run_sessions(double seconds, uint64_t expect) {
     uint64_t began = now_ns(), limit = began + (uint64_t)(seconds * 1e9);
     zero_ns = began;
@@ -670,6 +690,7 @@ int main(int count, char **values) {
     epfd = epoll_create1(0);
     if (strcmp(mode, "flow")) {
         sessions = conns_count = number_of("count", 1);
+        if (!strcmp(mode, "feed")) conns_count = 1;
         of_sessions = number_of("of", sessions);
     } else {
         conns_count = subs + idle + pubs + (probe > 0);
@@ -677,7 +698,9 @@ int main(int count, char **values) {
     conns = calloc(conns_count, sizeof *conns);
     for (int i = 0; i < conns_count; i++) {
         Conn *c = conns + i;
-        if (sessions)
+        if (!strcmp(mode, "feed"))
+            c->role = PUB;
+        else if (sessions)
             c->role = SESSION, c->index = i;
         else if (i < subs)
             c->role = SUB, c->index = i;
@@ -688,7 +711,9 @@ int main(int count, char **values) {
         else
             c->role = PROBE;
     }
-    if (sessions)
+    if (!strcmp(mode, "feed"))
+        run_feed(number_of("seconds", 600));
+    else if (sessions)
         run_sessions(number_of("seconds", 600), number_of("expect", 0));
     else
         flow(number_of("warm", 1), number_of("seconds", 5), probe);

@@ -335,12 +335,12 @@ def test_mqtt_3_8_4_8_the_quality_is_the_lower_of_published_and_granted(version:
 def test_mqtt_2_2_1_4_packet_ids_in_use_are_skipped_and_order_is_kept(version: int) -> None:
     session = Session("c")
     driver = connected(version, session=session)
-    session._next_packet_id = 65_534
+    session.next_packet_id = 65_534
     driver.connection.deliver(run(*[message(payload=b"%d" % n, qos=1) for n in range(4)]), 0, 2, 0.0)
     got = [packet for packet in driver.received() if isinstance(packet, Publish)]
     assert [packet.packet_id for packet in got] == [65_534, 65_535, 1, 2]
     assert [packet.payload for packet in got] == [b"0", b"1", b"2", b"3"]
-    session._next_packet_id = 65_535
+    session.next_packet_id = 65_535
     driver.connection.deliver(run(message(qos=2)), 0, 2, 0.0)
     assert driver.one().packet_id == 3
 

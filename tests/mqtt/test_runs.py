@@ -142,5 +142,5 @@ def test_packet_ids_in_use_are_not_given_again() -> None:
     session.inflight = {5: None}  # type: ignore[dict-item]
     assert session.take_packet_ids(2) == 0
     assert [session.take_packet_id(), session.take_packet_id()] == [4, 6]
-    session._next_packet_id = 65_535
+    session.next_packet_id = 65_535
     assert session.take_packet_ids(1) == 0

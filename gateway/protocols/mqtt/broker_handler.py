@@ -32,6 +32,8 @@ from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.packet_changes import NEVER_S, asked_expiry_s, outgoing_of, will_of
 from gateway.protocols.mqtt.publishing import Outgoing, Publisher, totals
+from gateway.protocols.mqtt.resting import NEVER_S as NEVER_RESTED_S
+from gateway.protocols.mqtt.resting import Resting, may_rest
 from gateway.protocols.mqtt.retained import Retained
 from gateway.protocols.mqtt.selection import asked_selection
 from gateway.protocols.mqtt.session import Session, Subscription
@@ -48,6 +50,8 @@ log = structlog.get_logger(__name__)
 
 
 POSITION_INTERVAL_S = 5.0
+REST_AT_ONCE_MAX = 2_000  # devices that go to rest in one step of the loop, some 10 us each
+EXPIRED_AT_ONCE_MAX = 2_000
 SUBSCRIPTIONS_MAX = 10_000  # of one session
 SELECTIVE_MAX = 100  # of them with a filter over properties, whose texts are longer
 
@@ -80,12 +84,17 @@ class BrokerHandler:
         self._waiting: dict[str, tuple[Connection, Connect]] = {}  # CONNECTs that wait for their predecessors
         self._wills: Pending[Will] = Pending()
         self._expiries: Pending[Device] = Pending()
+        self.resting = Resting()
+        self._to_rest: set[Device] = set()  # devices without connection, until they rest
+        deliveries.resting_pending = self.resting.pending
         self._positions_due_s = 0.0
         self.connected = self.expired = self.publishes_in = self.publish_bytes_in = 0
 
     def load(self, now_s: float) -> None:
         """Takes over the stored sessions; those that were connected count as gone from now on."""
-        for client_id, row in self._log.rows.items():
+        rows, self._log.rows = self._log.rows, {}
+        while rows:
+            client_id, row = rows.popitem()
             session = restore(client_id, self._deliveries.take_number(), row)
             device = Device(session, row.position)
             device.offsets = row.offsets
@@ -98,7 +107,8 @@ class BrokerHandler:
             for filter_, subscription in (subscriptions or {}).items():
                 self._deliveries.subscribe(device, filter_, subscription)
             self._expire_later(device, now_s)
-        self._log.rows = {}
+            if len(self._to_rest) >= REST_AT_ONCE_MAX:
+                self._lay_to_rest(now_s)
         for name, place in self._log.groups.items():
             group = self._deliveries.groups.get(name)
             if group is not None:
@@ -113,8 +123,39 @@ class BrokerHandler:
         self._log.wills = {}
 
     def _expiry_of(self, client_id: str) -> float:
-        device = self.devices.get(client_id)
+        device = self.find(client_id)
         return float(device.session.expiry_s) if device is not None else 0.0
+
+    def find(self, client_id: str) -> Device | None:
+        """The device of a client, woken if it rests."""
+        device = self.devices.get(client_id)
+        if device is None and (found := self.resting.take(client_id)) is not None:
+            device, expires_s = found
+            self.devices[client_id] = device
+            self._deliveries.enter(device)
+            self._to_rest.add(device)
+            if expires_s != NEVER_RESTED_S:
+                self._expiries.put(client_id, expires_s, device)
+        return device
+
+    def _lay_to_rest(self, now_s: float) -> None:
+        """Devices whose clients are away become rows, as soon as nothing is under way for them."""
+        rows: list[tuple[Device, float]] = []
+        for device in list(self._to_rest):
+            client_id = device.session.client_id
+            if self.devices.get(client_id) is not device or device.connection is not None:
+                self._to_rest.discard(device)
+            elif may_rest(device) and client_id not in self._opening and client_id not in self._waiting:
+                self._to_rest.discard(device)
+                del self.devices[client_id]
+                self._deliveries.leave(device)
+                due_s = self._expiries.due_of(client_id)
+                self._expiries.take(client_id)
+                rows.append((device, NEVER_RESTED_S if due_s is None else due_s))
+                if len(rows) >= REST_AT_ONCE_MAX:
+                    break
+        if rows:
+            self.resting.put(rows)
 
     # -- a turn ------------------------------------------------------------------------------------------------------
 
@@ -220,7 +261,7 @@ class BrokerHandler:
                 self._log.append()
 
     def _open(self, client_id: str, connection: Connection, connect: Connect) -> None:
-        device = self.devices.get(client_id)
+        device = self.find(client_id)
         will_due = self._wills.take(client_id)
         changes: list[Change] = []
         if device is not None and connect.clean_start:
@@ -337,11 +378,14 @@ class BrokerHandler:
         return forget(device)
 
     def _expire_later(self, device: Device, now_s: float) -> None:
+        self._to_rest.add(device)
         if device.session.expiry_s != NEVER_S:
             self._expiries.put(device.session.client_id, now_s + device.session.expiry_s, device)
 
     def sweep(self, now_s: float) -> None:
         """What hangs on time; to be called about once a second."""
+        for client_id in self.resting.due(now_s, EXPIRED_AT_ONCE_MAX):
+            self.find(client_id)
         for _, device in self._expiries.take_due(now_s):
             self.expired += 1
             will = self._wills.take(device.session.client_id)
@@ -357,6 +401,7 @@ class BrokerHandler:
                 if device.dirty and device.connection is not None:
                     self._log.put(position_changes(device, *self._deliveries.cursor(device)))
             self._log.put(self._group_rows())
+        self._lay_to_rest(now_s)
         self._log.append()
         self._answered()
 

@@ -21,7 +21,7 @@ def read_figures(
 ) -> dict[str, int]:
     """Counters since the start and gauges. `store` and `messages/stored` are the log of the topics that devices see."""
     traffic = pump.outbox
-    total = len(handler.devices)
+    total = len(handler.devices) + len(handler.resting)
     stored = [
         engine.info(number)
         for topic in topics.all()

@@ -120,7 +120,8 @@ class Live:
         self.fresh: Callable[[BatchHeader], Sequence[RunReceived] | None] = lambda _: None
         self.retained_partition = -1  # its records have whole names as keys
         self.index = SubscriptionIndex()
-        self.devices: dict[int, Device] = {}  # by the session's number
+        self.devices: dict[int, Device] = {}  # by the session's number; not those at rest
+        self.resting_pending: set[int] = set()  # numbers at rest for which something has come
         self.groups: dict[str, Group] = {}
         self.groups_by_number: dict[int, Group] = {}
         self.groups_gone: list[str] = []  # whose rows are to be deleted
@@ -139,6 +140,16 @@ class Live:
         """A subscriber number that nobody has had."""
         self._last_number += 1
         return self._last_number
+
+    def enter(self, device: Device) -> None:
+        """A device that is no longer at rest; its subscriptions stand in the index."""
+        self.devices[device.session.number] = device
+        if device.selective:
+            self.index.version += 1  # plans made meanwhile do not know its filters over properties
+
+    def leave(self, device: Device) -> None:
+        """A device goes to rest."""
+        del self.devices[device.session.number]
 
     # -- subscriptions -----------------------------------------------------------------------------------------------
 
@@ -259,7 +270,8 @@ class Live:
         """The filters of a subscriber all of whose subscriptions to this name have one."""
         device = self.devices.get(number)
         if device is None:
-            return self.groups_by_number[number].selections
+            group = self.groups_by_number.get(number)
+            return group.selections if group is not None else frozenset()
         return device.selections(name)
 
     # -- live --------------------------------------------------------------------------------------------------------
@@ -309,7 +321,11 @@ class Live:
         if not run:
             return
         if device is None:
-            self._deliver_to_group(self.groups_by_number[target.number], partition, run, now_s)
+            group = self.groups_by_number.get(target.number)
+            if group is not None:
+                self._deliver_to_group(group, partition, run, now_s)
+            else:
+                self.resting_pending.add(target.number)
         elif not device.live:
             device.pending = True
         elif not (target.no_local and named.publisher == device.session.client_id):
@@ -388,8 +404,10 @@ class Live:
             run = named.passing(target.selections)
             device = self.devices.get(target.number)
             if device is None:
-                for message in run.messages:
-                    self._to_member(self.groups_by_number[target.number], message, now_s)
+                group = self.groups_by_number.get(target.number)
+                if group is not None:
+                    for message in run.messages:
+                        self._to_member(group, message, now_s)
             elif run.messages and not (target.no_local and named.publisher == device.session.client_id):
                 self._hand_over(device, run, 0, target.qos, target.published, target.identifiers, now_s)
 

@@ -47,7 +47,7 @@ class Rewinder:
         return places
 
     def _reader(self, name: str) -> Device | Group:
-        reader = self._deliveries.groups.get(name) if name.startswith("$share/") else self._handler.devices.get(name)
+        reader = self._deliveries.groups.get(name) if name.startswith("$share/") else self._handler.find(name)
         if reader is None:
             raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"there is no MQTT session or shared subscription {name!r}")
         return reader

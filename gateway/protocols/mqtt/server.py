@@ -175,6 +175,7 @@ class MqttServer:
                 nursery.cancel_scope.cancel()
         finally:
             self._table.close()
+            self.handler.resting.close()
 
     async def _sweeper(self) -> None:
         while True:

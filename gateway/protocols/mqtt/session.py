@@ -51,12 +51,12 @@ class Session:
     """State kept under one client identifier. `durable` ones outlive the connection, and their changes are logged."""
 
     __slots__ = (
-        "_next_packet_id",
         "client_id",
         "durable",
         "expiry_s",
         "inbound",
         "inflight",
+        "next_packet_id",
         "number",
         "position",
         "subscriptions",
@@ -71,28 +71,28 @@ class Session:
         self.subscriptions: dict[str, Subscription] | None = None
         self.inbound: dict[int, int] | None = None
         self.inflight: dict[int, Delivery] | None = None
-        self._next_packet_id = 1
+        self.next_packet_id = 1
 
     def take_packet_ids(self, count: int) -> int:
         """The first of `count` unused packet ids in a row; 0 when the next ones are not all free."""
-        first = self._next_packet_id
+        first = self.next_packet_id
         end = first + count
         if end > 65_535:
             return 0
         inflight = self.inflight
         if inflight and not (first not in inflight if count == 1 else inflight.keys().isdisjoint(range(first, end))):
             return 0
-        self._next_packet_id = end
+        self.next_packet_id = end
         return first
 
     def take_packet_id(self) -> int:
         """An unused packet id for a PUBLISH to the client ([MQTT-2.2.1-4]); ids are used in turn."""
         inflight = self.inflight
-        packet_id = self._next_packet_id
+        packet_id = self.next_packet_id
         if inflight:
             if len(inflight) >= 65_535:
                 raise LocalProtocolError("all packet ids are in use")
             while packet_id in inflight:
                 packet_id = packet_id + 1 if packet_id < 65_535 else 1
-        self._next_packet_id = packet_id + 1 if packet_id < 65_535 else 1
+        self.next_packet_id = packet_id + 1 if packet_id < 65_535 else 1
         return packet_id

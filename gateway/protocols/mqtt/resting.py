@@ -1,0 +1,119 @@
+"""Sessions whose clients are away: rows of a table on disk, not objects.
+
+A session at rest costs memory for its subscriptions in the index, and nothing else: neither a message that it does not
+want nor one that it wants makes an object. Of the latter only the first sets its number in `pending`, so that a client
+for which nothing came is served without a look at the log. The table is SQLite in a temporary file, made anew from the
+session log at start; the log alone is durable.
+
+Members of shared subscriptions do not rest: their group asks for them.
+"""
+
+from __future__ import annotations
+
+import marshal
+import sqlite3
+from collections.abc import Iterable
+from typing import Final
+
+from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.session import Delivery, Session, Subscription
+
+NEVER_S: Final = float("inf")
+_SCHEMA: Final = """
+CREATE TABLE resting (client_id TEXT PRIMARY KEY, number INTEGER, expires_s REAL, packed BLOB) WITHOUT ROWID;
+CREATE INDEX resting_expiry ON resting (expires_s);
+"""
+
+
+def may_rest(device: Device) -> bool:
+    """Whether nothing but its client's return can change a device."""
+    return not (device.groups or device.queued or device.catching_up or device.live) and device.settled()
+
+
+class Resting:
+    """Client id -> device. `pending` holds the numbers of those for which something may have come."""
+
+    def __init__(self) -> None:
+        self.pending: set[int] = set()
+        self._count = 0
+        self._table = sqlite3.connect("", isolation_level=None)  # a temporary file, gone with the process
+        self._table.execute("PRAGMA journal_mode=OFF")
+        self._table.execute("PRAGMA synchronous=OFF")
+        self._table.executescript(_SCHEMA)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def close(self) -> None:
+        self._table.close()
+
+    def put(self, devices: Iterable[tuple[Device, float]]) -> None:
+        """Lays devices to rest, each with the time at which its session ends."""
+        rows = []
+        for device, expires_s in devices:
+            if device.pending:
+                self.pending.add(device.session.number)
+            rows.append((device.session.client_id, device.session.number, expires_s, _pack(device)))
+        self._table.execute("BEGIN")
+        self._table.executemany("INSERT INTO resting VALUES (?, ?, ?, ?)", rows)
+        self._table.execute("COMMIT")
+        self._count += len(rows)
+
+    def take(self, client_id: str) -> tuple[Device, float] | None:
+        """The device of a client, which rests no longer, and the time at which its session ends."""
+        found = self._table.execute(
+            "DELETE FROM resting WHERE client_id = ? RETURNING number, expires_s, packed", (client_id,)
+        ).fetchone()
+        if found is None:
+            return None
+        self._count -= 1
+        number, expires_s, packed = found
+        device = _unpack(client_id, number, packed)
+        device.pending = number in self.pending
+        self.pending.discard(number)
+        return device, expires_s
+
+    def due(self, now_s: float, count_max: int) -> list[str]:
+        """Clients whose sessions end by now, at most so many."""
+        rows = self._table.execute(
+            "SELECT client_id FROM resting WHERE expires_s <= ? ORDER BY expires_s LIMIT ?", (now_s, count_max)
+        )
+        return [row[0] for row in rows]
+
+
+def _pack(device: Device) -> bytes:
+    session = device.session
+    subscriptions = {filter_: tuple(one) for filter_, one in (session.subscriptions or {}).items()}
+    inflight = {packet_id: tuple(one) for packet_id, one in (session.inflight or {}).items()}
+    return marshal.dumps(
+        (
+            session.expiry_s,
+            subscriptions,
+            session.inbound or {},
+            inflight,
+            session.next_packet_id,
+            device.position,
+            device.offsets,
+            device.stored_out,
+            device.has_will,
+            device.stored,
+            device.stored_expiry_s,
+        )
+    )
+
+
+def _unpack(client_id: str, number: int, packed: bytes) -> Device:
+    expiry_s, subscriptions, inbound, inflight, next_packet_id, position, offsets, stored_out, *stored = marshal.loads(
+        packed
+    )
+    session = Session(client_id, number, expiry_s)
+    session.inbound = inbound or None
+    session.inflight = {packet_id: Delivery(*one) for packet_id, one in inflight.items()} or None
+    session.next_packet_id = next_packet_id
+    device = Device(session, position)
+    for filter_, one in subscriptions.items():
+        device.add(filter_, Subscription(*one))
+    device.offsets = offsets
+    device.stored_out = stored_out
+    device.has_will, device.stored, device.stored_expiry_s = stored
+    return device
