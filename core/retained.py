@@ -73,6 +73,7 @@ class RetainedTable:
         self._following: set[int] = set()  # sources that the table holds all of
         self._behind_send, self._behind_receive = trio.open_memory_channel[int](float("inf"))  # each source once
         self._tail: LogTail | None = None
+        self._closed = False
         self.count = 0
 
     # -- the table and the log ---------------------------------------------------------------------------------------
@@ -131,6 +132,8 @@ class RetainedTable:
             await trio.lowlevel.checkpoint()
 
     def _on_stretch(self, stretch: Stretch) -> None:
+        if self._closed:
+            return  # other listeners end later; the next start folds it
         try:
             self._apply_all(stretch)
         except sqlite3.Error as error:
@@ -176,6 +179,8 @@ class RetainedTable:
         return topic.partitions if topic.settings.mqtt_retain == "last" else ()
 
     def _on_change(self, topic: Topic) -> None:
+        if self._closed:
+            return
         wanted = self._last_of(topic) if self._topics.get(topic.name) is topic else ()
         try:
             for number in set(topic.partitions) - set(wanted):
@@ -246,7 +251,8 @@ class RetainedTable:
         self._file.commit({**numbers, "count": self.count, "committed_ms": time.time_ns() // 1_000_000})
 
     def close(self) -> None:
-        """Keeps what was applied."""
+        """Keeps what was applied. What is stored from now on is not looked at."""
+        self._closed = True
         try:
             self._commit()
             self._file.close()

@@ -215,3 +215,17 @@ async def test_a_table_whose_disk_fails_folds_again_what_it_lost(log: Log, monke
         while table.get("big") is None:
             await trio.lowlevel.checkpoint()
         assert held(table) == {"a": b"2", "big": b"x" * 100_000}
+
+
+async def test_what_is_stored_after_the_close_is_folded_by_the_next_life(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a clean stop other listeners end later than MQTT's."""
+    made_anew = counted(monkeypatch, TableFile, "start_anew")
+    async with log.table() as table:
+        await log.retain(table, ("a", b"1"))
+    await log.retain(table, ("b", b"2"))
+    await log.topics.create("t", 1, {"mqtt.retain": "last"})
+    async with log.table() as table:
+        assert held(table) == {"a": b"1", "b": b"2"}
+    assert made_anew == []

@@ -76,6 +76,28 @@ def test_a_durable_shared_subscription_waits_in_the_log_while_all_are_away(tmp_p
         member.close()
 
 
+def test_what_a_durable_member_has_in_flight_survives_a_kill_whoever_had_the_groups_place_stored(
+    tmp_path: Path,
+) -> None:
+    with child_broker(tmp_path) as broker:
+        member = Device(broker.mqtt, "worker", v5=True, expiry_s=1000)
+        member.client.manual_ack_set(True)
+        member.subscribe("$share/crew/tasks", qos=1)
+        publisher = Device(broker.mqtt)
+        for number in range(20):
+            publisher.publish("tasks", b"%d" % number)
+        assert len(member.payloads(20)) == 20
+        other = Device(broker.mqtt, "other", v5=True, expiry_s=1000)
+        other.subscribe("something/else", qos=1)  # stores the group's place
+        broker.kill()
+        for device in (member, other, publisher):
+            device.break_off()
+        broker.start()
+        member = Device(broker.mqtt, "worker", v5=True, clean=False, expiry_s=1000)
+        assert sorted(map(int, member.payloads(20))) == list(range(20))
+        member.close()
+
+
 @clause("MQTT-4.3.3-13", v=5)
 @clause("MQTT-4.1.0-1", v=4)
 @clause("MQTT-4.1.0-1", v=5)

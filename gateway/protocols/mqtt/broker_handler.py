@@ -406,12 +406,18 @@ class BrokerHandler:
         self._answered()
 
     def _group_rows(self) -> list[Change]:
-        """The places of shared subscriptions that have moved since they were stored, if a member is durable."""
+        """The places of shared subscriptions that have moved since they were stored, if a member is durable; with each
+        what its durable members have in flight, or that would be lost to a kill: it stands before the place.
+        """
         deliveries = self._deliveries
         changes = [stored.group_change(name, 0, {}, None) for name in deliveries.groups_gone]
         deliveries.groups_gone.clear()
-        durable = [one for one in deliveries.groups.values() if one.dirty and one.durable]
-        return changes + [group.row(*deliveries.cursor(group)) for group in durable]
+        for group in [one for one in deliveries.groups.values() if one.dirty and one.durable]:
+            for device in group.order:
+                if device.dirty and device.session.durable:
+                    changes += position_changes(device, *deliveries.cursor(device))
+            changes.append(group.row(*deliveries.cursor(group)))
+        return changes
 
     # -- QoS 2 to devices --------------------------------------------------------------------------------------------
 
