@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
 
-from core.dynamic_configs import DynamicConfigs
+from core.dynamic_configs import SHARE_LOCK, SHARE_RESET, DynamicConfigs, Scope
 from core.group_coordinator import GroupCoordinator
 from core.group_types import GroupLimits
 from core.groups import Groups
@@ -18,10 +18,11 @@ from core.intake import Intake
 from core.key_guard import KeyGuard
 from core.offsets import Offsets
 from core.once import Once
-from core.queue_types import QueueLimits
+from core.queue_types import START_EARLIEST, START_LATEST, Policy, QueueLimits
 from core.queues import Queues
 from core.retroactive import Places, Retroactive, Target, resolve
 from core.schedules import Schedules
+from core.share_groups import SHARE_POLICY, ShareGroups
 from core.state import StateLog
 from core.store.engine import Engine
 from core.topics import Topics
@@ -84,6 +85,7 @@ class Broker:
         self.trace_search: TraceSearch
         self.queues: Queues
         self.key_guard = KeyGuard(engine)
+        self.share_groups: ShareGroups
         self.topics = Topics(engine, settings.topic_defaults, partitions_max=settings.partitions_max)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -122,9 +124,13 @@ class Broker:
         queues_state = StateLog(self.engine, topic.partitions[0])
         self.queues = Queues(self.engine, queues_state, self.topics, self.settings.queues)
         await self.queues.load()
+        self.share_groups = ShareGroups(self.queues, self.topics, _now_ms)
+        self.share_groups.start_of = self._share_start
+        self.share_groups.policy_of = self._share_policy
         self.retroactive.register("queue", self._move_queue)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.coordinator.run)
+            nursery.start_soon(self.share_groups.run)
             nursery.start_soon(self._keep_transactions)
             nursery.start_soon(self.tracer.run)
             nursery.start_soon(self.schedules.run)
@@ -158,6 +164,14 @@ class Broker:
             topic = await self.topics.update_config(TRACES_TOPIC, lambda _: config)
         self.tracer = Tracer(self.engine, self.topics, topic.partitions[0], self.settings.traces.region)
         self.trace_search = TraceSearch(self.engine, self.topics, topic.partitions[0])
+
+    def _share_start(self, group_id: str) -> int:
+        earliest = self.configs.get(Scope.GROUP, group_id).get(SHARE_RESET) == "earliest"
+        return START_EARLIEST if earliest else START_LATEST
+
+    def _share_policy(self, group_id: str) -> Policy:
+        lock_ms = self.configs.get(Scope.GROUP, group_id).get(SHARE_LOCK)
+        return SHARE_POLICY if lock_ms is None else replace(SHARE_POLICY, invisible_ms=int(lock_ms))
 
     def _apply_configs(self) -> None:
         self.topics.override_defaults(self.configs.topic_defaults())

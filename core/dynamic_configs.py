@@ -60,10 +60,20 @@ BROKER_CONFIGS: Final[Mapping[str, ConfigKey]] = MappingProxyType(
 
 _HEARTBEAT = "consumer.heartbeat.interval.ms"
 _SESSION = "consumer.session.timeout.ms"
+SHARE_RESET: Final = "share.auto.offset.reset"
+SHARE_LOCK: Final = "share.record.lock.duration.ms"
+
+
+def _share_reset(value: Value) -> str | None:
+    return None if value in ("latest", "earliest") else "must be latest or earliest"
+
+
 GROUP_CONFIGS: Final[Mapping[str, ConfigKey]] = MappingProxyType(
     {
         _HEARTBEAT: ConfigKey(_HEARTBEAT, ConfigType.INT, "5000", True, between(1)),
         _SESSION: ConfigKey(_SESSION, ConfigType.INT, "45000", True, between(1)),
+        SHARE_RESET: ConfigKey(SHARE_RESET, ConfigType.STRING, "latest", True, _share_reset),
+        SHARE_LOCK: ConfigKey(SHARE_LOCK, ConfigType.INT, "30000", True, between(15_000, 60_000)),
     }
 )
 
@@ -86,14 +96,14 @@ def check_group_configs(overrides: Mapping[str, str | None], limits: GroupLimits
         key = GROUP_CONFIGS.get(name)
         if key is None:
             raise CoreFailure(CoreError.INVALID_CONFIG, f"Unknown group config name: {name}")
-        found[name], number = _checked(key, text)
-        assert isinstance(number, int)
-        numbers[name] = number
+        found[name], value = _checked(key, text)
+        if isinstance(value, int):
+            numbers[name] = value
     ranges = {
         _HEARTBEAT: (limits.consumer_heartbeat_interval_ms_min, limits.consumer_heartbeat_interval_ms_max),
         _SESSION: (limits.consumer_session_timeout_ms_min, limits.consumer_session_timeout_ms_max),
     }
-    for name in found:
+    for name in found.keys() & ranges.keys():
         low, high = ranges[name]
         kind = name.removeprefix("consumer.")
         if numbers[name] < low:

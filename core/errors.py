@@ -44,6 +44,7 @@ class CoreError(enum.Enum):
     UNSUPPORTED_ASSIGNOR = "unsupported assignor"
     INVALID_REGEX = "invalid regular expression"
     INVALID_FILTER = "invalid filter"
+    RECEIPT_LATE = "the message is no longer this member's"
     GROUP_WAS_RESET = "the group's offsets were reset meanwhile"
     OFFSET_METADATA_TOO_LARGE = "offset metadata too large"
     UNSTABLE_OFFSET = "offset awaits the end of a transaction"

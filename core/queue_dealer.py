@@ -66,10 +66,10 @@ class Dealer:
 
     async def _deal_again(self, group: QueueGroup, queue: QueuePartition, offset: int, now_ms: int) -> bool:
         """Hands out what is due: one message, and those behind it that are at hand."""
-        if not group.has_demand:
+        if not group.demands(queue):
             return False
         record = await self._opened.record(queue.partition, offset)
-        member = group.next_member()
+        member = group.next_member(queue)
         if queue.due(now_ms) != offset or member is None:
             return member is not None
         taken: dict[int, list[Record]] = {}  # attempt -> records
@@ -111,7 +111,7 @@ class Dealer:
     # -- what was never handed out
 
     async def _deal_new(self, group: QueueGroup, queue: QueuePartition, now_ms: int) -> bool:
-        if self._at_bound(group, queue) or not group.has_demand:
+        if self._at_bound(group, queue) or not group.demands(queue):
             return False
         read = await self._read(group, queue)
         if read is None:
@@ -121,7 +121,7 @@ class Dealer:
             queue.skip(queue.end, stretch.base_offset)
             queue.end = max(queue.end, stretch.base_offset)
             while queue.end <= stretch.base_offset + stretch.header.last_offset_delta:
-                member = None if self._at_bound(group, queue) else group.next_member()
+                member = None if self._at_bound(group, queue) else group.next_member(queue)
                 if member is None:
                     return True
                 self._hand_some(group, queue, stretch, member, now_ms)

@@ -46,6 +46,7 @@ class Member:
         "credit_messages",
         "id",
         "outgoing",
+        "places",
         "received",
         "take",
     )
@@ -58,11 +59,15 @@ class Member:
         self.blocked = False  # it does not read what it was sent
         self.credit_messages = self.credit_bytes = 0
         self.outgoing: list[Handout] = []
+        self.places: set[tuple[str, int]] | None = None  # (topic, index) that it may be handed from; None: any
         self.received: tuple[int, list[Handout]] = (0, [])  # the last receive's id and answer
 
     @property
     def has_credit(self) -> bool:
         return self.connected and not self.blocked and self.credit_messages > 0 and self.credit_bytes > 0
+
+    def wants(self, queue: QueuePartition) -> bool:
+        return self.has_credit and (self.places is None or (queue.topic, queue.index) in self.places)
 
 
 def matcher(subscription: Subscription) -> Matches | None:
@@ -192,18 +197,18 @@ class QueueGroup:
         member.credit_bytes += size_bytes
         self.wake()
 
-    def next_member(self) -> Member | None:
-        """Whose turn it is to get something."""
+    def next_member(self, queue: QueuePartition) -> Member | None:
+        """Whose turn it is to get something from there."""
         for _ in range(len(self._turns)):
             member = self._turns[0]
             self._turns.rotate(-1)
-            if member.has_credit:
+            if member.wants(queue):
                 return member
         return None
 
-    @property
-    def has_demand(self) -> bool:
-        return not self.paused and any(member.has_credit for member in self._turns)
+    def demands(self, queue: QueuePartition) -> bool:
+        """Whether anybody would take something from there."""
+        return not self.paused and any(member.wants(queue) for member in self._turns)
 
     def hand(self, member: Member, handout: Handout, messages: int) -> None:
         member.credit_messages -= messages
@@ -285,12 +290,11 @@ class QueueGroup:
     def next_time_ms(self) -> int | None:
         """When `sweep` has something to do, or something can be handed out again to who has credit."""
         times = [time for queue in self.queues.values() if (time := queue.next_expiry_ms()) is not None]
-        if self.has_demand:
-            times += [
-                time
-                for queue in self.queues.values()
-                if queue not in self.awake and (time := queue.next_due_ms()) is not None
-            ]
+        times += [
+            time
+            for queue in self.queues.values()
+            if queue not in self.awake and (time := queue.next_due_ms()) is not None and self.demands(queue)
+        ]
         return min(times, default=None)
 
     def loaded(self) -> None:

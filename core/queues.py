@@ -316,6 +316,36 @@ class Queues:
         if errors[0] is not None:
             raise CoreFailure(errors[0])
 
+    async def share(self, group_id: str, topics: set[str], start: int, policy: Policy) -> QueueGroup:
+        """A group whose members each read some of its topics: made, or made to read these too. Raises CoreFailure."""
+        check_group_id(group_id)
+        async with self._changing:
+            group = self._groups.get(group_id) or self._new(group_id, GroupRow(None, policy, False))
+            ours = group.subscription
+            if ours is not None and not ours.same(Subscription(ours.topics)):
+                raise CoreFailure(
+                    CoreError.CONTRADICTS_GROUP, f"group {group_id!r} cannot be shared so, it reads: {ours.describe()}"
+                )
+            known = set() if ours is None else set(ours.topics)
+            if not topics <= known:
+                subscription = Subscription(tuple(sorted(known | topics)))
+                subscription.check()
+                await self._subscribe(group, subscription, start)
+            return group
+
+    async def unshare(self, group_id: str, topics: set[str]) -> None:
+        """The group reads these topics no longer; their places are forgotten. Raises CoreFailure."""
+        group = self.find(group_id)
+        async with self._changing:
+            ours = group.subscription
+            if ours is None or not topics:
+                return
+            left = tuple(name for name in ours.topics if name not in topics)
+            group.set_row(GroupRow(replace(ours, topics=left) if left else None, group.policy, group.paused))
+            for place in [place for place in group.queues if place[0] in topics]:
+                self._detach(group, group.queues[place])
+            await self._store(group)
+
     def settle(self, group: QueueGroup, settles: Sequence[Settle], done: SettleDone) -> None:
         """Answers `done(error, [])` or `done(None, one for each)` when it is durable."""
         answers = group.settle(settles, self._now_ms())

@@ -158,12 +158,23 @@ ADVERTISED: Final[dict[ApiKey, tuple[int, int]]] = {
     ApiKey.CONSUMER_GROUP_DESCRIBE: (0, 1),
     ApiKey.LIST_CONFIG_RESOURCES: (0, 1),
     ApiKey.DESCRIBE_TOPIC_PARTITIONS: (0, 0),
+    ApiKey.SHARE_GROUP_HEARTBEAT: (1, 1),
+    ApiKey.SHARE_GROUP_DESCRIBE: (1, 1),
+    ApiKey.SHARE_FETCH: (1, 2),
+    ApiKey.SHARE_ACKNOWLEDGE: (1, 2),
+    ApiKey.DESCRIBE_SHARE_GROUP_OFFSETS: (0, 1),
+    ApiKey.ALTER_SHARE_GROUP_OFFSETS: (0, 0),
+    ApiKey.DELETE_SHARE_GROUP_OFFSETS: (0, 0),
 }
 """API -> lowest and highest version served, ordered by key."""
 
 _SERVED: Final[dict[int, tuple[int, int]]] = {int(key): versions for key, versions in ADVERTISED.items()}
 
-FEATURES: Final[dict[str, tuple[int, int, int]]] = {"group.version": (0, 1, 1), "transaction.version": (0, 2, 2)}
+FEATURES: Final[dict[str, tuple[int, int, int]]] = {
+    "group.version": (0, 1, 1),
+    "share.version": (0, 1, 1),
+    "transaction.version": (0, 2, 2),
+}
 """Feature -> lowest and highest level supported, and the finalized level."""
 
 FEATURES_EPOCH: Final = 1

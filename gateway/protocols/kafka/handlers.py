@@ -31,6 +31,13 @@ from gateway.protocols.kafka.handlers_list_offsets import list_offsets, offset_f
 from gateway.protocols.kafka.handlers_metadata import metadata
 from gateway.protocols.kafka.handlers_offsets import offset_commit, offset_delete, offset_fetch
 from gateway.protocols.kafka.handlers_produce import produce
+from gateway.protocols.kafka.handlers_share import share_acknowledge, share_fetch, share_group_heartbeat
+from gateway.protocols.kafka.handlers_share_admin import (
+    alter_share_group_offsets,
+    delete_share_group_offsets,
+    describe_share_group_offsets,
+    share_group_describe,
+)
 from gateway.protocols.kafka.handlers_transactions import (
     add_offsets_to_txn,
     add_partitions_to_txn,
@@ -84,4 +91,11 @@ HANDLERS: dict[ApiKey, Handler] = {
     ApiKey.LIST_TRANSACTIONS: list_transactions,
     ApiKey.LIST_CONFIG_RESOURCES: list_config_resources,
     ApiKey.DESCRIBE_TOPIC_PARTITIONS: describe_topic_partitions,
+    ApiKey.SHARE_GROUP_HEARTBEAT: share_group_heartbeat,
+    ApiKey.SHARE_GROUP_DESCRIBE: share_group_describe,
+    ApiKey.SHARE_FETCH: share_fetch,
+    ApiKey.SHARE_ACKNOWLEDGE: share_acknowledge,
+    ApiKey.DESCRIBE_SHARE_GROUP_OFFSETS: describe_share_group_offsets,
+    ApiKey.ALTER_SHARE_GROUP_OFFSETS: alter_share_group_offsets,
+    ApiKey.DELETE_SHARE_GROUP_OFFSETS: delete_share_group_offsets,
 }

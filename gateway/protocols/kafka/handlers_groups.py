@@ -12,6 +12,7 @@ from core.errors import CoreError, CoreFailure
 from core.group_types import (
     MEMBER_PREFIX_CHARS_MAX,
     Client,
+    GroupListing,
     JoinRequest,
     JoinResult,
     LeaveResult,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 # What everybody may do with a group while there are no ACLs: READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS
 # as bits (KIP-430).
+SHARE = "share"  # type and protocol type of share groups
 GROUP_OPERATIONS = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11
 _GROUP, _TRANSACTION = 0, 1  # what FindCoordinator can look for
 OPERATIONS_NOT_ASKED = -(2**31)
@@ -192,6 +194,13 @@ async def leave_group(context: Context, request: Request) -> Message:
 async def list_groups(context: Context, request: Request) -> Message:
     body: ListGroupsRequest = request.body  # type: ignore[assignment]
     found = context.broker.groups.listing(body.states_filter, body.types_filter)
+    states, types = ({one.lower() for one in names} for names in (body.states_filter, body.types_filter))
+    if not types or SHARE in types:
+        found += [
+            GroupListing(group.id, SHARE, group.state, SHARE)
+            for group in context.broker.share_groups.all()
+            if not states or group.state.lower() in states
+        ]
     return ListGroupsResponse(
         groups=[
             ListGroupsResponse.ListedGroup(
@@ -250,6 +259,14 @@ def _describe(context: Context, group_id: str, version: int, operations: int) ->
     )
 
 
+async def _delete_share_group(context: Context, group_id: str) -> CoreError | None:
+    try:
+        await context.broker.share_groups.delete(group_id)
+    except CoreFailure as failure:
+        return failure.error
+    return None
+
+
 async def delete_groups(context: Context, request: Request) -> Message:
     body: DeleteGroupsRequest = request.body  # type: ignore[assignment]
     results = []
@@ -257,5 +274,7 @@ async def delete_groups(context: Context, request: Request) -> Message:
         answer = Answer[CoreError | None]()
         context.broker.coordinator.delete_group(group_id, answer.reply)
         error = await answer.wait()
+        if error is CoreError.GROUP_NOT_FOUND and context.broker.share_groups.find(group_id) is not None:
+            error = await _delete_share_group(context, group_id)
         results.append(DeleteGroupsResponse.DeletableGroupResult(group_id=group_id, error_code=code(error)))
     return DeleteGroupsResponse(results=results)

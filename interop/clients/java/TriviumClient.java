@@ -44,6 +44,7 @@ public final class TriviumClient {
         harness.test("group-static-member-kip848", () -> staticMember("consumer"));
         harness.test("group-upgrade-to-kip848", TriviumClient::upgrade);
         Transactions.register(harness);
+        Shares.register(harness);
         Administration.register(harness);
         harness.main(names);
     }

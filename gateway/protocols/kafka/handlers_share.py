@@ -1,0 +1,330 @@
+"""Share groups (KIP-932): ShareGroupHeartbeat, ShareFetch, ShareAcknowledge. What is kept is core.share_groups'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from core.errors import CoreError, CoreFailure
+from core.queue_types import Handout, Verb
+from core.share_groups import HEARTBEAT_INTERVAL_MS, Acknowledgement, Place, ShareMember
+from core.topics import Topic
+from core.tracing import Event
+from gateway.protocols.kafka.errors import ErrorCode
+from gateway.protocols.kafka.handlers_groups import code
+from gateway.protocols.kafka.messages import (
+    Message,
+    ShareAcknowledgeRequest,
+    ShareAcknowledgeResponse,
+    ShareFetchRequest,
+    ShareFetchResponse,
+    ShareGroupHeartbeatRequest,
+    ShareGroupHeartbeatResponse,
+)
+from gateway.protocols.kafka.traces import actor_of
+from trivium.record_batch import parse_header
+
+if TYPE_CHECKING:
+    from gateway.protocols.kafka.context import Context
+    from gateway.protocols.kafka.dispatch import Request
+
+Beat = ShareGroupHeartbeatResponse
+Fetched = ShareFetchResponse.PartitionData
+Acknowledged = ShareAcknowledgeResponse.PartitionData
+Batches = Iterable[ShareFetchRequest.AcknowledgementBatch | ShareAcknowledgeRequest.AcknowledgementBatch]
+
+OPEN, CLOSE = 0, -1  # session epochs
+_EPOCH_MAX: Final = 2**31 - 1
+WAIT_MS_MAX: Final = 60_000
+RECORDS_MAX: Final = 10_000  # acquired by one fetch, whatever it asks
+# Of an acknowledgement's types: gap (the client found no record there), accept, release, reject, renew (version 2).
+_VERBS: Final = {0: Verb.ACK, 1: Verb.ACK, 2: Verb.NACK, 3: Verb.REJECT, 4: Verb.EXTEND}
+
+
+async def share_group_heartbeat(context: Context, request: Request) -> Message:
+    body: ShareGroupHeartbeatRequest = request.body  # type: ignore[assignment]
+    try:
+        member, assignment = await context.broker.share_groups.heartbeat(
+            body.group_id,
+            body.member_id,
+            body.member_epoch,
+            body.subscribed_topic_names,
+            body.rack_id,
+            request.client_id,
+            request.client_host,
+        )
+    except CoreFailure as failure:
+        return Beat(error_code=code(failure.error), error_message=failure.message)
+    told = None
+    if assignment is not None:
+        told = Beat.Assignment(
+            topic_partitions=[Beat.TopicPartitions(topic_id=one, partitions=parts) for one, parts in assignment.items()]
+        )
+    return Beat(
+        error_code=ErrorCode.NONE,
+        error_message=None,
+        member_id=member.id,
+        member_epoch=member.epoch,
+        heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+        assignment=told,
+    )
+
+
+class _SessionError(Exception):
+    def __init__(self, error: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+
+
+def _session(context: Context, group_id: str | None, member_id: str | None, epoch: int) -> ShareMember:
+    """The member whose session this is, opened or moved on. Raises _SessionError."""
+    groups = context.broker.share_groups
+    try:
+        member = groups.member(group_id or "", member_id or "")
+        if epoch == OPEN:
+            groups.open_session(member)
+        elif member.session_epoch == -1:
+            raise _SessionError(ErrorCode.SHARE_SESSION_NOT_FOUND, "there is no such share session")
+        elif epoch not in (CLOSE, member.session_epoch):
+            raise _SessionError(
+                ErrorCode.INVALID_SHARE_SESSION_EPOCH, f"epoch {epoch} where {member.session_epoch} was due"
+            )
+        elif epoch != CLOSE:
+            member.session_epoch = epoch + 1 if epoch < _EPOCH_MAX else 1
+    except CoreFailure as failure:
+        raise _SessionError(ErrorCode(code(failure.error)), failure.message) from None
+    return member
+
+
+def _acknowledgements(place: Place, batches: Batches) -> list[Acknowledgement] | None:
+    """What a partition's batches mean; None when they contradict themselves."""
+    found: list[Acknowledgement] = []
+    for batch in batches:
+        types, count = batch.acknowledge_types, batch.last_offset - batch.first_offset + 1
+        if count < 1 or len(types) not in (1, count) or any(one not in _VERBS for one in types):
+            return None
+        if len(types) == 1:
+            found.append(Acknowledgement(place, batch.first_offset, batch.last_offset, _VERBS[types[0]]))
+            continue
+        start = 0
+        for at in range(1, count + 1):
+            if at == count or types[at] != types[start]:
+                first = batch.first_offset
+                found.append(Acknowledgement(place, first + start, first + at - 1, _VERBS[types[start]]))
+                start = at
+    return found
+
+
+def _record_error(error: CoreError | None) -> int:
+    return ErrorCode.INVALID_RECORD_STATE if error is CoreError.RECEIPT_LATE else code(error)
+
+
+# -- ShareAcknowledge
+
+
+async def share_acknowledge(context: Context, request: Request) -> Message:
+    body: ShareAcknowledgeRequest = request.body  # type: ignore[assignment]
+    if body.share_session_epoch == OPEN:
+        return ShareAcknowledgeResponse(error_code=ErrorCode.INVALID_SHARE_SESSION_EPOCH)
+    try:
+        member = _session(context, body.group_id, body.member_id, body.share_session_epoch)
+    except _SessionError as refused:
+        return ShareAcknowledgeResponse(error_code=refused.error, error_message=str(refused))
+    response = ShareAcknowledgeResponse(error_code=ErrorCode.NONE, error_message=None)
+    wanted: list[Acknowledgement] = []
+    answers: list[tuple[Place, Acknowledged]] = []
+    for named in body.topics:
+        topic = context.broker.topics.by_id(named.topic_id)
+        parts: list[Acknowledged] = []
+        for part in named.partitions:
+            answer = Acknowledged(partition_index=part.partition_index)
+            parts.append(answer)
+            place = ("" if topic is None else topic.name, part.partition_index)
+            found = _acknowledgements(place, part.acknowledgement_batches)
+            if topic is None:
+                answer.error_code = ErrorCode.UNKNOWN_TOPIC_ID
+            elif found is None:
+                answer.error_code = ErrorCode.INVALID_REQUEST
+            else:
+                wanted += found
+                answers.append((place, answer))
+        response.responses.append(
+            ShareAcknowledgeResponse.ShareAcknowledgeTopicResponse(topic_id=named.topic_id, partitions=parts)
+        )
+    outcomes = await _acknowledge(context, request, member, wanted)
+    for place, answer in answers:
+        answer.error_code = _record_error(outcomes.get(place))
+    response.acquisition_lock_timeout_ms = context.broker.share_groups.policy_of(member.group_id).invisible_ms
+    if body.share_session_epoch == CLOSE:
+        context.broker.share_groups.close_session(member)
+    return response
+
+
+async def _acknowledge(
+    context: Context, request: Request, member: ShareMember, wanted: list[Acknowledgement]
+) -> dict[Place, CoreError | None]:
+    outcomes = await context.broker.share_groups.acknowledge(member, wanted)
+    tracer = context.broker.tracer
+    if tracer.active:
+        for one in wanted:
+            topic = context.broker.topics.get(one.place[0])
+            if (
+                topic is not None
+                and tracer.traces(topic)
+                and outcomes[one.place] is None
+                and one.verb is not Verb.EXTEND
+            ):
+                event = Event.ACKNOWLEDGED if one.verb is Verb.ACK else Event.FAILED
+                tracer.note(event, topic, one.place[1], one.first, one.last, actor_of(request), group=member.group_id)
+    return outcomes
+
+
+# -- ShareFetch
+
+
+async def share_fetch(context: Context, request: Request) -> Message:
+    body: ShareFetchRequest = request.body  # type: ignore[assignment]
+    groups = context.broker.share_groups
+    acknowledges = any(part.acknowledgement_batches for named in body.topics for part in named.partitions)
+    if body.share_session_epoch == OPEN and acknowledges:
+        return ShareFetchResponse(
+            error_code=ErrorCode.INVALID_REQUEST, error_message="a new session has acquired nothing"
+        )
+    try:
+        member = _session(context, body.group_id, body.member_id, body.share_session_epoch)
+    except _SessionError as refused:
+        return ShareFetchResponse(error_code=refused.error, error_message=str(refused))
+    answers: dict[Place, Fetched] = {}
+    unknown = ShareFetchResponse(error_code=ErrorCode.NONE, error_message=None)
+    wanted = _name_partitions(context, member, body, answers, unknown)
+    for place, error in (await _acknowledge(context, request, member, wanted)).items():
+        answers[place].acknowledge_error_code = _record_error(error)
+    handouts: list[Handout] = []
+    if body.share_session_epoch == CLOSE:
+        groups.close_session(member)
+    elif not body.is_renew_ack:
+        groups.forget_done(member)
+        handouts = await _wait_for_some(context, request, member, body, wait=not wanted)
+    _trace(context, request, member, handouts)
+    for handout in handouts:
+        place = (handout.topic, handout.partition)
+        answer = answers.setdefault(place, Fetched(partition_index=handout.partition, records=[]))
+        _add(answer, handout)
+    response = _by_topic(context, answers)
+    response.responses += unknown.responses
+    response.acquisition_lock_timeout_ms = groups.policy_of(member.group_id).invisible_ms
+    return response
+
+
+def _name_partitions(
+    context: Context,
+    member: ShareMember,
+    body: ShareFetchRequest,
+    answers: dict[Place, Fetched],
+    unknown: ShareFetchResponse,
+) -> list[Acknowledgement]:
+    """Takes what the request names into the session, and what it forgets out; returns what it acknowledges."""
+    topics = context.broker.topics
+    wanted: list[Acknowledgement] = []
+    for named in body.topics:
+        topic = topics.by_id(named.topic_id)
+        bad: list[Fetched] = []
+        for part in named.partitions:
+            if topic is None or not _has(topic, part.partition_index):
+                error = ErrorCode.UNKNOWN_TOPIC_ID if topic is None else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+                bad.append(Fetched(partition_index=part.partition_index, error_code=error, records=[]))
+                continue
+            place = (topic.name, part.partition_index)
+            member.places.add(place)
+            if part.acknowledgement_batches:
+                answer = answers.setdefault(place, Fetched(partition_index=part.partition_index, records=[]))
+                found = _acknowledgements(place, part.acknowledgement_batches)
+                if found is None:
+                    answer.acknowledge_error_code = ErrorCode.INVALID_REQUEST
+                else:
+                    wanted += found
+        if bad:
+            unknown.responses.append(
+                ShareFetchResponse.ShareFetchableTopicResponse(topic_id=named.topic_id, partitions=bad)
+            )
+    for forgotten in body.forgotten_topics_data:
+        topic = topics.by_id(forgotten.topic_id)
+        if topic is not None:
+            member.places.difference_update((topic.name, index) for index in forgotten.partitions)
+    return wanted
+
+
+def _has(topic: Topic, index: int) -> bool:
+    return 0 <= index < len(topic.partitions)
+
+
+async def _wait_for_some(
+    context: Context, request: Request, member: ShareMember, body: ShareFetchRequest, *, wait: bool
+) -> list[Handout]:
+    """What the member is handed, when it is something or the time is over. One that acknowledges is answered soon."""
+    groups, connection = context.broker.share_groups, request.connection
+    records = min(body.max_records or RECORDS_MAX, RECORDS_MAX)
+    size_bytes = min(body.max_bytes, context.fetch_bytes_max, connection.response_bytes_max)
+    if not member.handouts:
+        groups.ask(member, records, max(size_bytes, 1))
+        connection.waiting = member.news
+        try:
+            with trio.move_on_after((min(body.max_wait_ms, WAIT_MS_MAX) if wait else 0) / 1000):
+                if not connection.draining:
+                    await member.news.wait()
+        finally:
+            connection.waiting = None
+            handouts = groups.taken(member)
+        return handouts
+    return groups.taken(member)
+
+
+def _add(answer: Fetched, handout: Handout) -> None:
+    """A batch may be handed out in several parts; it is sent once, batches by rising offset."""
+    buffers: list[Any] = list(answer.records or [])
+    if all(one is not handout.batch for one in buffers):
+        buffers.append(handout.batch)
+        buffers.sort(key=lambda one: parse_header(one).base_offset)
+        answer.records = buffers
+    answer.acquired_records += [
+        ShareFetchResponse.AcquiredRecords(first_offset=first, last_offset=last, delivery_count=handout.attempt)
+        for first, last in handout.ranges
+    ]
+    answer.acquired_records.sort(key=lambda one: one.first_offset)
+
+
+def _by_topic(context: Context, answers: dict[Place, Fetched]) -> ShareFetchResponse:
+    response = ShareFetchResponse(error_code=ErrorCode.NONE, error_message=None)
+    topics: dict[str, ShareFetchResponse.ShareFetchableTopicResponse] = {}
+    for (name, _), answer in answers.items():
+        topic = context.broker.topics.get(name)
+        if topic is None:
+            continue  # deleted meanwhile
+        if name not in topics:
+            topics[name] = ShareFetchResponse.ShareFetchableTopicResponse(topic_id=topic.id, partitions=[])
+            response.responses.append(topics[name])
+        topics[name].partitions.append(answer)
+    return response
+
+
+def _trace(context: Context, request: Request, member: ShareMember, handouts: list[Handout]) -> None:
+    tracer = context.broker.tracer
+    if not tracer.active:
+        return
+    for handout in handouts:
+        topic = context.broker.topics.get(handout.topic)
+        if topic is not None and tracer.traces(topic):
+            actor = actor_of(request)
+            for first, last in handout.ranges:
+                tracer.note(
+                    Event.DELIVERED,
+                    topic,
+                    handout.partition,
+                    first,
+                    last,
+                    actor,
+                    group=member.group_id,
+                    attempt=handout.attempt,
+                )

@@ -1,0 +1,290 @@
+"""Share groups over the wire: membership, sessions, acknowledgements, offsets; and librdkafka's share consumer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka
+import pytest
+from confluent_kafka import AcknowledgeType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+
+import trivium.blocking
+from core.dynamic_configs import SHARE_RESET, Scope
+from gateway.protocols.kafka.api_versions import ApiKey
+from gateway.protocols.kafka.errors import ErrorCode
+from gateway.protocols.kafka.messages import (
+    AlterShareGroupOffsetsRequest,
+    DeleteGroupsRequest,
+    DeleteShareGroupOffsetsRequest,
+    DescribeShareGroupOffsetsRequest,
+    ListGroupsRequest,
+    ShareAcknowledgeRequest,
+    ShareFetchRequest,
+    ShareFetchResponse,
+    ShareGroupDescribeRequest,
+    ShareGroupHeartbeatRequest,
+)
+from tests.kafka.wire import Listener, WireClient, batch_of, kafka_listener
+from tests.mqtt.child import Child, child_broker
+from trivium.records import decode
+
+ACCEPT, RELEASE, REJECT, RENEW = 1, 2, 3, 4
+
+
+class Member:
+    """A share consumer of few words."""
+
+    def __init__(self, listener: Listener, client: WireClient, name: str, group: str = "g", topic: str = "t") -> None:
+        self.client = client
+        self.name, self.group, self.topic = name, group, topic
+        found = listener.broker.topics.get(topic)
+        assert found is not None
+        self.topic_id = found.id
+        self.epoch = 0
+        self.session = 0
+
+    async def beat(self, epoch: int | None = None, topics: list[str] | None = None) -> Any:
+        request = ShareGroupHeartbeatRequest(
+            group_id=self.group,
+            member_id=self.name,
+            member_epoch=self.epoch if epoch is None else epoch,
+            subscribed_topic_names=topics,
+        )
+        answer = await self.client.call(ApiKey.SHARE_GROUP_HEARTBEAT, 1, request)
+        if not answer.error_code:
+            self.epoch = answer.member_epoch
+        return answer
+
+    async def fetch(
+        self, *acks: tuple[int, int, list[int]], wait_ms: int = 0, epoch: int | None = None, records: int = 500
+    ) -> Any:
+        batches = [
+            ShareFetchRequest.AcknowledgementBatch(first_offset=first, last_offset=last, acknowledge_types=types)
+            for first, last, types in acks
+        ]
+        partition = ShareFetchRequest.FetchPartition(partition_index=0, acknowledgement_batches=batches)
+        request = ShareFetchRequest(
+            group_id=self.group,
+            member_id=self.name,
+            share_session_epoch=self.session if epoch is None else epoch,
+            max_wait_ms=wait_ms,
+            max_bytes=1 << 20,
+            max_records=records,
+            topics=[ShareFetchRequest.FetchTopic(topic_id=self.topic_id, partitions=[partition])],
+        )
+        answer = await self.client.call(ApiKey.SHARE_FETCH, 2, request)
+        if not answer.error_code and epoch is None:
+            self.session += 1
+        return answer
+
+    async def acknowledge(self, first: int, last: int, types: list[int], epoch: int | None = None) -> Any:
+        batch = ShareAcknowledgeRequest.AcknowledgementBatch(
+            first_offset=first, last_offset=last, acknowledge_types=types
+        )
+        partition = ShareAcknowledgeRequest.AcknowledgePartition(partition_index=0, acknowledgement_batches=[batch])
+        request = ShareAcknowledgeRequest(
+            group_id=self.group,
+            member_id=self.name,
+            share_session_epoch=self.session if epoch is None else epoch,
+            topics=[ShareAcknowledgeRequest.AcknowledgeTopic(topic_id=self.topic_id, partitions=[partition])],
+        )
+        answer = await self.client.call(ApiKey.SHARE_ACKNOWLEDGE, 2, request)
+        if not answer.error_code and epoch is None:
+            self.session += 1
+        return answer
+
+
+def only(answer: Any) -> ShareFetchResponse.PartitionData:
+    assert answer.error_code == 0
+    assert len(answer.responses) == 1
+    found: ShareFetchResponse.PartitionData = answer.responses[0].partitions[0]
+    return found
+
+
+def acquired(answer: Any) -> list[tuple[int, int, int]]:
+    if not answer.responses:
+        return []
+    return [(one.first_offset, one.last_offset, one.delivery_count) for one in only(answer).acquired_records]
+
+
+async def joined(listener: Listener, name: str = "m", group: str = "g") -> Member:
+    await listener.broker.configs.update(Scope.GROUP, group, lambda _: {SHARE_RESET: "earliest"})
+    member = Member(listener, listener.connect(), name, group)
+    answer = await member.beat(0, ["t"])
+    assert answer.error_code == 0
+    assert [(one.topic_id, one.partitions) for one in answer.assignment.topic_partitions] == [(member.topic_id, [0])]
+    return member
+
+
+async def store(listener: Listener, *values: bytes) -> None:
+    from core.store.engine import Append, append
+    from trivium.record_batch import parse_header
+
+    topic = listener.broker.topics.get("t")
+    assert topic is not None
+    batch = batch_of(*values)
+    await append(listener.broker.engine, [Append(topic.partitions[0], parse_header(batch), batch)])
+
+
+async def test_records_are_acquired_accepted_released_and_rejected() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        member = await joined(listener)
+        await store(listener, b"0", b"1", b"2", b"3")
+        first = await member.fetch(wait_ms=10_000)
+        assert acquired(first) == [(0, 3, 1)]
+        records = only(first).records
+        assert [one.value for one in decode(records, 1 << 20)] == [b"0", b"1", b"2", b"3"]  # type: ignore[arg-type]
+        answer = await member.acknowledge(0, 3, [ACCEPT, RELEASE, REJECT, RELEASE])
+        assert answer.responses[0].partitions[0].error_code == 0
+        again: list[tuple[int, int, int]] = []
+        while len(again) < 2:
+            again += acquired(await member.fetch(wait_ms=10_000))
+        assert sorted(again) == [(1, 1, 2), (3, 3, 2)]
+        settled = only(await member.fetch((1, 1, [ACCEPT]), (3, 3, [ACCEPT])))
+        assert settled.acknowledge_error_code == 0
+        late = only(await member.fetch((1, 1, [ACCEPT])))
+        assert late.acknowledge_error_code == ErrorCode.INVALID_RECORD_STATE
+
+
+async def test_two_members_share_a_partition_and_one_that_closes_gives_back() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        one, two = await joined(listener, "one"), await joined(listener, "two")
+        await one.fetch()
+        await two.fetch()
+        await store(listener, b"0", b"1", b"2", b"3")
+        assert acquired(await one.fetch(wait_ms=10_000, records=2)) == [(0, 1, 1)]
+        assert acquired(await two.fetch(wait_ms=10_000)) == [(2, 3, 1)]
+        assert (await two.acknowledge(0, 1, [ACCEPT])).responses[0].partitions[
+            0
+        ].error_code == ErrorCode.INVALID_RECORD_STATE
+        closed = await one.fetch((0, 0, [ACCEPT]), epoch=-1)
+        assert only(closed).acknowledge_error_code == 0
+        assert acquired(await two.fetch(wait_ms=10_000)) == [(1, 1, 2)]
+
+
+async def test_sessions_are_numbered() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        member = await joined(listener)
+        assert (await member.fetch(epoch=5)).error_code == ErrorCode.SHARE_SESSION_NOT_FOUND
+        assert (await member.acknowledge(0, 0, [ACCEPT], epoch=0)).error_code == ErrorCode.INVALID_SHARE_SESSION_EPOCH
+        assert (await member.fetch((0, 0, [ACCEPT]), epoch=0)).error_code == ErrorCode.INVALID_REQUEST
+        await member.fetch()
+        assert (await member.fetch(epoch=7)).error_code == ErrorCode.INVALID_SHARE_SESSION_EPOCH
+        assert (await member.fetch()).error_code == 0
+        stranger = Member(listener, listener.connect(), "stranger")
+        assert (await stranger.fetch()).error_code == ErrorCode.UNKNOWN_MEMBER_ID
+
+
+@pytest.mark.parametrize("bad", [(3, 1, [ACCEPT]), (0, 3, [ACCEPT, ACCEPT]), (0, 0, [9]), (0, 0, [])])
+async def test_acknowledgements_that_contradict_themselves(bad: tuple[int, int, list[int]]) -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        member = await joined(listener)
+        await member.fetch()
+        assert only(await member.fetch(bad)).acknowledge_error_code == ErrorCode.INVALID_REQUEST
+        assert (await member.acknowledge(*bad)).responses[0].partitions[0].error_code == ErrorCode.INVALID_REQUEST
+        huge = (0, 1 << 40, [ACCEPT])
+        assert only(await member.fetch(huge)).acknowledge_error_code == ErrorCode.INVALID_RECORD_STATE
+
+
+async def test_membership() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        member = await joined(listener)
+        assert (await member.beat()).assignment is None
+        assert (await member.beat(member.epoch + 3)).error_code == ErrorCode.FENCED_MEMBER_EPOCH
+        assert (await Member(listener, member.client, "").beat(0, ["t"])).error_code == ErrorCode.INVALID_REQUEST
+        assert (await Member(listener, member.client, "x").beat(3)).error_code == ErrorCode.UNKNOWN_MEMBER_ID
+        assert (await Member(listener, member.client, "x", "none").beat(3)).error_code == ErrorCode.GROUP_ID_NOT_FOUND
+        described = await member.client.call(
+            ApiKey.SHARE_GROUP_DESCRIBE, 1, ShareGroupDescribeRequest(group_ids=["g", "none"])
+        )
+        assert [(one.group_state, len(one.members), one.error_code) for one in described.groups] == [
+            ("Stable", 1, 0),
+            ("", 0, ErrorCode.GROUP_ID_NOT_FOUND),
+        ]
+        listed = await member.client.call(ApiKey.LIST_GROUPS, 5, ListGroupsRequest(types_filter=["share"]))
+        assert [(one.group_id, one.group_type, one.group_state) for one in listed.groups] == [("g", "share", "Stable")]
+        delete = DeleteGroupsRequest(groups_names=["g"])
+        refused = await member.client.call(ApiKey.DELETE_GROUPS, 2, delete)
+        assert refused.results[0].error_code == ErrorCode.NON_EMPTY_GROUP
+        assert (await member.beat(-1)).member_epoch == -1
+        assert (await member.client.call(ApiKey.DELETE_GROUPS, 2, delete)).results[0].error_code == 0
+        assert (await member.beat(3)).error_code == ErrorCode.GROUP_ID_NOT_FOUND
+
+
+async def test_offsets_are_shown_set_and_deleted() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        member = await joined(listener)
+        await store(listener, b"0", b"1", b"2")
+        client = member.client
+        group = DescribeShareGroupOffsetsRequest.DescribeShareGroupOffsetsRequestGroup(group_id="g", topics=None)
+
+        async def offsets() -> list[tuple[int, int]]:
+            request = DescribeShareGroupOffsetsRequest(groups=[group])
+            answer = await client.call(ApiKey.DESCRIBE_SHARE_GROUP_OFFSETS, 1, request)
+            return [(part.start_offset, part.lag) for topic in answer.groups[0].topics for part in topic.partitions]
+
+        assert await offsets() == [(0, 3)]
+        part = AlterShareGroupOffsetsRequest.AlterShareGroupOffsetsRequestPartition(partition_index=0, start_offset=2)
+        topic = AlterShareGroupOffsetsRequest.AlterShareGroupOffsetsRequestTopic(topic_name="t", partitions=[part])
+        alter = AlterShareGroupOffsetsRequest(group_id="g", topics=[topic])
+        assert (await client.call(ApiKey.ALTER_SHARE_GROUP_OFFSETS, 0, alter)).error_code == ErrorCode.NON_EMPTY_GROUP
+        await member.beat(-1)
+        assert (await client.call(ApiKey.ALTER_SHARE_GROUP_OFFSETS, 0, alter)).error_code == 0
+        assert await offsets() == [(2, 1)]
+        named = [
+            DeleteShareGroupOffsetsRequest.DeleteShareGroupOffsetsRequestTopic(topic_name=name) for name in ("t", "u")
+        ]
+        delete = DeleteShareGroupOffsetsRequest(group_id="g", topics=named)
+        answer = await client.call(ApiKey.DELETE_SHARE_GROUP_OFFSETS, 0, delete)
+        assert [(one.topic_name, one.error_code) for one in answer.responses] == [
+            ("t", 0),
+            ("u", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+        ]
+        assert await offsets() == []
+
+
+def consumer(child: Child, **settings: Any) -> confluent_kafka.ShareConsumer:
+    made = confluent_kafka.ShareConsumer(
+        {"bootstrap.servers": child.kafka, "group.id": "g", "broker.address.family": "v4", **settings}
+    )
+    made.subscribe(["t"])
+    return made
+
+
+def test_librdkafkas_share_consumers_and_what_is_accepted_over_kill_9(tmp_path: Path) -> None:
+    explicit = {"share.acknowledgement.mode": "explicit"}
+    with child_broker(tmp_path) as child:
+        admin = AdminClient({"bootstrap.servers": child.kafka})
+        earliest = ConfigEntry(SHARE_RESET, "earliest", incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ConfigResource.Type.GROUP, "g", incremental_configs=[earliest])
+        for future in admin.incremental_alter_configs([resource]).values():
+            future.result(30)
+        with trivium.blocking.connect(child.native) as client, client.producer() as producer:
+            client.create_topic("t", 1)
+            for number in range(10):
+                producer.send("t", b"%d" % number)
+        first = consumer(child, **explicit)
+        seen: list[bytes] = []
+        while len(seen) < 10:
+            for message in first.poll(1.0):
+                assert message.error() is None
+                seen.append(message.value())
+                accepts = message.offset() % 2 == 0
+                first.acknowledge(message, AcknowledgeType.ACCEPT if accepts else AcknowledgeType.RELEASE)
+            if len(seen) < 10:
+                first.commit_sync(30.0)
+        # What was released comes again at once: only what came first counts here.
+        assert set(first.commit_sync(30.0).values()) <= {None}
+        child.kill()
+        child.start()
+        first.close()
+        second = consumer(child)
+        again: set[bytes] = set()
+        while len(again) < 5:
+            again |= {message.value() for message in second.poll(1.0) if message.error() is None}
+        second.commit_sync(30.0)
+        assert again == {b"%d" % number for number in range(1, 10, 2)}
+        assert len(second.poll(1.0)) == 0
+        second.close()
