@@ -37,7 +37,7 @@ def test_every_version_answers_with_all_apis(version: int) -> None:
     assert isinstance(decoded, ApiVersionsResponse)
     assert {row.api_key: (row.min_version, row.max_version) for row in decoded.api_keys} == ADVERTISED
     levels = {row.name: row.max_version_level for row in decoded.finalized_features}
-    assert levels == ({"transaction.version": 2, "group.version": 1} if version >= 3 else {})
+    assert levels == ({"transaction.version": 2, "group.version": 1, "share.version": 1} if version >= 3 else {})
     assert bool(decoded.supported_features) == (version >= 4)
     assert decoded.finalized_features_epoch == (1 if version >= 3 else -1)
 
