@@ -33,15 +33,17 @@ from trivium.records import Record, build, decode
 
 log = structlog.get_logger(__name__)
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 RECORD_BYTES_MAX: Final = 512 * 1024 * 1024
 BEHIND_MS_MAX: Final = 12 * 3_600_000  # half of what compaction keeps deletions for
 CHECKPOINT_INTERVAL_S: Final = 10.0
 COMMIT_LOOK_S: Final = 0.5
 RETRY_S: Final = 5.0
+CHECKPOINT_ROWS: Final = 100_000  # while a table is made anew
+# The copies, which are most of the rows, are never looked for by their source: the index leaves them out.
 _SCHEMA: Final = """
 CREATE TABLE retained (name BLOB PRIMARY KEY, source INTEGER, place INTEGER, record BLOB) WITHOUT ROWID;
-CREATE INDEX retained_source ON retained (source);
+CREATE INDEX retained_source ON retained (source) WHERE source <> {partition};
 """
 
 
@@ -68,7 +70,9 @@ class RetainedTable:
         self._topics = topics
         self._mapping = mapping
         self.partition = partition
-        self._file = TableFile(directory, "retained", _SCHEMA, f"{FORMAT}:{identity}:{mapping.fingerprint}")
+        self._file = TableFile(
+            directory, "retained", _SCHEMA.format(partition=partition), f"{FORMAT}:{identity}:{mapping.fingerprint}"
+        )
         self._applied: dict[int, int] = {}  # source -> the log's offset up to which the table holds it
         self._following: set[int] = set()  # sources that the table holds all of
         self._behind_send, self._behind_receive = trio.open_memory_channel[int](float("inf"))  # each source once
@@ -110,6 +114,7 @@ class RetainedTable:
 
     async def _fold(self, number: int) -> None:
         """Reads a source from where the table stands to its end; then it is followed."""
+        rows = 0
         while True:
             info = self._engine.info(number)
             offset = max(self._applied.get(number, 0), info.log_start)
@@ -126,9 +131,14 @@ class RetainedTable:
                 continue
             for stretch in committed_batches(number, read, offset):
                 self._apply_all(stretch)
+                rows += stretch.header.count
             after = next_offset(read, offset)
             self._applied[number] = after if after > offset else info.last_stable
             self._commit_when_due()
+            if rows >= CHECKPOINT_ROWS:
+                rows = 0
+                self._commit()
+                await trio.to_thread.run_sync(self._file.checkpoint)
             await trio.lowlevel.checkpoint()
 
     def _on_stretch(self, stretch: Stretch) -> None:
@@ -172,7 +182,9 @@ class RetainedTable:
         self._following.discard(number)
         self._applied.pop(number, None)
         execute = self._file.connection.execute
-        self.count -= execute("DELETE FROM retained WHERE source = ?", (number,)).rowcount
+        self.count -= execute(
+            f"DELETE FROM retained WHERE source = ? AND source <> {self.partition}", (number,)
+        ).rowcount
         execute("DELETE FROM meta WHERE name = ?", (f"applied:{number}",))
 
     def _last_of(self, topic: Topic) -> tuple[int, ...]:
