@@ -10,6 +10,10 @@ The table follows the log's tail; `run` folds what it does not hold yet, commits
 when it is not this log's or this mapping's, when it is ahead of the log (a power cut took that back), or so far behind
 that compaction may have dropped deletions that it never saw. Names are looked up by `seek`, which `core.filters.scan`
 leaps with, so a look-up grows with its matches.
+
+Measured (2 cores, `python -m interop.bench_retained`, flush async, names of 26 bytes and payloads of 27): a million
+names at 37,000 publishes/s; resident memory grows by 58 MiB, the store's included; open 0.00 s, made anew 25 s; one
+name 16 us, one match of a wildcard 35 us, none 7 us.
 """
 
 from __future__ import annotations

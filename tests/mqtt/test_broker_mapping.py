@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from conf.load import load
+from gateway.cli import main
+from gateway.core_settings import mqtt_settings
 from tests.mqtt.child import Device, child_broker
 
 with warnings.catch_warnings():
@@ -107,8 +109,10 @@ def test_a_name_changes_its_mapping_from_a_position_on(tmp_path: Path) -> None:
     ],
 )
 def test_rules_that_cannot_be_undone_stop_the_start(tmp_path: Path, rules: str, reason: str) -> None:
-    flags = _config(tmp_path, f"[mqtt]\nrules = {rules}\n")
-    command = [sys.executable, "-m", "gateway", "serve", "--data-dir", str(tmp_path / "data"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert reason in done.stderr
+    file = tmp_path / "trivium.toml"
+    file.write_text(f"[mqtt]\nrules = {rules}\n")
+    with pytest.raises(ValueError, match=reason):
+        mqtt_settings(load(file, {}))
+    done = CliRunner().invoke(main, ["serve", "--data-dir", str(tmp_path / "data"), "--config", str(file)])
+    assert done.exit_code == 2
+    assert not (tmp_path / "data").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,8 +53,8 @@ def test_topics_beyond_what_devices_may_make_go_to_the_catch_all_and_keep_their_
         assert _records(broker.kafka, "dev3", 1) == [(b"state", b"5")]
         # What devices make has a bounded retention, whatever the broker's default is.
         resource = ConfigResource(ConfigResourceType.TOPIC, "dev1")
-        config = admin.describe_configs([resource])
-        found = {entry[0]: entry[1] for answer in config for one in answer.resources for entry in one[4]}
+        answer: Any = admin.describe_configs([resource], config_filter="all")
+        found = {name: entry["value"] for name, entry in answer["topic"]["dev1"].items()}
         assert (found["retention.ms"], found["retention.bytes"]) == ("604800000", "1073741824")
         admin.close()
         for one in (subscriber, device):

@@ -189,8 +189,11 @@ class Publisher:
         if refused is not None:
             _answer(message, *refused)
             return None
-        topic_name, key = self._catch_all_places.get(name) or self._mapping.place(name)
+        topic_name, key = self._mapping.place(name)
         topic = self._topics.get(topic_name)
+        if topic is None and name in self._catch_all_places:  # else somebody has made it since
+            topic_name, key = self._catch_all_places[name]
+            topic = self._topics.get(topic_name)
         if topic is None or topic_name in self._parked:
             self._park(topic_name, message)
             return None
