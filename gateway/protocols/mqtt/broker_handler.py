@@ -242,7 +242,8 @@ class BrokerHandler:
             connection.refuse(refused[0], f"the will: {refused[1]}")
             return
         device = self.devices.get(client_id)
-        if device is None and len(self.devices) + len(self._waiting) >= self._sessions_max:
+        sessions = len(self.devices) + len(self.resting) + len(self._waiting)
+        if sessions >= self._sessions_max and self.find(client_id) is None:
             connection.refuse(reasons.QUOTA_EXCEEDED, "the broker keeps no more sessions")
             return
         if device is not None and device.connection is not None:
