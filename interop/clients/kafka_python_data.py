@@ -45,7 +45,7 @@ def read(client: Any, count: int, timeout_s: float = 20.0) -> list[Any]:
     records: list[Any] = []
     deadline = time.monotonic() + timeout_s
     while len(records) < count:
-        for batch in client.poll(timeout_ms=200).values():
+        for batch in client.poll(timeout_ms=1000).values():
             records += batch
         true(time.monotonic() < deadline, f"only {len(records)} of {count} records after {timeout_s:.0f} s")
     return records
