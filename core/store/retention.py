@@ -3,6 +3,8 @@
 Rules:
 * A batch is too old when its largest timestamp, and that of every batch before it, is older than `retention_ms`
   (Kafka asks this of whole segments). Batches without any timestamp wait for the first that has one.
+* By time goes only what has been here for a while too, `ARRIVED_MS` or the retention time if that is less: timestamps
+  are the clients', who may well write records of long ago and read them back. (Kafka looks every five minutes only.)
 * `retention_bytes` of batches stay, at least: the oldest batch goes only if what is left is no less.
 * Nothing above the last stable offset goes. A partition that is only compacted loses nothing here.
 
@@ -12,12 +14,14 @@ looked at only when its oldest batch can have become too old, so blocks are seld
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import NamedTuple
 
 from core.store.engine import PartitionPolicy
 from core.store.index import Block, Extent
 from core.store.partition import Partition
+
+ARRIVED_MS = 300_000
 
 LoadBlock = Callable[[Extent], Awaitable[Block]]
 
@@ -37,18 +41,31 @@ class _Due(NamedTuple):
     at_ms: int
 
 
+class _Arrived(NamedTuple):
+    """What was below `old_end` had arrived long enough ago; `end` was the partition's end at `at_ms`."""
+
+    old_end: int
+    at_ms: int
+    end: int
+
+
 class Retention:
-    """Remembers for each partition when to look again."""
+    """Remembers for each partition when to look again, and how much of what is too old came when."""
 
     def __init__(self, load_block: LoadBlock) -> None:
         self._load_block = load_block
         self._due: dict[int, _Due] = {}
+        self._arrived: dict[int, _Arrived] = {}  # of partitions in which something was too old
 
-    def forget(self, partition: int) -> None:
-        self._due.pop(partition, None)
+    def keep_only(self, partitions: Container[int]) -> None:
+        """Forgets partitions that are gone."""
+        for partition in [number for number in {*self._due, *self._arrived} if number not in partitions]:
+            self._due.pop(partition, None)
+            self._arrived.pop(partition, None)
 
-    async def new_log_start(self, partition: Partition, now_ms: int) -> int:
-        """The offset that the partition's log may start at now, never below its log start."""
+    async def new_log_start(self, partition: Partition, now_ms: int, *, pressed: bool = False) -> int:
+        """The offset that the partition's log may start at now, never below its log start. `pressed`: the disk is
+        nearly full, and nothing that is too old may wait."""
         policy = partition.policy
         start = partition.log_start
         if not policy.delete or (policy.retention_ms < 0 and policy.retention_bytes < 0):
@@ -56,12 +73,28 @@ class Retention:
         if policy.retention_ms >= 0:
             due = self._due.get(partition.number)
             if due is None or due.policy is not policy or due.at_ms <= now_ms:
-                start, oldest_ms = await self._by_time(partition, start, now_ms - policy.retention_ms)
+                until, oldest_ms = await self._by_time(partition, start, now_ms - policy.retention_ms)
                 if oldest_ms >= 0:
                     self._due[partition.number] = _Due(policy, oldest_ms + policy.retention_ms + 1)
+                if until > start and not pressed:
+                    old_end = self._old_end(partition, now_ms, min(policy.retention_ms, ARRIVED_MS))
+                    if old_end < until:
+                        self._due.pop(partition.number, None)
+                        until = max(start, old_end)
+                start = until
         if policy.retention_bytes >= 0:
             start = await self._by_bytes(partition, start, policy.retention_bytes)
         return max(partition.log_start, min(start, partition.last_stable))
+
+    def _old_end(self, partition: Partition, now_ms: int, waits_ms: int) -> int:
+        """The end of what has been here for `waits_ms`, or a bit longer."""
+        if waits_ms == 0:
+            return partition.high_watermark
+        arrived = self._arrived.get(partition.number)
+        if arrived is None or now_ms - arrived.at_ms >= waits_ms:
+            old_end = partition.log_start if arrived is None else arrived.end
+            arrived = self._arrived[partition.number] = _Arrived(old_end, now_ms, partition.high_watermark)
+        return arrived.old_end
 
     async def _by_time(self, partition: Partition, start: int, cutoff_ms: int) -> tuple[int, int]:
         """The first offset to keep, and the largest timestamp up to it: -1 if unknown."""

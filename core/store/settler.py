@@ -154,9 +154,15 @@ class Settler:
             await trio.sleep(min(1.0, self._interval_s))  # what comes in bursts is done together
 
     def _pause_s(self) -> float:
-        """Until it looks again: sooner where records wait that somebody wants compacted soon."""
-        living = self._host.living_partitions().values()
-        soon_ms = min((p.policy.segment_ms for p in living if p.policy.compact and p.open), default=INTERVAL_MS)
+        """Until it looks again: sooner where records have come that somebody wants compacted or gone soon."""
+        soon_ms = INTERVAL_MS
+        for p in self._host.living_partitions().values():
+            if p.open and p.open[-1].block.end_offset > p.log_start:
+                policy = p.policy
+                if policy.compact:
+                    soon_ms = min(soon_ms, policy.segment_ms)
+                elif policy.delete and policy.retention_ms >= 0:
+                    soon_ms = min(soon_ms, policy.retention_ms)
         return min(self._interval_s, max(soon_ms, SHORT_PAUSE_MS) / 1000)
 
     async def run_once(self) -> None:
@@ -179,11 +185,13 @@ class Settler:
 
     async def _retain(self) -> None:
         moves = []
+        pressed = self._host.room_pressed()
+        self._retention.keep_only(self._host.living_partitions())
         for i, partition in enumerate(list(self._host.living_partitions().values())):
             if i % _PARTITIONS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
             try:
-                start = await self._retention.new_log_start(partition, self._now_ms())
+                start = await self._retention.new_log_start(partition, self._now_ms(), pressed=pressed)
             except BadFile as e:
                 log.error("no retention over a damaged index", partition=partition.number, error=str(e))
                 continue

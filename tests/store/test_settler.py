@@ -236,14 +236,17 @@ async def test_retention_by_time_and_by_bytes_moves_the_log_start_for_good() -> 
         await append(engine, [CreatePartition(1), CreatePartition(2), CreatePartition(3)])
         for i in range(40):
             for partition in (1, 2, 3):
-                await append(engine, [entry(partition, batch(bytes(900), timestamp_ms=1000 + 10 * i))])
+                await append(engine, [entry(partition, batch(bytes(900), timestamp_ms=1000 + 100 * i))])
         await sealed(engine)
         engine.set_policy(1, PartitionPolicy(retention_ms=500))
         engine.set_policy(2, PartitionPolicy(retention_bytes=5_000))
         engine.set_policy(3, PartitionPolicy(delete=False, compact=False, retention_ms=0))
-        clock.ms = 1400 + 300
+        clock.ms = 1600
         await engine.settler.run_once()
-        assert engine.info(1).log_start == 20, "all batches older than 1200"
+        assert engine.info(1).log_start == 0, "what is older has just come"
+        clock.ms = 3500
+        await engine.settler.run_once()
+        assert engine.info(1).log_start == 20, "all batches older than 3000"
         info = engine.info(2)
         size = parse_header((await read_all(engine, 2))[0]).size_bytes
         assert (40 - info.log_start - 1) * size < 5_000 <= (40 - info.log_start) * size
@@ -255,6 +258,24 @@ async def test_retention_by_time_and_by_bytes_moves_the_log_start_for_good() -> 
     async with running(disk.cut(seed=1), clock) as engine:
         assert engine.info(1).log_start == 40
         assert engine.info(2).log_start == info.log_start
+
+
+@pytest.mark.parametrize("pressed", [False, True])
+async def test_records_of_long_ago_stay_a_while_unless_the_disk_is_nearly_full(pressed: bool) -> None:
+    disk, clock = SimulatedDisk(), Clock()
+    clock.ms = 1_700_000_000_000
+    async with running(disk, clock) as engine:
+        await append(engine, [CreatePartition(1)])
+        engine.set_policy(1, PartitionPolicy(retention_ms=604_800_000))
+        engine.settler._host.room_pressed = lambda: pressed  # type: ignore[method-assign]
+        for later_ms, log_start in ((0, 0), (299_999, 0), (1, 1), (299_999, 1), (1, 3)):
+            await append(engine, [entry(1, batch(b"x", timestamp_ms=5))])
+            clock.ms += later_ms
+            await engine.settler.run_once()
+            assert engine.info(1).log_start == (engine.info(1).high_watermark if pressed else log_start)
+        await append(engine, [DeletePartition(1)])
+        await engine.settler.run_once()
+        assert not engine.settler._retention._arrived
 
 
 async def test_retention_stops_at_an_open_transaction() -> None:
