@@ -75,7 +75,7 @@ class DeadLetters:
         gone = {(id(one.queue), one.offset) for one in taken}
         for one in taken:
             one.queue.dead(one.offset)
-            group.awake[one.queue] = None
+            group.touch(one.queue)
         kept = [one for one in group.dying if (id(one[0]), one[1]) not in gone]
         group.dying.clear()
         group.dying.extend(kept)
@@ -91,7 +91,7 @@ class DeadLetters:
             if failed is None or not failed.dying or record is None:
                 if failed is not None and failed.dying:
                     queue.complete(offset, 1)
-                    group.awake[queue] = None
+                    group.touch(queue)
                 group.dying.remove((queue, offset))
                 continue
             taken.append(_Dying(queue, offset, record))

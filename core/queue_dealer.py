@@ -137,8 +137,8 @@ class Dealer:
             queue.end - queue.floor >= limits.window_offsets_max
             or queue.leased_bytes >= limits.leased_bytes_max
             or len(queue.failed) >= limits.failed_max
-            or queue.held >= limits.held_max
-            or (group.order is Order.PARTITION and queue.keys_out > 0)
+            or queue.turns.held >= limits.held_max
+            or (group.order is Order.PARTITION and bool(queue.turns))
         )
 
     async def _read(self, group: QueueGroup, queue: QueuePartition) -> Read | None:
@@ -210,7 +210,7 @@ class Dealer:
         passed = 0  # offsets that count as done
         at = first
         for record in opened.from_offset(first):
-            if len(chosen) >= count_max or queue.held >= group.limits.held_max:
+            if len(chosen) >= count_max or queue.turns.held >= group.limits.held_max:
                 break
             passed |= full(record.offset - at) << (at - first)
             at = record.offset + 1
@@ -219,7 +219,7 @@ class Dealer:
                 continue
             if group.matches is not None and not group.matches(record):
                 passed |= 1 << bit
-            elif group.order is Order.NONE or queue.turn(record.offset, self._key_of(group, record)):
+            elif group.order is Order.NONE or queue.turns.take(record.offset, self._key_of(group, record)):
                 chosen.append(record)
         else:
             passed |= full(last + 1 - at) << (at - first)

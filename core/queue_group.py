@@ -101,7 +101,8 @@ class QueueGroup:
         self.wake = wake
         self.members: dict[str, Member] = {}
         self.queues: dict[tuple[str, int], QueuePartition] = {}
-        self.awake: dict[QueuePartition, None] = {}  # those that may have something, in turn
+        self.awake: dict[QueuePartition, None] = {}  # those that may have something to hand out, in turn
+        self.busy: dict[QueuePartition, None] = {}  # those that time or the log can change
         self.dying: deque[tuple[QueuePartition, int]] = deque()
         self._turns: deque[Member] = deque()
 
@@ -120,6 +121,10 @@ class QueueGroup:
     @property
     def broadcast(self) -> bool:
         return self.subscription is not None and self.subscription.broadcast
+
+    def touch(self, queue: QueuePartition) -> None:
+        """Something has changed in the queue."""
+        self.awake[queue] = self.busy[queue] = None
 
     # -- members
 
@@ -146,13 +151,13 @@ class QueueGroup:
             self._turns.remove(before)
             before.connected = False
             known = {*held, *(handout.lease for handout in before.received[1])}
-            for queue in self.queues.values():
+            for queue in list(self.busy):
                 for lease, mask in queue.release(member.id, known):
                     for bit in bits(mask):
                         attempts = lease.attempt - 1
                         self._fail(queue, lease.first + bit, attempts, now_ms, NOT_ARRIVED, lease.id, dies=False)
                 queue.prolong(member.id, now_ms + self.policy.invisible_ms)
-                self.awake[queue] = None
+                self.touch(queue)
         self.members[member.id] = member
         self._turns.append(member)
         self.wake()
@@ -179,14 +184,14 @@ class QueueGroup:
         self._cut(member, until_ms)
 
     def _cut(self, member: Member, until_ms: int) -> None:
-        for queue in self.queues.values():
+        for queue in self.busy:
             queue.cut(member.id, until_ms)
         self.wake()
 
     def held(self) -> dict[str, int]:
         """Member -> how many messages it has and has not settled."""
         found: dict[str, int] = {}
-        for queue in self.queues.values():
+        for queue in self.busy:
             for lease in queue.leases.values():
                 found[lease.member] = found.get(lease.member, 0) + lease.pending.bit_count()
         return found
@@ -236,7 +241,7 @@ class QueueGroup:
         queue = self.queues.get((one.topic, one.partition))
         if queue is None or one.lease <= queue.void_before:
             return Settled.LATE
-        self.awake[queue] = None
+        self.touch(queue)
         if one.verb is Verb.EXTEND:
             more_ms = one.delay_ms if one.delay_ms >= 0 else self.policy.invisible_ms
             return Settled.DONE if queue.extend(one.lease, one.first, one.last, now_ms + more_ms) else Settled.LATE
@@ -271,7 +276,7 @@ class QueueGroup:
 
     def sweep(self, now_ms: int) -> None:
         """What has run out of time fails; members that did not come back are forgotten."""
-        for queue in self.queues.values():
+        for queue in list(self.busy):
             for lease, mask in queue.expire(now_ms):
                 for bit in bits(mask):
                     dies = lease.attempt >= self.policy.attempts_max
@@ -279,7 +284,7 @@ class QueueGroup:
                     self._fail(queue, offset, lease.attempt, now_ms, TIMED_OUT, lease.id, dies=dies)
             due_ms = queue.next_due_ms()
             if due_ms is not None and due_ms <= now_ms:
-                self.awake[queue] = None
+                self.touch(queue)
         gone = [member for member in self.members.values() if not member.connected]
         if gone:
             held = self.held()
@@ -289,10 +294,10 @@ class QueueGroup:
 
     def next_time_ms(self) -> int | None:
         """When `sweep` has something to do, or something can be handed out again to who has credit."""
-        times = [time for queue in self.queues.values() if (time := queue.next_expiry_ms()) is not None]
+        times = [time for queue in self.busy if (time := queue.next_expiry_ms()) is not None]
         times += [
             time
-            for queue in self.queues.values()
+            for queue in self.busy
             if queue not in self.awake and (time := queue.next_due_ms()) is not None and self.demands(queue)
         ]
         return min(times, default=None)

@@ -10,9 +10,7 @@ Rules:
   extended. Numbers rise and carry the store's epoch; those up to `void_before` were cut off by a reset.
 - Settling twice is harmless: to acknowledge what is done is done. A lease whose time is over may still be settled for
   as long as nobody else got the message; then it is late.
-- Orders: a key (its hash; two keys of one hash share their turn) has one message out at a time, leased or failed. Those
-  of the key that are read meanwhile are held, by offset, and become ready one after the other: not when the one before
-  is done, but when that is durable, or a crash could hand them out in another order.
+- With order, a key's messages wait for their turn (`queue_turns`); a reset forgets turns.
 - Memory runs ahead of the log. What has changed since the last write is in `changes`; whoever writes it answers when it
   is durable. After a crash what was leased is handed out again.
 
@@ -22,7 +20,6 @@ No I/O and no clock here: times are passed in.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
@@ -39,6 +36,7 @@ from core.queue_codec import (
     pack_failed,
     pack_floor,
 )
+from core.queue_turns import Turns
 from core.state import Change
 
 _IN_CHUNK = CHUNK - 1
@@ -114,12 +112,7 @@ class QueuePartition:
         self._done: dict[int, int] = {}  # chunk -> mask, from the floor's chunk on
         self._until: list[tuple[int, int]] = []  # heap of (time, lease)
         self._due: list[tuple[int, int]] = []  # heap of (time, offset)
-        self._keys: dict[int, deque[int]] = {}  # key's hash -> held offsets; there: a message of it is out
-        self._key_of: dict[int, int] = {}  # offset that is out -> key's hash
-        self._turning: list[int] = []  # keys whose message is done
-        self._writing_turns: list[int] = []  # keys whose message is done in the append that is on its way
-        self._ready: deque[int] = deque()  # held offsets whose turn has come
-        self.held = 0  # offsets in `_keys` and `_ready`
+        self.turns = Turns()
         self._stored_chunks: set[int] = set()
         self._stored_failed: set[int] = set()
         self._dirty_floor = True
@@ -154,7 +147,7 @@ class QueuePartition:
             for bit in bits(mask):
                 if self.failed.pop(first + bit, None) is not None:
                     self._dirty_failed.add(first + bit)
-        self._next_turns(first, mask)
+        self.turns.done(first + bit for bit in bits(mask))
 
     def skip(self, first: int, end: int) -> None:
         """There is nothing to hand out from `first` up to, not with, `end`."""
@@ -327,7 +320,7 @@ class QueuePartition:
 
     def fail(self, offset: int, attempts: int, not_before_ms: int, reason: str, lease: int) -> Failed:
         """This message is to be tried again."""
-        failed = self.failed[offset] = Failed(attempts, not_before_ms, self._key_of.get(offset), reason, lease)
+        failed = self.failed[offset] = Failed(attempts, not_before_ms, self.turns.key_of(offset), reason, lease)
         self._dirty_failed.add(offset)
         self._mark(offset, 1)
         heapq.heappush(self._due, (not_before_ms, offset))
@@ -335,70 +328,31 @@ class QueuePartition:
 
     def due(self, now_ms: int) -> int | None:
         """The next message that can be handed out again or whose turn has come. It stays until it is leased."""
-        while self._ready:
-            if self._ready[0] >= self.floor:
-                return self._ready[0]
-            gone = self._ready[0]
-            self._pass_ready()
-            self._next_turns(gone, 1)
+        ready = self.turns.ready
+        while ready:
+            if ready[0] >= self.floor:
+                return ready[0]
+            self.turns.done([self.turns.pass_ready()])
         due_ms = self.next_due_ms()
         return self._due[0][1] if due_ms is not None and due_ms <= now_ms else None
 
     def take_due(self, offset: int) -> int:
         """What `due` has said is handed out now, or is gone. Returns which attempt that is."""
-        if self._ready and self._ready[0] == offset:
-            self._pass_ready()
+        ready = self.turns.ready
+        if ready and ready[0] == offset:
+            self.turns.pass_ready()
         failed = self.failed.get(offset)
         if failed is None:
             return 1
         failed.leased = True
         return failed.attempts + 1
 
-    def _pass_ready(self) -> None:
-        self._ready.popleft()
-        self.held -= 1
-
     def dead(self, offset: int) -> None:
         """The message is a dead letter, durably: its row went with the same append."""
         if self.failed.pop(offset, None) is not None:
             self._stored_failed.discard(offset)
             self._dirty_failed.discard(offset)
-            key = self._key_of.pop(offset, None)
-            if key is not None:
-                self._turn_keys([key])
-
-    # -- turns of keys
-
-    def turn(self, offset: int, key: int) -> bool:
-        """Whether a message of this key may be handed out now: then it is the one that is out. Else it is held."""
-        waiting = self._keys.get(key)
-        if waiting is None:
-            self._keys[key] = deque()
-            self._key_of[offset] = key
-            return True
-        waiting.append(offset)
-        self.held += 1
-        return False
-
-    @property
-    def keys_out(self) -> int:
-        return len(self._keys)
-
-    def _next_turns(self, first: int, mask: int) -> None:
-        if self._key_of:
-            done = [self._key_of.pop(first + bit, None) for bit in bits(mask)]
-            self._turning += [key for key in done if key is not None]
-
-    def _turn_keys(self, keys: list[int]) -> None:
-        for key in keys:
-            waiting = self._keys[key]
-            if waiting:
-                following = waiting.popleft()
-                self._key_of[following] = key
-                self._ready.append(following)
-            else:
-                del self._keys[key]
-        keys.clear()
+            self.turns.gone(offset)
 
     # -- time, resets, durable state
 
@@ -424,11 +378,9 @@ class QueuePartition:
         self._dirty_failed |= self.failed.keys()
         self.leases.clear()
         self.leased_bytes = 0
-        for held in (self.failed, self._done, self._until, self._due, self._keys, self._key_of, self._ready):
+        for held in (self.failed, self._done, self._until, self._due):
             held.clear()
-        self._turning.clear()
-        self._writing_turns.clear()
-        self.held = 0
+        self.turns = Turns()
         self.floor = self.end = offset
         self.void_before = void_before
         self._dirty_floor = True
@@ -436,7 +388,7 @@ class QueuePartition:
     def changes(self, wall_ms_of: Callable[[int], int]) -> list[Change]:
         """The rows to write; then call `written`. `wall_ms_of` turns a monotonic time into wall clock."""
         found: list[Change] = []
-        self._writing_turns, self._turning = self._turning, []
+        self.turns.write()
         if self._dirty_floor:
             row = FloorRow(self.floor, self.void_before)
             found.append((floor_key(self.group, self.partition), pack_floor(row)))
@@ -472,21 +424,23 @@ class QueuePartition:
 
     def written(self) -> bool:
         """The rows are durable. True: some keys' turns have come."""
-        turned = bool(self._writing_turns)
-        self._turn_keys(self._writing_turns)
-        return turned
+        return self.turns.written()
 
     def not_written(self) -> None:
         """The rows were refused: everything is written again with the next append."""
-        self._turning += self._writing_turns
-        self._writing_turns.clear()
+        self.turns.not_written()
         self._dirty_floor = True
         self._dirty_chunks |= self._done.keys() | self._stored_chunks
         self._dirty_failed |= self.failed.keys() | self._stored_failed
 
     @property
+    def is_busy(self) -> bool:
+        """Whether there is something that time, or the log, can bring to an end."""
+        return bool(self.leases or self.failed or self.is_dirty)
+
+    @property
     def is_dirty(self) -> bool:
-        return self._dirty_floor or bool(self._dirty_chunks or self._dirty_failed or self._turning)
+        return self._dirty_floor or bool(self._dirty_chunks or self._dirty_failed) or self.turns.is_dirty
 
     def _failed_row(self, failed: Failed, wall_ms_of: Callable[[int], int]) -> FailedRow:
         key = -1 if failed.key is None else failed.key
@@ -509,8 +463,7 @@ class QueuePartition:
         self._stored_failed.add(offset)
         heapq.heappush(self._due, (not_before_ms, offset))
         if key is not None:
-            self._keys[key] = deque()
-            self._key_of[offset] = key
+            self.turns.out(offset, key)
 
     def loaded(self) -> None:
         """After the last row: what an interrupted write left below the floor goes."""

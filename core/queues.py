@@ -134,12 +134,13 @@ class Queues:
         progress = False
         for queue in list(group.awake):
             del group.awake[queue]
+            group.busy[queue] = None
             if group.queues.get((queue.topic, queue.index)) is not queue:
                 continue
             made = await self._dealer.deal(group, queue, now_ms)
             group.send_out()
             if made or self._dealer.has_more(queue) or queue.due(now_ms) is not None:
-                group.awake[queue] = None
+                group.touch(queue)
             progress |= made
         return progress
 
@@ -157,8 +158,10 @@ class Queues:
             group.wake()
 
     def _touch(self, group: QueueGroup) -> None:
-        for queue in group.queues.values():
+        for queue in list(group.busy):
             self._log.touch(queue)
+            if not queue.is_busy:
+                del group.busy[queue]
 
     # -- the table
 
@@ -175,7 +178,7 @@ class Queues:
 
     def _attach(self, group: QueueGroup, queue: QueuePartition) -> None:
         group.queues[queue.topic, queue.index] = queue
-        group.awake[queue] = None
+        group.touch(queue)
         watching = self._watching.setdefault(queue.partition, [])
         if not watching:
             self._engine.watch(queue.partition, self._moved)
@@ -185,6 +188,7 @@ class Queues:
         """The group no longer reads the partition; its rows go with the next write."""
         del group.queues[queue.topic, queue.index]
         group.awake.pop(queue, None)
+        group.busy.pop(queue, None)
         self._log.forget(queue)
         self._log.change(queue.all_gone())
         watching = self._watching[queue.partition]
@@ -201,13 +205,13 @@ class Queues:
                 continue
             if log_start > queue.floor:
                 queue.log_start_moved(log_start)
-            group.awake[queue] = None
+            group.touch(queue)
             group.wake()
 
     def _turned(self, queue: QueuePartition) -> None:
         group = self._groups.get(queue.group)
         if group is not None and group.queues.get((queue.topic, queue.index)) is queue:
-            group.awake[queue] = None
+            group.touch(queue)
             group.wake()
 
     def _topic_changed(self, topic: Topic) -> None:
@@ -411,7 +415,7 @@ class Queues:
             queue = group.queues[place]
             info = self._engine.info(queue.partition)
             queue.reset(min(max(offset, info.log_start), info.high_watermark), self._dealer.last_lease)
-            group.awake[queue] = None
+            group.touch(queue)
         self._touch(group)
         group.wake()
         await self._put([])
@@ -430,7 +434,7 @@ class Queues:
             before = queue.failed.get(offset)
             if before is None:
                 queue.fail(offset, 0, self._now_ms(), "sent again", 0)
-        group.awake[queue] = None
+        group.touch(queue)
         self._touch(group)
         group.wake()
         await self._put([])

@@ -55,6 +55,7 @@ class Consumer:
                     record = records[offset]
                     place = (handout.partition, offset, handout.lease, handout.attempt)
                     self.got.append(Got(*place, record.key, record.value, handout.topic))
+                    self.driver.handed.append((self, self.got[-1]))
         self.news.set()
 
     def grant(self, messages: int = 1_000, size_bytes: int = MUCH) -> None:
@@ -93,6 +94,7 @@ class Driver:
         self.limits = limits
         self.topics: Topics
         self.queues: Queues
+        self.handed: list[tuple[Consumer, Got]] = []  # to all consumers, in the order in which they got it
         self._running: trio.CancelScope | None = None
         self._nursery: trio.Nursery
 
