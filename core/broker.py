@@ -18,6 +18,7 @@ from core.intake import Intake
 from core.key_guard import KeyGuard
 from core.offsets import Offsets
 from core.once import Once
+from core.queue_traces import QueueTraces
 from core.queue_types import START_EARLIEST, START_LATEST, Policy, QueueLimits
 from core.queues import Queues
 from core.retroactive import Places, Retroactive, Target, resolve
@@ -122,7 +123,8 @@ class Broker:
         await self.halves.load()
         topic = await self.topics.ensure(QUEUES_TOPIC, 1, {"cleanup.policy": "compact"})
         queues_state = StateLog(self.engine, topic.partitions[0])
-        self.queues = Queues(self.engine, queues_state, self.topics, self.settings.queues)
+        traces = QueueTraces(self.tracer, self.topics)
+        self.queues = Queues(self.engine, queues_state, self.topics, self.settings.queues, traces)
         await self.queues.load()
         self.share_groups = ShareGroups(self.queues, self.topics, _now_ms)
         self.share_groups.start_of = self._share_start

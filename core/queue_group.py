@@ -16,6 +16,7 @@ from core.errors import CoreError, CoreFailure
 from core.filters import levels_match
 from core.queue_codec import GroupRow
 from core.queue_partition import Lease, QueuePartition
+from core.queue_traces import QueueTraces
 from core.queue_types import (
     REASON_CHARS_MAX,
     Handout,
@@ -28,6 +29,7 @@ from core.queue_types import (
     Verb,
 )
 from core.selectors import selector_of
+from core.tracing import Actor
 from trivium.records import Record
 
 TIMED_OUT: Final = "not settled in time"
@@ -36,25 +38,27 @@ Matches = Callable[[Record], bool]
 
 
 class Member:
-    """One consumer. `take` gets what is handed out, on the loop, and must not block."""
+    """One consumer. `take` gets what is handed out, on the loop, and must not block; `owner` is the front-end's."""
 
     __slots__ = (
+        "actor",
         "blocked",
-        "client",
         "connected",
         "credit_bytes",
         "credit_messages",
         "id",
         "outgoing",
+        "owner",
         "places",
         "received",
         "take",
     )
 
-    def __init__(self, member_id: str, client: str, take: Callable[[list[Handout]], None]) -> None:
+    def __init__(self, member_id: str, actor: Actor, take: Callable[[list[Handout]], None]) -> None:
         self.id = member_id
-        self.client = client
+        self.actor = actor
         self.take = take
+        self.owner: object = None
         self.connected = True
         self.blocked = False  # it does not read what it was sent
         self.credit_messages = self.credit_bytes = 0
@@ -90,8 +94,16 @@ def matcher(subscription: Subscription) -> Matches | None:
 class QueueGroup:
     """See the module. `wake` is called when there may be something to hand out."""
 
-    def __init__(self, group_id: str, row: GroupRow, limits: QueueLimits, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        group_id: str,
+        row: GroupRow,
+        limits: QueueLimits,
+        wake: Callable[[], None],
+        traces: QueueTraces | None = None,
+    ) -> None:
         self.id = group_id
+        self._traces = traces
         self.limits = limits
         self.policy: Policy
         self.paused: bool
@@ -225,13 +237,17 @@ class QueueGroup:
         for member in self._turns:
             if member.outgoing:
                 outgoing, member.outgoing = member.outgoing, []
+                if self._traces is not None:
+                    self._traces.delivered(self.id, member.actor, outgoing)
                 member.take(outgoing)
 
     # -- settling
 
-    def settle(self, settles: Sequence[Settle], now_ms: int) -> list[Settled]:
+    def settle(self, settles: Sequence[Settle], actor: Actor, now_ms: int) -> list[Settled]:
         """Takes effect in memory at once; whoever asked is answered when it is durable."""
         answers = [self._settle(one, now_ms) for one in settles]
+        if self._traces is not None:
+            self._traces.settled(self.id, actor, settles, answers)
         self.wake()
         return answers
 
@@ -277,7 +293,12 @@ class QueueGroup:
     def sweep(self, now_ms: int) -> None:
         """What has run out of time fails; members that did not come back are forgotten."""
         for queue in list(self.busy):
-            for lease, mask in queue.expire(now_ms):
+            for expired in queue.expire(now_ms):
+                lease, mask = expired
+                if self._traces is not None:
+                    owner = self.members.get(lease.member)
+                    actor = Actor("", lease.member, "") if owner is None else owner.actor
+                    self._traces.expired(self.id, actor, queue, expired)
                 for bit in bits(mask):
                     dies = lease.attempt >= self.policy.attempts_max
                     offset = lease.first + bit

@@ -27,6 +27,7 @@ from core.queue_group import Member, QueueGroup
 from core.queue_log import QueueLog
 from core.queue_partition import QueuePartition
 from core.queue_replay import Replay
+from core.queue_traces import QueueTraces
 from core.queue_types import (
     START_EARLIEST,
     START_LATEST,
@@ -41,6 +42,7 @@ from core.queue_types import (
 from core.state import StateLog
 from core.store.engine import Engine, UnknownPartition
 from core.topics import Topic, Topics
+from core.tracing import Actor
 
 log = structlog.get_logger(__name__)
 
@@ -65,10 +67,12 @@ class Queues:
         state: StateLog,
         topics: Topics,
         limits: QueueLimits | None = None,
+        traces: QueueTraces | None = None,
         now_ms: Callable[[], int] = _now_ms,
         wall_ms: Callable[[], int] = _wall_ms,
     ) -> None:
         self._engine = engine
+        self._traces = traces
         self._topics = topics
         self._now_ms = now_ms
         self._wall_ms = wall_ms
@@ -171,7 +175,7 @@ class Queues:
 
         self._wakers[group_id] = trio.Event()
         self._mourning[group_id] = trio.Event()
-        group = self._groups[group_id] = QueueGroup(group_id, row, self.limits, wake)
+        group = self._groups[group_id] = QueueGroup(group_id, row, self.limits, wake, self._traces)
         if self._nursery is not None:
             self._nursery.start_soon(self._serve, group)
         return group
@@ -244,7 +248,7 @@ class Queues:
         self,
         group_id: str,
         member_id: str,
-        client: str,
+        actor: Actor,
         subscription: Subscription,
         start: int,
         take: Callable[[list[Handout]], None],
@@ -261,7 +265,7 @@ class Queues:
             group.check_join(member_id, subscription)
             if group.subscription != subscription:
                 await self._subscribe(group, subscription, start)
-            member = Member(member_id, client, take)
+            member = Member(member_id, actor, take)
             group.join(member, held, self._now_ms())
             return member
 
@@ -350,9 +354,9 @@ class Queues:
                 self._detach(group, group.queues[place])
             await self._store(group)
 
-    def settle(self, group: QueueGroup, settles: Sequence[Settle], done: SettleDone) -> None:
+    def settle(self, group: QueueGroup, settles: Sequence[Settle], actor: Actor, done: SettleDone) -> None:
         """Answers `done(error, [])` or `done(None, one for each)` when it is durable."""
-        answers = group.settle(settles, self._now_ms())
+        answers = group.settle(settles, actor, self._now_ms())
         for place in {(one.topic, one.partition) for one in settles}:
             queue = group.queues.get(place)
             if queue is not None:

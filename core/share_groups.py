@@ -24,6 +24,7 @@ from core.queue_group import Member, QueueGroup
 from core.queue_types import START_LATEST, Handout, Policy, Settle, Settled, Verb
 from core.queues import Queues
 from core.topics import Topics
+from core.tracing import Actor
 
 SHARE_POLICY: Final = Policy(invisible_ms=30_000, attempts_max=5, backoff_ms=(0,), rejoin_ms=0)
 SESSION_TIMEOUT_MS: Final = 45_000
@@ -232,7 +233,7 @@ class ShareGroups:
         group = self._queues.find(member.group_id)
         self.close_session(member)
         member.session_epoch = 1
-        member.queue_member = Member(member.id, f"{member.client} {member.host}", member.take)
+        member.queue_member = Member(member.id, Actor("kafka", member.client, member.host), member.take)
         member.queue_member.places = member.places
         group.join(member.queue_member, (), self._now_ms())
 
@@ -286,7 +287,8 @@ class ShareGroups:
             settled.extend(answers)
             answered.set()
 
-        self._queues.settle(self._queues.find(member.group_id), settles, done)
+        actor = Actor("kafka", member.client, member.host)
+        self._queues.settle(self._queues.find(member.group_id), settles, actor, done)
         await answered.wait()
         if failure[0] is not None:
             return dict.fromkeys(outcomes, failure[0].error)

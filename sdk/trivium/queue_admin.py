@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from trivium import headers as names
 from trivium.errors import ErrorCode, RequestRefused
 from trivium.frames.pulling import Pull, PullEntry
 from trivium.frames.queue_admin import (
+    AskMember,
     ConfigureQueue,
     DeleteQueue,
     DescribeQueues,
@@ -58,6 +60,16 @@ class QueueAdmin:
             if info.status:
                 raise RequestRefused(info.status, f"queue group {info.group!r}")
         found: list[QueueInfo] = reply.groups
+        return found
+
+    async def member_status(self, group: str, member: str) -> dict[str, Any]:
+        """What a connected member's client says about itself: settings, what its consumers hold, and the stacks of its
+        threads and tasks, which show where a consumer that stands still is. `describe_queues` names members.
+
+        Raises RequestRefused (UNKNOWN_MEMBER; INTERNAL when it does not answer).
+        """
+        reply, _ = await self.request(AskMember(group, member))
+        found: dict[str, Any] = json.loads(reply.text)
         return found
 
     async def configure_queue(

@@ -41,6 +41,7 @@ from trivium.frames.queues import (
     REJECT,
     Deliver,
     Grant,
+    Receive,
     SettleEntry,
     SettleRequest,
     Subscribe,
@@ -77,6 +78,7 @@ class Subscriber:
         self._returned_messages = self._returned_bytes = 0
         self._news = anyio.Event()
         self._granting = anyio.Event()
+        self._receives = 0
         self._stopping = False
         self._error: Exception | None = None
         self._settling = Settling(subscribe.stream, self._request)
@@ -143,6 +145,35 @@ class Subscriber:
             self._buffer.append(handout)
         self._news.set()
 
+    async def receive(self, messages_max: int = 1, *, wait_ms: int = 5_000) -> list[Message]:
+        """Asks for messages instead of having them pushed (`credit_messages=0`): what there is, at most so many, or
+        nothing after `wait_ms`. When the answer is lost it is asked for again, and is the same. One call at a time.
+        """
+        self._receives += 1
+        request = Receive(self._subscribe.stream, self._receives, messages_max, self._credit_bytes, wait_ms)
+        while True:
+            if self._error is not None:
+                raise self._error
+            with suppress(Disconnected):
+                reply, payload = await self._request(request)
+                break
+        self._delivered(Deliver(self._subscribe.stream, reply.entries), payload)
+        found = []
+        while (message := self.take_nowait()) is not None:
+            found.append(message)
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """What it has, for `Client.member_status`."""
+        return {
+            "group": self._subscribe.group,
+            "member": self._subscribe.member,
+            "topics": self._subscribe.topics,
+            "waiting": len(self._messages) + sum(handout.count for handout in self._buffer),
+            "not settled": sum(handout.count for handout in self._open),
+            "late": self.late,
+        }
+
     # -- settling
 
     def ack_nowait(self, message: Message) -> None:
@@ -199,6 +230,8 @@ class Subscriber:
         self._returned_messages += 1
         if not handout.pending:
             self._closed(handout)
+        if not self._credit_messages:
+            return  # messages are asked for
         if self._returned_messages * 2 >= self._credit_messages or self._returned_bytes * 2 >= self._credit_bytes:
             self._granting.set()
 
@@ -286,7 +319,8 @@ class Subscriber:
         self._returned_messages = self._returned_bytes = 0
         messages = self._credit_messages - sum(handout.count for handout in self._open)
         size = self._credit_bytes - sum(handout.size for handout in self._open)
-        await connection.tell(Grant(self._subscribe.stream, max(messages, 1), max(size, 1)))
+        if self._credit_messages:
+            await connection.tell(Grant(self._subscribe.stream, max(messages, 0), max(size, 1)))
         self._connection = connection
         self._connected.set()
 
@@ -393,6 +427,8 @@ async def subscriber(
     """A member of a queue group for as long as the block lasts; see `Client.subscribe`."""
     made = Subscriber(client, subscribe, credit_messages, credit_bytes)
     client.take_deliveries(subscribe.stream, made._delivered)
+    shown = f"consumer {subscribe.stream}"
+    client.status[shown] = made.status
     started = anyio.Event()
     ends: list[anyio.CancelScope] = []
 
@@ -419,3 +455,4 @@ async def subscriber(
                 tasks.cancel_scope.cancel()
     finally:
         client.take_deliveries(subscribe.stream, None)
+        del client.status[shown]

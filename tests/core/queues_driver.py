@@ -16,6 +16,7 @@ from core.state import StateLog
 from core.store.engine import Append, append
 from core.store.memory import MemoryEngine
 from core.topics import Topics
+from core.tracing import Actor
 from trivium.record_batch import parse_header
 from trivium.records import Record, build, decode
 
@@ -23,6 +24,7 @@ STATE_TOPIC = "__trivium_queues"
 TOPIC = "t"
 SUBSCRIPTION = Subscription((TOPIC,))
 MUCH = 1 << 30
+ACTOR = Actor("test", "client", "host")
 
 
 class Got(NamedTuple):
@@ -159,7 +161,7 @@ class Driver:
             assert consumer is not None
             consumer.take(handouts)
 
-        member = await self.queues.join(group, member_id, "client", subscription, start, take, held)
+        member = await self.queues.join(group, member_id, ACTOR, subscription, start, take, held)
         consumer = Consumer(self, self.queues.find(group))
         consumer.member = member
         assert not got
@@ -176,7 +178,7 @@ class Driver:
             found.extend(answers)
             answered.set()
 
-        self.queues.settle(group, settles, done)
+        self.queues.settle(group, settles, ACTOR, done)
         await answered.wait()
         return found
 

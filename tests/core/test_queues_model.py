@@ -19,7 +19,7 @@ from trio.testing import MockClock
 from core.dead_letters import topic_of
 from core.queue_types import Order, QueueLimits, Settle, Settled, Verb
 from core.store.engine import Append, append
-from tests.core.queues_driver import SUBSCRIPTION, TOPIC, Consumer, Driver, Got, driving
+from tests.core.queues_driver import ACTOR, SUBSCRIPTION, TOPIC, Consumer, Driver, Got, driving
 from trivium import headers
 from trivium.record_batch import parse_header
 from trivium.records import Record, build, build_control, decode
@@ -141,6 +141,7 @@ class History:
             self.driver.queues.settle(
                 self.consumers[name].group,
                 [Settle(TOPIC, one.partition, one.lease, one.offset, one.offset, verb) for one in chosen],
+                ACTOR,
                 lambda error, answers: None,
             )
             for _ in range(len(picked) % 6):  # it gets as far as that

@@ -41,6 +41,7 @@ from trivium.frames.offsets import (
 )
 from trivium.frames.pulling import Aborted, Pull, PullEntry, PullReply, PullResult
 from trivium.frames.queue_admin import (
+    AskMember,
     ConfigureQueue,
     DeleteQueue,
     DescribeQueues,
@@ -156,6 +157,8 @@ MESSAGES: list[tuple[int, Any, bytes]] = [
     (0x9B, Done(), b""),
     (0x1C, ResendDeadLetters("g", [1, 2]), b""),
     (0x9C, Done(), b""),
+    (0x1D, AskMember("g", "m"), b""),
+    (0x9D, Status("{}"), b""),
 ]
 WIRE = b"".join(encode(kind, 7, message, len(payload)) + payload for kind, message, payload in MESSAGES)
 

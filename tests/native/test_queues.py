@@ -17,6 +17,7 @@ import trivium
 from gateway.cli import main
 from tests.native.harness import in_thread, serving
 from trivium.client import Client
+from trivium.frames.queues import Receive
 from trivium.handouts import Message
 from trivium.queue_admin import DeadLetter
 from trivium.subscriber import Subscriber
@@ -231,6 +232,57 @@ async def test_a_lost_connection_is_opened_anew_and_what_was_here_stays_ours() -
             assert {message.attempt for message in got} == {1}
             await messages.wait_settled()
             assert messages.late == 0
+
+
+async def test_receiving_asks_for_messages_and_a_lost_answer_is_the_same_again() -> None:
+    async with connected() as client:
+        await fill(client, 5, partitions=1)
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST, credit_messages=0) as messages:
+            got = await messages.receive(3)
+            while len(got) < 3:
+                got += await messages.receive(3 - len(got))
+            assert [message.offset for message in got] == [0, 1, 2]
+            await messages.ack(got[0])
+            connection = await client.connection()
+            request = Receive(1, 99, 10, 1 << 20, 5_000)
+            first, payload = await connection.request(request)
+            again, same = await connection.request(request)
+            assert first.entries == again.entries
+            assert bytes(payload) == bytes(same)
+            assert await messages.receive(10, wait_ms=1) == []
+            for message in got[1:]:
+                await messages.ack(message)
+
+
+async def test_what_a_members_client_does_is_shown() -> None:
+    async with connected() as client:
+        await fill(client, 3)
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            await anext(messages)
+            (info,) = await client.describe_queues("g")
+            status = await client.member_status("g", info.members[0].member)
+            assert status["settings"]["client_id"] == "test"
+            assert status["consumer 1"]["group"] == "g"
+            assert any("subscriber" in name for name in status["stacks"])
+            with pytest.raises(trivium.RequestRefused) as refused:
+                await client.member_status("g", "nobody")
+            assert refused.value.code == trivium.ErrorCode.UNKNOWN_MEMBER
+
+
+async def test_traces_show_delivery_acknowledgement_and_failure() -> None:
+    async with connected() as client:
+        await client.create_topic("t", 1, {"trace": "on"})
+        async with client.producer() as producer:
+            for number in range(2):
+                await producer.send("t", b"%d" % number)
+        await client.configure_queue("g", backoff_ms=[0])
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            await messages.ack(await anext(messages))
+            await messages.nack(await anext(messages))
+            await messages.ack(await anext(messages))
+        found = client.traces(topic="t", partition=0, offset=1)
+        seen = [(trace.event, trace.attempt) async for trace in found if trace.group == "g"]
+        assert seen == [(2, 1), (4, 0), (2, 2), (3, 0)]
 
 
 async def test_broadcast_reaches_every_instance() -> None:

@@ -6,11 +6,13 @@ from core.errors import CoreFailure
 from core.queue_group import QueueGroup
 from core.queue_partition import QueuePartition
 from core.store.engine import Engine, UnknownPartition
-from gateway.protocols.native.codes import CORE_CODES
-from gateway.protocols.native.context import Area, Call
+from gateway.protocols.native.codes import CORE_CODES, Refused
+from gateway.protocols.native.context import Area, AskFailed, Call
+from gateway.protocols.native.handlers_queues import Stream
 from trivium.errors import ErrorCode
-from trivium.frames.connection import Done
+from trivium.frames.connection import AskStatus, Done, Status
 from trivium.frames.queue_admin import (
+    AskMember,
     ConfigureQueue,
     DeleteQueue,
     DescribeQueues,
@@ -21,6 +23,8 @@ from trivium.frames.queue_admin import (
     QueuePlace,
     ResendDeadLetters,
 )
+
+ASK_S_MAX = 30.0
 
 
 async def describe(call: Call, request: DescribeQueues) -> DescribeQueuesReply:
@@ -38,7 +42,10 @@ async def describe(call: Call, request: DescribeQueues) -> DescribeQueuesReply:
 def _info(group: QueueGroup, engine: Engine) -> QueueInfo:
     policy = group.policy
     held = group.held()
-    members = [QueueMember(one.id, one.client, held.get(one.id, 0)) for one in group.members.values()]
+    members = [
+        QueueMember(one.id, f"{one.actor.client} {one.actor.host}", held.get(one.id, 0))
+        for one in group.members.values()
+    ]
     return QueueInfo(
         group.id,
         ErrorCode.NONE,
@@ -90,6 +97,18 @@ async def resend(call: Call, request: ResendDeadLetters) -> Done:
     return Done()
 
 
+async def ask_member(call: Call, request: AskMember) -> Status:
+    """What the member's client says about itself."""
+    member = call.context.broker.queues.find(request.group).members.get(request.member)
+    if member is None or not member.connected or not isinstance(member.owner, Stream):
+        raise Refused(ErrorCode.UNKNOWN_MEMBER, f"{request.member!r} is not connected")
+    try:
+        status, _ = await member.owner.peer.ask(AskStatus(), timeout_s=ASK_S_MAX)
+    except AskFailed as failed:
+        raise Refused(ErrorCode.INTERNAL, str(failed)) from None
+    return Status(status.text)
+
+
 AREA = Area(
     tasks={
         DescribeQueues: describe,
@@ -97,5 +116,6 @@ AREA = Area(
         PauseQueue: pause,
         DeleteQueue: delete,
         ResendDeadLetters: resend,
+        AskMember: ask_member,
     }
 )

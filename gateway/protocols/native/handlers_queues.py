@@ -18,6 +18,7 @@ from core.queue_types import Handout, Order, Settle, Settled, Subscription, Verb
 from core.queues import Queues
 from gateway.protocols.native.codes import CORE_CODES, Refused
 from gateway.protocols.native.context import Area, Buffer, Call, Peer, Reply
+from gateway.protocols.native.handlers_traces import actor_of
 from trivium.errors import ErrorCode
 from trivium.frames.connection import Done
 from trivium.frames.queues import (
@@ -102,10 +103,10 @@ async def subscribe(call: Call, request: Subscribe) -> Subscribed:
     stream = Stream(peer, request.stream, queues)
     peer.streams[request.stream] = stream
     try:
-        client = f"{peer.client_id} {peer.address}"
         stream.member = await queues.join(
-            request.group, request.member, client, subscription, request.start, stream.take, request.held
+            request.group, request.member, actor_of(peer), subscription, request.start, stream.take, request.held
         )
+        stream.member.owner = stream
         stream.group = queues.find(request.group)
     except BaseException:
         del peer.streams[request.stream]
@@ -150,7 +151,7 @@ async def settle(call: Call, request: SettleRequest, reply: Reply) -> None:
         Settle(one.topic, one.partition, one.lease, one.first, one.last, _VERBS[one.verb], one.delay_ms, one.reason)
         for one in request.entries
     ]
-    stream.queues.settle(stream.group, settles, partial(_settled, len(settles), reply))
+    stream.queues.settle(stream.group, settles, stream.member.actor, partial(_settled, len(settles), reply))
 
 
 def _settled(count: int, reply: Reply, failure: CoreFailure | None, answers: Sequence[Settled]) -> None:

@@ -69,7 +69,9 @@ _WELCOME = Declared(
 )
 _LONG_TEXT = c.PascalString(c.Int32ub, "utf8")
 
+STATUS = Declared(Status, c.Struct("text" / _LONG_TEXT))
+
 KINDS = {
     1: Kind(_HELLO, _WELCOME),
-    11: Kind(Declared(AskStatus, c.Struct()), Declared(Status, c.Struct("text" / _LONG_TEXT)), from_broker=True),
+    11: Kind(Declared(AskStatus, c.Struct()), STATUS, from_broker=True),
 }

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import construct as c
 
-from trivium.frames.connection import DONE
+from trivium.frames.connection import DONE, STATUS
 from trivium.frames.declare import FLAG, TEXT, Declared, Kind, list_of
 
 
@@ -83,6 +83,13 @@ class ResendDeadLetters(NamedTuple):
     offsets: list[int]
 
 
+class AskMember(NamedTuple):
+    """Has the broker ask a member's client for its status."""
+
+    group: str
+    member: str
+
+
 _MEMBER = Declared(QueueMember, c.Struct("member" / TEXT, "client" / TEXT, "held" / c.Int32ub))
 _PLACE = Declared(
     QueuePlace,
@@ -133,5 +140,6 @@ KINDS = {
     ),
     26: Kind(Declared(PauseQueue, c.Struct("group" / TEXT, "paused" / FLAG)), DONE),
     27: Kind(Declared(DeleteQueue, c.Struct("group" / TEXT)), DONE),
+    29: Kind(Declared(AskMember, c.Struct("group" / TEXT, "member" / TEXT)), STATUS),
     28: Kind(Declared(ResendDeadLetters, c.Struct("group" / TEXT, "offsets" / list_of(c.Int64sb))), DONE),
 }
