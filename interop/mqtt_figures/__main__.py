@@ -67,6 +67,7 @@ def main() -> int:
     parser.add_argument("--contender", action="append", choices=list(BY_NAME), help="this one; may be repeated")
     parser.add_argument("--seconds", type=float, default=0, help="of each flow")
     parser.add_argument("--repeats", type=int, default=0)
+    parser.add_argument("--sessions", type=int, default=0, help="stored sessions")
     options = parser.parse_args()
     setup.mqtt_load()
     scale = QUICK if options.quick else FULL
@@ -74,6 +75,7 @@ def main() -> int:
         scale,
         seconds=options.seconds or scale.seconds,
         repeats=options.repeats or scale.repeats,
+        sessions=options.sessions or scale.sessions,
         contenders=tuple(BY_NAME[name] for name in options.contender) if options.contender else scale.contenders,
     )
     failed = False

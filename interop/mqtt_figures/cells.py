@@ -40,7 +40,7 @@ class Scale:
     contenders: tuple[Contender, ...] = ALL
 
 
-FULL = Scale(4, 1, (1_000, 5_000, 10_000, 15_000), 1_000_000, 19_000)
+FULL = Scale(4, 1, (1_000, 8_000, 15_000), 1_000_000, 19_000)
 QUICK = Scale(2, 1, (500, 1_500), 20_000, 1_000)
 
 
@@ -189,7 +189,7 @@ def tls(run: Run) -> None:
 def idle(run: Run) -> None:
     """Devices that subscribe and ping: memory as a slope over their number, processor, connect storm, one message."""
     for encrypted in (False, True):
-        for contender in run.each(NEAR):
+        for contender in run.each((MOSQUITTO, TRIVIUM_SYNC)):
             try:
                 _idle(run, contender, encrypted)
             except (LoadError, BrokerError) as error:
@@ -236,7 +236,7 @@ def _idle(run: Run, contender: Contender, encrypted: bool) -> None:
 
 def sessions(run: Run) -> None:
     """Offline persistent sessions, some of which return at once, every hundredth with a message that waits."""
-    for contender in run.each(NEAR):
+    for contender in run.each((MOSQUITTO, TRIVIUM_SYNC)):
         try:
             _sessions(run, contender)
         except (LoadError, BrokerError) as error:

@@ -59,7 +59,10 @@ class MqttTrivium(Trivium, MqttBroker):
         command = super()._command()
         self.port = mqtt
         command[command.index("--mqtt") + 1] = f"127.0.0.1:{mqtt}"
-        return command
+        self.tls_port = self.tls_port or free_port()
+        certificate, key = self.certificate()
+        command += ["--mqtts", f"127.0.0.1:{self.tls_port}", "--mqtt-certificate", str(certificate)]
+        return [*command, "--mqtt-key", str(key)]
 
 
 class Mosquitto(MqttBroker):

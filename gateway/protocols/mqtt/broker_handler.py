@@ -252,6 +252,7 @@ class BrokerHandler:
 
     def serve_waiting(self) -> None:
         """Opens what waits for the last answers of an old connection; to be called when answers were given."""
+        opened = False
         for client_id in list(self._waiting):
             device = self.devices.get(client_id)
             if client_id in self._opening or (device is not None and not device.settled()):
@@ -259,7 +260,9 @@ class BrokerHandler:
             connection, connect = self._waiting.pop(client_id)
             if not connection.closed:
                 self._open(client_id, connection, connect)
-                self._log.append()
+                opened = True
+        if opened:
+            self._log.append()
 
     def _open(self, client_id: str, connection: Connection, connect: Connect) -> None:
         device = self.find(client_id)
