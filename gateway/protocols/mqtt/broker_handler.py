@@ -16,8 +16,6 @@ from functools import partial
 import structlog
 
 from core import sessions as stored
-from core.filters import parse_filter
-from core.selectors import InvalidFilter
 from core.sessions import SessionLog
 from core.state import Change
 from core.wills import Pending
@@ -26,7 +24,7 @@ from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt import session as ses
 from gateway.protocols.mqtt.admission import Admission
 from gateway.protocols.mqtt.codec import properties as props
-from gateway.protocols.mqtt.codec.packets import Connect, Subscribe, Will
+from gateway.protocols.mqtt.codec.packets import Connect, Will
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
@@ -35,8 +33,7 @@ from gateway.protocols.mqtt.publishing import Outgoing, Publisher, totals
 from gateway.protocols.mqtt.resting import NEVER_S as NEVER_RESTED_S
 from gateway.protocols.mqtt.resting import Resting, may_rest
 from gateway.protocols.mqtt.retained import Retained
-from gateway.protocols.mqtt.selection import asked_selection
-from gateway.protocols.mqtt.session import Session, Subscription
+from gateway.protocols.mqtt.session import Session
 from gateway.protocols.mqtt.session_rows import (
     forget,
     position_changes,
@@ -44,6 +41,7 @@ from gateway.protocols.mqtt.session_rows import (
     session_row,
     unstored_changes,
 )
+from gateway.protocols.mqtt.subscribing import Subscribing
 from gateway.protocols.mqtt.will_codec import pack_will, unpack_will
 
 log = structlog.get_logger(__name__)
@@ -52,8 +50,6 @@ log = structlog.get_logger(__name__)
 POSITION_INTERVAL_S = 5.0
 REST_AT_ONCE_MAX = 2_000  # devices that go to rest in one step of the loop, some 10 us each
 EXPIRED_AT_ONCE_MAX = 2_000
-SUBSCRIPTIONS_MAX = 10_000  # of one session
-SELECTIVE_MAX = 100  # of them with a filter over properties, whose texts are longer
 
 
 class BrokerHandler:
@@ -75,7 +71,7 @@ class BrokerHandler:
         self._log = log_
         self._publisher = publisher
         self._deliveries = deliveries
-        self._retained = retained
+        self._subscribing = Subscribing(deliveries, retained, self._put, self._group_rows)
         self._expiry_s_max = expiry_s_max
         self._admission = admission
         self._sessions_max = sessions_max
@@ -181,9 +177,9 @@ class BrokerHandler:
                 case ev.ReceiptReceived(connection, ticket, packet_id):
                     self._on_receipt(connection, ticket, packet_id)
                 case ev.SubscribeReceived(connection, ticket, subscribe):
-                    self._on_subscribe(connection, ticket, subscribe)
+                    self._subscribing.subscribe(connection, ticket, subscribe)
                 case ev.UnsubscribeReceived(connection, ticket, unsubscribe):
-                    self._on_unsubscribe(connection, ticket, unsubscribe.filters)
+                    self._subscribing.unsubscribe(connection, ticket, unsubscribe.filters)
                 case ev.WindowOpened(connection):
                     if isinstance(connection.user, Device):
                         self._deliveries.window_opened(connection.user)
@@ -448,91 +444,6 @@ class BrokerHandler:
                 changes += self._group_rows()
             self._put(connection, changes, partial(_send_stored, connection, len(unstored)))
         self._log.append()
-
-    # -- SUBSCRIBE, UNSUBSCRIBE --------------------------------------------------------------------------------------
-
-    def _on_subscribe(self, connection: Connection, ticket: int, subscribe: Subscribe) -> None:
-        device = connection.user
-        assert isinstance(device, Device)
-        identifier = subscribe.properties.get(props.SUBSCRIPTION_ID, 0)
-        codes: list[int] = []
-        retained: list[tuple[str, Subscription]] = []
-        reason = ""
-        try:
-            selection = asked_selection(subscribe.properties)
-        except InvalidFilter as failure:
-            connection.subscribe_done(ticket, [reasons.IMPLEMENTATION_ERROR] * len(subscribe.requests), str(failure))
-            return
-        for request in subscribe.requests:
-            refusal = self._refusal(device, request.filter, selection)
-            if refusal is not None:
-                codes.append(refusal[0])
-                reason = reason or refusal[1]
-                continue
-            old = (device.session.subscriptions or {}).get(request.filter)
-            since = old.since if old is not None else self._deliveries.tail.position
-            subscription = Subscription(*request[1:], identifier, since, selection)
-            new = self._deliveries.subscribe(device, request.filter, subscription)
-            codes.append(request.qos)
-            if request.filter.startswith("$share/"):
-                continue  # retained messages are not for shared subscriptions
-            if request.retain_handling == 0 or (request.retain_handling == 1 and new):
-                retained.append((request.filter, subscription))
-        done = partial(self._subscribed, device, connection, ticket, codes, reason, retained)
-        if device.session.durable:
-            self._put(connection, [session_row(device.session), *self._group_rows()], done)
-        else:
-            done()
-
-    def _refusal(self, device: Device, filter_: str, selection: str) -> tuple[int, str] | None:
-        """Why a subscription cannot be made: code and words."""
-        _, plain, problem = parse_filter(filter_)
-        if problem is not None:
-            return reasons.TOPIC_FILTER_INVALID, problem
-        if plain.startswith("__"):
-            return reasons.NOT_AUTHORIZED, "names that begin with __ are the broker's own"
-        if self._deliveries.hides(plain):
-            return reasons.NOT_AUTHORIZED, "the topic is not for MQTT"
-        subscriptions = device.session.subscriptions or {}
-        if len(subscriptions) >= SUBSCRIPTIONS_MAX and filter_ not in subscriptions:
-            return reasons.QUOTA_EXCEEDED, f"more than {SUBSCRIPTIONS_MAX} subscriptions"
-        if selection and device.selective >= SELECTIVE_MAX and filter_ not in subscriptions:
-            return reasons.QUOTA_EXCEEDED, f"more than {SELECTIVE_MAX} subscriptions with a filter"
-        group = self._deliveries.groups.get(filter_)
-        if group is not None and group.contradicts(device, selection):
-            theirs, asked = group.selection or "nothing", selection or "nothing"
-            return reasons.IMPLEMENTATION_ERROR, f"the members of {filter_} filter by {theirs!r}, not by {asked!r}"
-        return None
-
-    def _subscribed(
-        self,
-        device: Device,
-        connection: Connection,
-        ticket: int,
-        codes: list[int],
-        reason: str,
-        retained: list[tuple[str, Subscription]],
-    ) -> None:
-        connection.subscribe_done(ticket, codes, reason)
-        if len(device.retained) + len(retained) > SUBSCRIPTIONS_MAX:
-            connection.disconnect(reasons.QUOTA_EXCEEDED, "too many subscriptions wait for retained messages")
-        elif device.connection is connection and retained:
-            for filter_, subscription in retained:
-                device.retained.append(self._retained.messages(filter_, subscription))
-            self._deliveries.deliver_retained(device)
-
-    def _on_unsubscribe(self, connection: Connection, ticket: int, filters: list[str]) -> None:
-        device = connection.user
-        assert isinstance(device, Device)
-        codes = [
-            reasons.SUCCESS if self._deliveries.unsubscribe(device, filter_) else reasons.NO_SUBSCRIPTION_EXISTED
-            for filter_ in filters
-        ]
-        if device.session.durable and reasons.SUCCESS in codes:
-            done = partial(connection.unsubscribe_done, ticket, codes)
-            self._put(connection, [session_row(device.session)], done)
-        else:
-            connection.unsubscribe_done(ticket, codes)
 
 
 def _may_publish(connection: Connection, ticket: int, topic: str) -> bool:
