@@ -1,10 +1,9 @@
 """What is scheduled, sorted by due time: a SQLite table on disk beside the log, which it can be made anew from.
 
 Rules:
-* The log (`core.schedule_log`) alone is the truth. The table knows the offset up to which it holds it (`applied`), in
-  the same transaction, so whatever a kill or a power cut leaves is consistent and older than the log; the rest is
-  folded again.
-* Memory holds SQLite's page cache (CACHE_KIB), however much is pending.
+* The log (`core.schedule_log`) alone is the truth; the table is a `TableFile` and knows the offset up to which it holds
+  the log (`applied`).
+* Memory holds SQLite's page cache (`core.table_file`), however much is pending.
 * How messages ended is remembered for ENDED_MS and ENDED_ROWS_MAX messages, whichever is less.
 * All calls but `checkpoint` and `page` come from one thread at a time. Those two have connections of their own: a
   checkpoint syncs, and neither may hold up what is due.
@@ -15,26 +14,21 @@ Measured (2 cores, 250 bytes each, 1 million pending): fold 5 us a record in due
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from core.schedule_log import End, Ended, Scheduled
+from core.table_file import TableFile
 
-FORMAT: Final = 1
-CACHE_KIB: Final = 16 * 1024
+FORMAT: Final = 2
 ENDED_MS: Final = 86_400_000
 ENDED_ROWS_MAX: Final = 2_000_000
-COMMIT_INTERVAL_S: Final = 0.5
 PRUNE_EVERY_ENDS: Final = 1_000
 
 _SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value);
 CREATE TABLE pending (
     due INTEGER, number INTEGER, id TEXT, partition INTEGER, body BLOB, PRIMARY KEY (due, number)
 ) WITHOUT ROWID;
@@ -65,67 +59,34 @@ class ScheduleTable:
     """`directory` None: a temporary one, gone with `close`. `identity` names the log that it is made from."""
 
     def __init__(self, directory: Path | None, identity: str) -> None:
-        self._temporary = tempfile.mkdtemp(prefix="trivium-") if directory is None else None
-        folder = Path(self._temporary) if self._temporary is not None else Path(directory or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "schedules.sqlite"
-        self._identity = f"{FORMAT}:{sys.version}:{identity}"
-        self._committed_s = time.monotonic()
-        self.dirty = False
+        self._file = TableFile(directory, "schedules", _SCHEMA, f"{FORMAT}:{sys.version}:{identity}")
         self.applied = 0  # what the log holds below this offset is in the table
         self.known = 0  # and of what stands behind this one, nothing
-        self._table = self._connect()
-        try:
-            self._open()
-        except sqlite3.DatabaseError:
-            self.start_anew()
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-
-    def _open(self) -> None:
-        self._table.execute("PRAGMA journal_mode=WAL")
-        self._table.execute("PRAGMA synchronous=NORMAL")
-        self._table.execute("PRAGMA wal_autocheckpoint=0")
-        self._table.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-        known = self._table.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not known:
-            self._table.executescript(_SCHEMA)
-            self._table.execute(
-                "INSERT INTO meta VALUES ('identity', ?), ('applied', 0), ('known', 0)", (self._identity,)
-            )
-        if self._meta("identity") != self._identity:
-            raise sqlite3.DatabaseError("another log's table")
         self._remember()
 
-    def _remember(self) -> None:
-        self.applied, self.known = int(self._meta("applied")), int(self._meta("known"))
+    @property
+    def dirty(self) -> bool:
+        """Whether something is not committed."""
+        return self._file.dirty
 
-    def _meta(self, name: str) -> str:
-        row = self._table.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return str(row[0]) if row is not None else ""
+    def _remember(self) -> None:
+        self.applied, self.known = self._file.number("applied"), self._file.number("known")
 
     def start_anew(self) -> None:
         """Throws away what is there: all of the log must be folded again."""
-        self._table.close()
-        for suffix in ("", "-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-        self.dirty = False
-        self._table = self._connect()
-        self._open()
+        self._file.start_anew()
+        self._remember()
 
     def close(self) -> None:
         self.commit()
-        self._table.close()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._file.close()
 
     # -- folding the log
 
     def fold(self, changes: Iterable[Scheduled | Ended], applied: int, known: int = 0) -> None:
         """Takes the log's changes in order, up to offset `applied`; or single ones ahead of that, below `known`."""
-        self._begin()
-        execute = self._table.execute
+        self._file.begin()
+        execute = self._file.connection.execute
         ends = 0
         for change in changes:
             if isinstance(change, Scheduled):
@@ -143,44 +104,27 @@ class ScheduleTable:
 
     def _forget(self, rows_max: int) -> None:
         oldest_ms = time.time_ns() // 1_000_000 - ENDED_MS
-        self._table.execute(
+        self._file.connection.execute(
             "DELETE FROM ended WHERE sequence IN (SELECT sequence FROM ended ORDER BY sequence LIMIT ?) AND at < ?",
             (rows_max, oldest_ms),
         )
 
-    def _begin(self) -> None:
-        if not self.dirty:
-            self._table.execute("BEGIN")
-            self.dirty = True
-
     def commit(self) -> None:
         """Keeps what was folded, so that the next start need not fold it again."""
-        if self.dirty:
-            values = ((self.applied, "applied"), (self.known, "known"))
-            self._table.executemany("UPDATE meta SET value = ? WHERE name = ?", values)
-            self._table.execute("COMMIT")
-            self.dirty = False
-        self._committed_s = time.monotonic()
+        self._file.commit({"applied": self.applied, "known": self.known})
 
     def commit_now_and_then(self) -> None:
-        if self.dirty and time.monotonic() - self._committed_s > COMMIT_INTERVAL_S:
+        if self._file.commit_is_due:
             self.commit()
 
     def take_back(self) -> None:
         """Back to what was committed, after an error."""
-        if self.dirty:
-            self._table.execute("ROLLBACK")
-            self.dirty = False
+        self._file.take_back()
         self._remember()
 
     def checkpoint(self) -> None:
         """Moves what was committed from SQLite's journal into the table, with syncs. Any thread."""
-        if self._path.exists():
-            connection = self._connect()
-            try:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-            finally:
-                connection.close()
+        self._file.checkpoint()
 
     # -- asking
 
@@ -191,7 +135,8 @@ class ScheduleTable:
         due: list[Scheduled] = []
         size = 0
         more = False
-        rows = self._table.execute(f"SELECT {_ROW} FROM pending WHERE due <= ? ORDER BY due, number", (now_ms,))
+        execute = self._file.connection.execute
+        rows = execute(f"SELECT {_ROW} FROM pending WHERE due <= ? ORDER BY due, number", (now_ms,))
         for row in rows:
             if len(due) >= rows_max or size >= bytes_max:
                 more = True
@@ -200,20 +145,20 @@ class ScheduleTable:
                 due.append(Scheduled(*row))
                 size += len(row[4])
         rows.close()
-        following = self._table.execute("SELECT min(due) FROM pending WHERE due > ?", (now_ms,)).fetchone()[0]
+        following = execute("SELECT min(due) FROM pending WHERE due > ?", (now_ms,)).fetchone()[0]
         return Step(due, found, following, more)
 
     def _find(self, message_id: str) -> Found:
-        rows = self._table.execute(f"SELECT {_ROW} FROM pending WHERE id = ? LIMIT 1000", (message_id,))
+        rows = self._file.connection.execute(f"SELECT {_ROW} FROM pending WHERE id = ? LIMIT 1000", (message_id,))
         pending = [Scheduled(*row) for row in rows]
-        last = self._table.execute(
+        last = self._file.connection.execute(
             "SELECT how FROM ended WHERE id = ? ORDER BY sequence DESC LIMIT 1", (message_id,)
         ).fetchone()
         return Found(pending, End(last[0]) if last is not None else None)
 
     def page(self, after: tuple[int, int], rows_max: int) -> list[Scheduled]:
         """What is pending behind (due, number), in due order, as last committed. Any thread."""
-        connection = self._connect()
+        connection = self._file.connect()
         try:
             rows = connection.execute(
                 f"SELECT {_ROW} FROM pending WHERE (due, number) > (?, ?) ORDER BY due, number LIMIT ?",
@@ -225,4 +170,4 @@ class ScheduleTable:
 
     def count(self) -> int:
         """How many are pending: looks at all of them."""
-        return int(self._table.execute("SELECT count(*) FROM pending").fetchone()[0])
+        return int(self._file.connection.execute("SELECT count(*) FROM pending").fetchone()[0])

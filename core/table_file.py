@@ -36,13 +36,14 @@ class TableFile:
         self._identity = identity
         self._committed_s = time.monotonic()
         self.dirty = False
-        self.connection = self._connect()
+        self.connection = self.connect()
         try:
             self._open()
         except sqlite3.DatabaseError:
             self.start_anew()
 
-    def _connect(self) -> sqlite3.Connection:
+    def connect(self) -> sqlite3.Connection:
+        """A connection of its own, for another thread: it sees what was committed."""
         return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
 
     def _open(self) -> None:
@@ -64,7 +65,7 @@ class TableFile:
         for suffix in ("", "-wal", "-shm"):
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         self.dirty = False
-        self.connection = self._connect()
+        self.connection = self.connect()
         self._open()
 
     def number(self, name: str, default: int = 0) -> int:
@@ -99,7 +100,7 @@ class TableFile:
     def checkpoint(self) -> None:
         """Moves what was committed from SQLite's journal into the table, with syncs. Any thread."""
         if self._path.exists():
-            connection = self._connect()
+            connection = self.connect()
             try:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             finally:
