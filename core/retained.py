@@ -37,7 +37,7 @@ from trivium.records import Record, build, decode
 
 log = structlog.get_logger(__name__)
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 RECORD_BYTES_MAX: Final = 512 * 1024 * 1024
 BEHIND_MS_MAX: Final = 12 * 3_600_000  # half of what compaction keeps deletions for
 CHECKPOINT_INTERVAL_S: Final = 10.0
@@ -110,9 +110,14 @@ class RetainedTable:
 
     def _is_unusable(self, known: list[int]) -> bool:
         age_ms = time.time_ns() // 1_000_000 - self._file.number("committed_ms")
+        epoch = self._file.number("epoch")
         for number in known:
             applied, end = self._applied.get(number), self._engine.info(number).high_watermark
-            if applied is not None and (applied > end or (applied < end and age_ms > BEHIND_MS_MAX)):
+            if applied is None:
+                continue
+            # What the log had by the epoch of the last commit: others may have written since it was taken back.
+            kept = self._engine.epoch_end(number, epoch)[1]
+            if applied > end or applied > kept >= 0 or (applied < end and age_ms > BEHIND_MS_MAX):
                 return True
         return False
 
@@ -264,7 +269,8 @@ class RetainedTable:
 
     def _commit(self) -> None:
         numbers = {f"applied:{number}": offset for number, offset in self._applied.items()}
-        self._file.commit({**numbers, "count": self.count, "committed_ms": time.time_ns() // 1_000_000})
+        others = {"count": self.count, "epoch": self._engine.epoch, "committed_ms": time.time_ns() // 1_000_000}
+        self._file.commit({**numbers, **others})
 
     def close(self) -> None:
         """Keeps what was applied. What is stored from now on is not looked at."""

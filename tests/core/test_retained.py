@@ -135,6 +135,20 @@ async def test_a_table_that_cannot_be_used_is_made_anew(log: Log, tmp_path: Path
         assert held(table) == {"a": b"1"}
 
 
+async def test_a_table_of_what_the_log_lost_is_made_anew_also_when_others_have_written_since(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await log.topics.create("prices", 1, {"mqtt.retain": "last"})
+    async with log.table():
+        await log.produce("prices", (b"eur", b"1"), (b"usd", b"2"))
+    anew = counted(monkeypatch, TableFile, "start_anew")
+    # The last life had two records, of which the log kept one; the next life has written more before the table opens.
+    monkeypatch.setattr(log.engine, "epoch_end", lambda number, epoch: (epoch, 1))
+    await log.produce("prices", (b"gbp", b"3"), (b"jpy", b"4"))
+    async with log.table():
+        assert anew
+
+
 async def test_a_table_that_may_have_missed_deletions_is_made_anew(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     async with log.table(keep=False) as table:
         await log.retain(table, ("a", b"1"), ("b", b"1"))
