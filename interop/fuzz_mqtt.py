@@ -40,9 +40,9 @@ class Witness(threading.Thread):
             with Client(self._addresses.tcp, client_id="witness") as client:
                 client.send(Subscribe(1, [SubscriptionRequest("witness/a", 1)]))
                 client.next()
-                while not self._done.is_set():
+                self._round(client)
+                while not self._done.wait(PAUSE_S):
                     self._round(client)
-                    self._done.wait(PAUSE_S)
         except BaseException as error:  # told to the one who waits for this thread
             self.failure = error
 

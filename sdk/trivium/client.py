@@ -11,6 +11,7 @@ import enum
 import json
 import math
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -48,6 +49,7 @@ DEFAULT_PORT = 9876
 SOFTWARE = "trivium-python/0.1.0"
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 2.0
 ADDRESSES_MAX = 100
+SILENT_S_MAX = 10.0  # of a connection over which a request has timed out: then it is given up
 
 Buffer = bytes | memoryview
 
@@ -176,6 +178,8 @@ class Client(QueueAdmin):
         `retry`; Closed.
         """
         limit_s = self.request_timeout_s if timeout_s is None else timeout_s
+        began_s = time.monotonic()
+        connection: Connection | None = None
         try:
             with anyio.fail_after(None if math.isinf(limit_s) else limit_s):
                 while True:
@@ -186,6 +190,8 @@ class Client(QueueAdmin):
                         if not retry:
                             raise
         except TimeoutError:
+            if connection is not None and time.monotonic() - max(began_s, connection.heard_s) >= SILENT_S_MAX:
+                await connection.aclose()  # its broker hangs, or the way there: the next request finds another
             where = ", ".join(f"{host}:{port}" for host, port in self._addresses)
             raise RequestTimedOut(f"no answer to {type(message).__name__} in {limit_s} s from {where}") from None
 

@@ -11,6 +11,7 @@ UNKNOWN_KIND. A one-way message is taken at once, by a function that must not bl
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ READ_BYTES = 256 * 1024
 GREETING_BYTES_MAX = 64 * 1024
 FRAME_BYTES_MAX = 256 * 1024 * 1024
 ANSWERING_MAX = 64
+CONNECT_S_MAX = 5.0  # then another address is tried
 ANSWER_S_MAX = 60.0
 _CORRELATION_MASK = 0xFFFFFFFF
 
@@ -68,6 +70,7 @@ class Connection:
         self._sending = anyio.Lock()
         self._slots = anyio.CapacityLimiter(1)
         self.closed = False
+        self.heard_s = time.monotonic()  # when the broker said something last
         self.lost = anyio.Event()
         self.welcome: Welcome
 
@@ -107,7 +110,9 @@ class Connection:
     async def _receive(self, tasks: anyio.abc.TaskGroup) -> Exception:
         try:
             while True:
-                for frame in self._reader.receive(await self._stream.receive(READ_BYTES)):
+                data = await self._stream.receive(READ_BYTES)
+                self.heard_s = time.monotonic()
+                for frame in self._reader.receive(data):
                     self._take(frame, tasks)
         except anyio.EndOfStream:
             return Disconnected("the broker closed the connection")
@@ -227,7 +232,7 @@ async def open_connection(
     stream: anyio.abc.ByteStream | None = None
     done = False
     try:
-        with anyio.fail_after(timeout_s):
+        with anyio.fail_after(min(timeout_s, CONNECT_S_MAX)):
             stream = await anyio.connect_tcp(host, port)
             connection = Connection(stream, incoming)
             await connection.greet(client_id, software)

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from tests.mqtt.child import Child, Device, child_broker
+from tests.mqtt.child import Child, Device, child_broker, properties
 
 clause = pytest.mark.clause
 
@@ -56,6 +58,33 @@ def test_what_a_member_did_not_acknowledge_goes_to_another_when_its_session_ends
     publisher.publish("left/b", b"next")
     assert stayer.payloads(1) == [b"next"]
     stayer.close()
+    publisher.close()
+
+
+@clause("MQTT-3.3.4-3", v=5)
+def test_mqtt_3_3_4_3_what_is_sent_again_has_its_subscription_identifiers(broker: Child) -> None:
+    first = Device(broker.mqtt, "identified", v5=True, expiry_s=1000)
+    first.client.manual_ack_set(True)
+    publisher = Device(broker.mqtt)
+    publisher.publish("ident/kept", b"kept", retain=True)
+    for identifier, name in enumerate(("ident/#", "ident/+", "$share/some/ident-shared"), start=7):
+        given = properties(PacketTypes.SUBSCRIBE)
+        given.SubscriptionIdentifier = identifier
+        first.subscribe(name, options=SubscribeOptions(qos=1), properties=given)
+    for name in ("ident/a", "ident-shared"):
+        publisher.publish(name, b"live")
+
+    def seen(device: Device) -> list[tuple[str, bytes, bool, set[int]]]:
+        found = [device.get() for _ in range(4)]
+        return sorted((m.topic, m.payload, m.retain, set(m.properties.SubscriptionIdentifier)) for m in found)
+
+    before = seen(first)
+    assert [one[3] for one in before if one[0] in ("ident/a", "ident-shared")] == [{9}, {7, 8}]
+    first.break_off()
+    again = seen(Device(broker.mqtt, "identified", v5=True, clean=False, expiry_s=1000))
+    assert [one[:3] for one in again] == [one[:3] for one in before]
+    assert all(one[3] <= other[3] for one, other in zip(before, again, strict=True))
+    publisher.publish("ident/kept", b"", retain=True)
     publisher.close()
 
 

@@ -18,13 +18,16 @@ from core.delivery import READ_BYTES, Stretch, committed_batches, next_offset
 from core.filters import matches
 from core.store.engine import DataDamaged, OffsetOutOfRange, UnknownPartition
 from core.topics import Topic
+from gateway.protocols.mqtt.codec.packets import V5
 from gateway.protocols.mqtt.devices import Device, RetainedMessages
 from gateway.protocols.mqtt.live import Live, encoded_identifiers
 from gateway.protocols.mqtt.message import Message, Run
+from gateway.protocols.mqtt.session import Delivery
 from gateway.protocols.mqtt.shared import Group
 
 log = structlog.get_logger(__name__)
 
+ALL: Final = 1 << 63  # a position behind all
 READERS: Final = 4  # devices that read the log at the same time
 
 
@@ -210,10 +213,24 @@ class Deliveries(Live):
             if device.connection is not connection:
                 return False
             if connection.next_redelivery() == found:
-                connection.redeliver(packet_id, message, time.time())
+                identifiers = self._identifiers(device, delivery, message) if connection.version == V5 else b""
+                connection.redeliver(packet_id, message, time.time(), identifiers)
                 if connection.has_unstored:
                     self._storing.add(device)
         return connection is not None and not connection.stalled
+
+    def _identifiers(self, device: Device, delivery: Delivery, message: Message | None) -> bytes:
+        """Those that a message had the first time, as far as its subscriptions still stand ([MQTT-3.3.4-3])."""
+        if message is None:
+            return b""
+        if delivery.group:
+            group = self.groups_by_number.get(delivery.group)
+            subscription = group.members.get(device) if group is not None else None
+            return encoded_identifiers([subscription.identifier] if subscription and subscription.identifier else [])
+        retained = delivery.partition == self.retained_partition
+        position = ALL if retained else self._engine.position_at(delivery.partition, delivery.offset)
+        granted = device.granted(message.topic.decode(), position, None)
+        return encoded_identifiers(granted[2] if granted is not None else [])
 
     async def read_message(self, partition: int, offset: int) -> Message | None:
         """The record of a message in flight, None when the log does not have it any more."""
