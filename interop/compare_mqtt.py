@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import shutil
 import sys
 import tempfile
 import time
@@ -629,6 +630,7 @@ def main() -> int:
     with ThreadPoolExecutor() as both:
         asked = both.submit(transcripts, ours, ours.mqtt_port, names)
         wanted, found = transcripts(theirs, theirs.port, names), asked.result()
+    shutil.rmtree(directory, ignore_errors=True)
     different = [name for name in names if found[name] != wanted[name]]
     for name in names:
         if options.show:

@@ -91,10 +91,10 @@ class Client:
         self.close()
 
 
-def _quietly(send: Callable[[], object]) -> None:
-    """What a broker that has closed the connection makes of this is its right."""
+def _push(client: Client, data: bytes) -> None:
+    """Sends what the broker may have closed the connection over by now."""
     with contextlib.suppress(OSError):
-        send()
+        client.raw(data)
 
 
 def _all_closed(clients: list[Client], timeout_s: float) -> int:
@@ -148,7 +148,7 @@ def promises(at: Addresses, scale: float) -> str:
     codes: Counter[int] = Counter()
     for number in range(count):
         with Client(at.tcp, client_id=f"promise-{number}" if number % 2 else "") as client:
-            _quietly(lambda client=client, n=number: client.raw((b"\x32" if n % 2 else b"\x10") + LAST + b"\0\1a"))
+            _push(client, (b"\x32" if number % 2 else b"\x10") + LAST + b"\0\1a")
             codes[client.ended_with()] += 1
     assert codes[0x95] >= count // 2, codes
     return f"{count} promises of 256 MB, ended with { {hex(k): v for k, v in codes.items()} }"
@@ -178,7 +178,7 @@ def noise(at: Addresses, scale: float) -> str:
             data = bytearray(chance.choice(good) if number % 2 else chance.randbytes(chance.randrange(1, 300)))
             for _ in range(chance.randrange(3)):
                 data[chance.randrange(len(data))] = chance.randrange(256)
-            _quietly(lambda client=client, data=data: client.raw(bytes(data)))
+            _push(client, bytes(data))
     return f"{count} connections of noise"
 
 
@@ -193,7 +193,7 @@ def nearly_whole(at: Addresses, scale: float) -> str:
     head = b"\x30" + bytes((rest & 127 | 128, rest >> 7 & 127 | 128, rest >> 14))
     clients = [Client(at.tcp, client_id=f"nearly-{number}") for number in range(count)]
     for client in clients:
-        _quietly(lambda client=client: client.raw(head + b"\0\1a\0" + b"x" * (rest - 5)))
+        _push(client, head + b"\0\1a\0" + b"x" * (rest - 5))
     alive = 0
     for client in clients:
         with contextlib.suppress(OSError):
@@ -206,7 +206,9 @@ def nearly_whole(at: Addresses, scale: float) -> str:
 def never_released(at: Addresses, scale: float) -> str:
     """QoS 2 without PUBREL: MQTT 5 is held to its receive maximum, MQTT 3 to its 65,535 packet ids."""
     with Client(at.tcp, client_id="never-5") as client:
-        _quietly(lambda: client.send(*[Publish("never/a", b"x", 2, False, False, n + 1, None) for n in range(1500)]))
+        _push(
+            client, b"".join([encode(Publish("never/a", b"x", 2, False, False, n + 1, None), 5) for n in range(1500)])
+        )
         code = client.ended_with()
         assert code == 0x93, hex(code)
     count = int(65_535 * min(scale, 1))

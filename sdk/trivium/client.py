@@ -14,7 +14,7 @@ import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -50,6 +50,8 @@ SOFTWARE = "trivium-python/0.1.0"
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 2.0
 ADDRESSES_MAX = 100
 SILENT_S_MAX = 10.0  # of a connection over which a request has timed out: then it is given up
+DISCOVERY_S = 30.0  # as long as this new partitions of a topic may go unnoticed
+DISCOVERED_MAX = 1_000  # topics in one request
 
 Buffer = bytes | memoryview
 
@@ -240,6 +242,20 @@ class Client(QueueAdmin):
     def known_partitions(self, topic: str) -> int | None:
         """As remembered; None when it must be asked for."""
         return self._partitions.get(topic)
+
+    async def keep_partitions(self) -> None:
+        """Looks every DISCOVERY_S whether known topics have more partitions by now, until cancelled."""
+        while True:
+            await anyio.sleep(DISCOVERY_S)
+            names = list(self._partitions)
+            for first in range(0, len(names), DISCOVERED_MAX):
+                with suppress(RequestRefused, RequestTimedOut, Closed):
+                    reply, _ = await self.request(Metadata(0, names[first : first + DISCOVERED_MAX]))
+                    for info in reply.topics:
+                        if info.status:
+                            self.forget(info.name)
+                        elif info.name in self._partitions:
+                            self._partitions[info.name] = info.partitions
 
     def forget(self, topic: str) -> None:
         """Asks anew for the topic's partitions next time."""
@@ -522,6 +538,7 @@ async def connect(addresses: str, *, client_id: str = "", request_timeout_s: flo
     raised: Exception | None = None
     async with task_group() as tasks:
         client = Client(addresses, tasks, client_id, request_timeout_s)
+        tasks.start_soon(client.keep_partitions)
         try:
             yield client
         except Exception as error:

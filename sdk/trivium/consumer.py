@@ -6,6 +6,7 @@ Rules:
 - Records of aborted transactions, and the markers, are left out (Kafka's read_committed rule: a producer's records
   count not from an aborted transaction's first offset up to its marker).
 - What one pull brought is bounded by `PULL_BYTES_MAX` and by one batch; nothing is pulled ahead of the reader.
+- Partitions that a topic is given while it is read are found within `client.DISCOVERY_S` and read from their beginning.
 - A message whose time to live is over (by this machine's clock) is passed over.
 - `commit` keeps the offset after the last message handed out, per partition.
 - A group here shares no load: give each group one consumer at a time.
@@ -80,6 +81,7 @@ class Consumer:
         self._partitions = partitions
         self._positions: dict[_Key, int] = {}  # where the next pull reads
         self._handed: dict[_Key, int] = {}  # what `commit` will keep
+        self._known: dict[str, int] = {}  # how many partitions a topic had when it was looked at last
         self._messages: Iterator[Message] = iter(())
         self._resets = -1  # of the group, as the broker counts them
         self._watched: Connection | None = None  # over which it tells of them
@@ -97,11 +99,19 @@ class Consumer:
             await self._client.request(Pull(0, [], self._selector, 0, 0))
         kept = await self._kept() if self._group is not None else {}
         for topic in self._topics:
-            await self._client.partitions(topic, create=True)
+            self._known[topic] = await self._client.partitions(topic, create=True)
             for partition, offset in (await self._client.find_offsets(topic, self._start)).items():
                 if self._partitions is None or partition in self._partitions:
                     self._positions[topic, partition] = kept.get((topic, partition), offset)
         self._handed = dict(self._positions)
+
+    def _discover(self) -> None:
+        """Partitions that were added meanwhile are read from their beginning: nothing in them is older than we are."""
+        for topic in self._topics:
+            for partition in range(self._known.get(topic, 0), count := self._client.known_partitions(topic) or 0):
+                if self._partitions is None or partition in self._partitions:
+                    self._positions[topic, partition] = self._handed[topic, partition] = 0
+            self._known[topic] = max(self._known.get(topic, 0), count)
 
     async def _kept(self) -> dict[_Key, int]:
         """The group's offsets; from now on its resets are told over this connection."""
@@ -163,6 +173,7 @@ class Consumer:
             await self._pull()
 
     async def _pull(self) -> None:
+        self._discover()
         # Whoever had the bytes first last time stands last now, so that no partition starves.
         entries = [PullEntry(*where, offset, PARTITION_BYTES_MAX) for where, offset in self._positions.items()]
         request = Pull(int(self._committed), entries, self._selector, PULL_BYTES_MAX, WAIT_MS)

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paho.mqtt.packettypes import PacketTypes
@@ -100,6 +101,32 @@ def test_a_stored_will_is_published_after_kill(tmp_path: Path, monkeypatch: pyte
         watcher = Device(broker.mqtt, "watcher", clean=False)
         assert watcher.get().payload == b"gone"
         watcher.close()
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_client_that_returns_after_a_restart_is_not_spoken_of_as_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Whether its session outlived its connection or not: it was the broker that went."""
+    monkeypatch.setenv("TRIVIUM_MQTT_WILL_GRACE_S", "2")
+
+    def will(name: str) -> dict[str, Any]:
+        return {"topic": f"restarted/{name}", "payload": b"gone", "qos": 1}
+
+    with child_broker(tmp_path) as broker:
+        watcher = Device(broker.mqtt, "watcher", clean=False)
+        watcher.subscribe("restarted/#", qos=1)
+        clients = [Device(broker.mqtt, name, clean=name != "durable", will=will(name)) for name in ("clean", "durable")]
+        away = Device(broker.mqtt, "away", will=will("away"))
+        broker.kill() if how == "kill" else broker.stop()
+        for device in (watcher, away, *clients):
+            device.break_off()
+        broker.start()
+        back = [Device(broker.mqtt, name, clean=name != "durable", will=will(name)) for name in ("clean", "durable")]
+        watcher = Device(broker.mqtt, "watcher", clean=False)
+        assert watcher.get().topic == "restarted/away"  # its time is over last
+        for device in (*back, watcher):
+            device.close()
 
 
 @clause("MQTT-3.1.4-2", v=4)

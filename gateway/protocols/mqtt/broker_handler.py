@@ -79,6 +79,7 @@ class BrokerHandler:
         self._opening: set[str] = set()  # CONNECTs whose session is being stored
         self._waiting: dict[str, tuple[Connection, Connect]] = {}  # CONNECTs that wait for their predecessors
         self._wills: Pending[Will] = Pending()
+        self._restart_wills: set[str] = set()  # of clients that the last life of the broker took the connection from
         self._expiries: Pending[Device] = Pending()
         self.resting = Resting()
         self._to_rest: set[Device] = set()  # devices without connection, until they rest
@@ -116,6 +117,7 @@ class BrokerHandler:
             will = unpack_will(packed)
             delay_s = min(float(will.properties.get(props.WILL_DELAY, 0)), self._expiry_of(client_id))
             self._wills.put(client_id, now_s + max(delay_s, self._will_grace_s), will)
+            self._restart_wills.add(client_id)
         self._log.wills = {}
 
     def _expiry_of(self, client_id: str) -> float:
@@ -267,7 +269,9 @@ class BrokerHandler:
         if device is not None and connect.clean_start:
             changes += self._forget(device)
             device = None
-        if will_due is not None and device is None:
+        ours = client_id in self._restart_wills  # it was the broker that went, and the client is back in time
+        self._restart_wills.discard(client_id)
+        if will_due is not None and device is None and not ours:
             # The session that the will belongs to has ended ([MQTT-3.1.3-9]).
             self._publisher.publish([will_of(client_id, will_due)])
         present = device is not None
@@ -394,6 +398,7 @@ class BrokerHandler:
             self._log.put(self._forget(device))
         due = self._wills.take_due(now_s)
         if due:
+            self._restart_wills.difference_update(client_id for client_id, _ in due)
             self._publisher.publish([will_of(client_id, will) for client_id, will in due])
         if now_s >= self._positions_due_s:
             self._positions_due_s = now_s + POSITION_INTERVAL_S
