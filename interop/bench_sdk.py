@@ -108,15 +108,15 @@ def confluent(bootstrap: str, seconds: float, senders: int) -> str:
     counts = [0] * max(senders, 1)
     start = time.perf_counter()
 
+    def delivered(error: object, _: object) -> None:
+        counts[0] += error is None
+
     def flood() -> None:
         while time.perf_counter() - start < seconds:
             try:
-                for _ in range(1_000):
-                    producer.produce("bench", VALUE)
-                counts[0] += 1_000
+                producer.produce("bench", VALUE, on_delivery=delivered)
             except BufferError:
-                pass
-            producer.poll(0.01)
+                producer.poll(0.01)
         producer.flush(60)
 
     def send(number: int) -> None:

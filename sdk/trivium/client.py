@@ -128,7 +128,7 @@ class Client(QueueAdmin):
         self._client_id = client_id
         self.request_timeout_s = request_timeout_s
         self._connection: Connection | None = None
-        self._connecting = anyio.Lock()
+        self._connecting = anyio.Lock(fast_acquire=True)
         self._closed = False
         self._partitions: dict[str, int] = {}
         # Who takes what the broker says.
@@ -147,6 +147,8 @@ class Client(QueueAdmin):
         """The connection as it stands, or a new one: addresses are tried in random order, then again after a pause
         with jitter. Raises Closed, or RequestRefused when no address speaks our version.
         """
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
         backoff_s = BACKOFF_S_MIN
         async with self._connecting:
             while self._connection is None or self._connection.closed:
