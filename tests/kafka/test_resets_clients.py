@@ -30,7 +30,11 @@ Poll = Callable[[], None]
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Addresses]:
-    quick: dict[str, object] = {"initial_rebalance_delay_ms": 0, "consumer_heartbeat_interval_ms": 200}
+    quick: dict[str, object] = {
+        "initial_rebalance_delay_ms": 0,
+        "consumer_heartbeat_interval_ms": 200,
+        "consumer_heartbeat_interval_ms_min": 200,
+    }
     with in_thread(groups=quick) as addresses:
         yield addresses
 
