@@ -34,6 +34,7 @@ from trivium.records import Record
 
 TIMED_OUT: Final = "not settled in time"
 NOT_ARRIVED: Final = "lost with a connection"
+GIVEN_BACK: Final = "given back"
 Matches = Callable[[Record], bool]
 
 
@@ -164,20 +165,29 @@ class QueueGroup:
             before.connected = False
             known = {*held, *(handout.lease for handout in before.received[1])}
             for queue in list(self.busy):
-                for lease, mask in queue.release(member.id, known):
-                    for bit in bits(mask):
-                        attempts = lease.attempt - 1
-                        self._fail(queue, lease.first + bit, attempts, now_ms, NOT_ARRIVED, lease.id, dies=False)
+                self._take_back(queue, member, known, NOT_ARRIVED, now_ms)
                 queue.prolong(member.id, now_ms + self.policy.invisible_ms)
                 self.touch(queue)
         self.members[member.id] = member
         self._turns.append(member)
         self.wake()
 
-    def leave(self, member: Member, now_ms: int) -> None:
-        """It goes for good: what it has goes to others."""
+    def leave(self, member: Member, now_ms: int, *, failed: bool) -> None:
+        """It goes for good: what it has goes to others; `failed`: and has failed."""
         if self._is_current(member):
+            if not failed:
+                for queue in list(self.busy):
+                    self._take_back(queue, member, (), GIVEN_BACK, now_ms)
             self._forget(member, now_ms)
+
+    def _take_back(
+        self, queue: QueuePartition, member: Member, kept: Collection[int], reason: str, now_ms: int
+    ) -> None:
+        """Takes leases from a member; that was no attempt."""
+        for lease, mask in queue.release(member.id, kept):
+            self.touch(queue)
+            for bit in bits(mask):
+                self._fail(queue, lease.first + bit, lease.attempt - 1, now_ms, reason, lease.id, dies=False)
 
     def lost(self, member: Member, now_ms: int) -> None:
         """Its connection is gone; it may come back."""

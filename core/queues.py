@@ -367,8 +367,9 @@ class Queues:
     def grant(self, group: QueueGroup, member: Member, messages: int, size_bytes: int) -> None:
         group.grant(member, messages, size_bytes)
 
-    def leave(self, group: QueueGroup, member: Member) -> None:
-        group.leave(member, self._now_ms())
+    def leave(self, group: QueueGroup, member: Member, *, failed: bool = True) -> None:
+        """It goes for good; `failed`: what it has counts as tried."""
+        group.leave(member, self._now_ms(), failed=failed)
 
     def lost(self, group: QueueGroup, member: Member) -> None:
         group.lost(member, self._now_ms())

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from trivium.half_messages import HalfMessage
     from trivium.outgoing import Sent
     from trivium.producer import NewMessage, Producer
+    from trivium.queue_admin import DeadLetter
     from trivium.record_batch import Codec
     from trivium.requests import Requester, reply
     from trivium.serializers import JSON, TEXT, CannotDeserialize, Serializer, TypedTopic
+    from trivium.subscriber import Subscriber
     from trivium.trace_context import continuing
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Closed",
     "Codec",
     "Consumer",
+    "DeadLetter",
     "Disconnected",
     "ErrorCode",
     "HalfMessage",
@@ -61,6 +64,7 @@ __all__ = [
     "Requester",
     "Sent",
     "Serializer",
+    "Subscriber",
     "TopicDescription",
     "TriviumError",
     "TypedTopic",
@@ -87,7 +91,9 @@ _HOMES = {
     "half_messages": ("HalfMessage",),
     "outgoing": ("Sent",),
     "producer": ("NewMessage", "Producer"),
+    "queue_admin": ("DeadLetter",),
     "record_batch": ("Codec",),
+    "subscriber": ("Subscriber",),
     "requests": ("Requester", "reply"),
     "serializers": ("JSON", "TEXT", "CannotDeserialize", "Serializer", "TypedTopic"),
     "trace_context": ("continuing",),

@@ -46,6 +46,11 @@ class Handout:
         shift = self.next_offset - self.first
         return self.pending >> shift << shift
 
+    @property
+    def started(self) -> int:
+        """Of the pending ones those that the application has been given."""
+        return self.pending & ~self.not_started
+
     def is_pending(self, offset: int) -> bool:
         return bool(self.pending >> (offset - self.first) & 1)
 

@@ -386,15 +386,15 @@ class Subscriber:
         await self._settling.run()
 
     async def leave(self) -> None:
-        """Gives back what has not been started on, waits for what was settled, and leaves the group; all that only as
-        long as the connection lasts.
+        """Says that what was started on and not settled has failed, waits for what was settled, and leaves the group,
+        which gives the rest back; all that only as long as the connection lasts.
         """
         self.stop()
         for handout in list(self._open):
-            for first, last in handout.ranges(handout.not_started):
+            for first, last in handout.ranges(handout.started):
                 if handout.lease != NO_LEASE:
                     where = (handout.topic, handout.partition, handout.lease, first, last)
-                    self._settling.ask(SettleEntry(*where, POSTPONE, 0, ""))
+                    self._settling.ask(SettleEntry(*where, NACK, -1, "left without being settled"))
         connection = self._connection
         if connection is None:
             return

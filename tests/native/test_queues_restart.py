@@ -147,3 +147,47 @@ async def test_brokers_and_consumers_are_killed(tmp_path: Path, order: str) -> N
 
 async def send(producer: trivium.Producer, number: int) -> None:
     await producer.send("t", b"%d" % number, key=b"k%d" % (number % KEYS))
+
+
+WORKER = """
+import os, sys, trio, trivium
+
+async def handle(message):
+    await trio.sleep(0.005)
+    os.write(1, b"%d\\n" % message.offset)
+
+async def main():
+    async with trivium.connect(sys.argv[1]) as client:
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            await messages.run(handle, concurrency=4)
+
+trio.run(main)
+"""
+
+
+async def test_sigterm_finishes_what_was_begun_and_gives_back_the_rest(tmp_path: Path) -> None:
+    rounds = Rounds(tmp_path, "none")
+    await rounds.start_broker()
+    try:
+        async with trivium.connect(rounds.address) as client:
+            await client.create_topic("t", 1)
+            async with client.producer() as producer, trio.open_nursery() as nursery:
+                for number in range(MESSAGES):
+                    nursery.start_soon(send, producer, number)
+            command = [sys.executable, "-c", WORKER, rounds.address]
+            worker = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
+            assert worker.stdout is not None
+            said = b""
+            while chunk := await worker.stdout.receive_some():
+                if not said:
+                    worker.terminate()
+                said += chunk
+            assert await worker.wait() == 0
+            handled = {int(line) for line in said.splitlines()}
+            assert 0 < len(handled) < MESSAGES
+            async with client.subscribe("t", group="g") as messages:
+                rest = [await anext(messages) for _ in range(MESSAGES - len(handled))]
+                assert {message.attempt for message in rest} == {1}
+                assert {message.offset for message in rest} == set(range(MESSAGES)) - handled
+    finally:
+        kill(rounds.broker)

@@ -127,7 +127,7 @@ async def unsubscribe(call: Call, request: Unsubscribe) -> Done:
     stream = _stream(call.peer, request.stream)
     del call.peer.streams[request.stream]
     call.peer.on_close.remove(stream.lost)
-    stream.queues.leave(stream.group, stream.member)
+    stream.queues.leave(stream.group, stream.member, failed=False)
     return Done()
 
 

@@ -42,7 +42,7 @@ class Subscribed(NamedTuple):
 
 
 class Unsubscribe(NamedTuple):
-    """Leaves; what the member has goes to others."""
+    """Leaves; what the member has goes to others, and that was no attempt."""
 
     stream: int
 
