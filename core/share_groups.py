@@ -65,6 +65,10 @@ class ShareMember:
     acquired: dict[Place, dict[int, int]] = field(default_factory=dict)  # offset -> lease
     news: trio.Event = field(default_factory=trio.Event)
 
+    @property
+    def actor(self) -> Actor:
+        return Actor("kafka", self.client, self.host.removeprefix("/"))
+
     def take(self, handouts: list[Handout]) -> None:
         """The queue group hands something out."""
         self.handouts += handouts
@@ -233,7 +237,7 @@ class ShareGroups:
         group = self._queues.find(member.group_id)
         self.close_session(member)
         member.session_epoch = 1
-        member.queue_member = Member(member.id, Actor("kafka", member.client, member.host), member.take)
+        member.queue_member = Member(member.id, member.actor, member.take)
         member.queue_member.places = member.places
         group.join(member.queue_member, (), self._now_ms())
 
@@ -287,8 +291,7 @@ class ShareGroups:
             settled.extend(answers)
             answered.set()
 
-        actor = Actor("kafka", member.client, member.host)
-        self._queues.settle(self._queues.find(member.group_id), settles, actor, done)
+        self._queues.settle(self._queues.find(member.group_id), settles, member.actor, done)
         await answered.wait()
         if failure[0] is not None:
             return dict.fromkeys(outcomes, failure[0].error)

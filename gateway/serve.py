@@ -25,6 +25,7 @@ from gateway.collector import Collector
 from gateway.core_settings import broker_settings, engine_config, mqtt_settings
 from gateway.listeners import Server, address_of, bind
 from gateway.memory_budget import MemoryBudget
+from gateway.otel import Unavailable, export
 from gateway.protocols.kafka.broker_configs import broker_configs
 from gateway.protocols.kafka.connection import Connection as KafkaConnection
 from gateway.protocols.kafka.connection import ConnectionLimits
@@ -51,7 +52,7 @@ def run(config: Config) -> int:
     try:
         trio.run(_serve, config, mqtt)
     except BaseExceptionGroup as group:
-        expected, others = group.split((StoreFailed, StoreUnusable, OSError))
+        expected, others = group.split((StoreFailed, StoreUnusable, OSError, Unavailable))
         if expected is None or others is not None:
             raise
         for error in _leaves(expected):
@@ -75,6 +76,8 @@ async def _serve(config: Config, mqtt: MqttSettings) -> None:
         broker = Broker(engine, replace(broker_settings(config), tables_dir=config.store.data_dir / "tables"))
         async with trio.open_nursery() as core_nursery:
             await core_nursery.start(broker.run)
+            endpoint = config.tracing.otlp_endpoint
+            stop_spans = export(broker.tracer, endpoint) if endpoint else lambda: None
             devices = await open_server(broker, bind_listeners(mqtt), mqtt)
             servers: list[Server | MqttServer] = [
                 await kafka_server(config, broker),
@@ -92,6 +95,7 @@ async def _serve(config: Config, mqtt: MqttSettings) -> None:
                 for server in servers:
                     server.stop()
                 broker.groups.stop()
+            await trio.to_thread.run_sync(stop_spans)
             core_nursery.cancel_scope.cancel()
         store_nursery.cancel_scope.cancel()
     log.info("stopped", longest_gc_pause_ms=round(collector.longest_pause_ms, 1))

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python's own, when it is imported
     from kafka import KafkaConsumer, KafkaProducer
 
-STORED, DELIVERED, ACKNOWLEDGED = 1, 2, 3
+STORED, DELIVERED, ACKNOWLEDGED, FAILED = 1, 2, 3, 4
 
 
 async def found(client: trivium.Client, **wanted: Any) -> list[TraceEntry]:
@@ -36,8 +36,9 @@ async def test_a_message_is_traced_from_the_producer_to_the_commit() -> None:
     ):
         await client.create_topic("t", 1, {"trace": "on", "key.index": "true"})
         await client.create_topic("silent", 1)
+        sent = []
         for number in range(3):
-            await producer.send("t", b"%d" % number, key=b"k%d" % number, headers={"trivium.id": b"id-%d" % number})
+            sent.append(await producer.send("t", b"%d" % number, key=b"k%d" % number))
             await producer.send("silent", b"x")
         async with client.consumer("t", group="g", start=trivium.EARLIEST) as consumer:
             for _ in range(3):
@@ -53,7 +54,7 @@ async def test_a_message_is_traced_from_the_producer_to_the_commit() -> None:
         assert (DELIVERED, 0, 2, "") in events
         assert events[-1] == (ACKNOWLEDGED, 0, 2, "g")
         for wanted in (
-            {"message_id": "id-1"},
+            {"message_id": sent[1].message_id},
             {"topic": "t", "key": b"k1"},
             {"topic": "t", "partition": 0, "offset": 1},
         ):
@@ -94,6 +95,22 @@ async def test_tracing_begins_and_ends_with_the_topics_config() -> None:
         await client.create_topic("t", 1, {"trace": "on"})
         await producer.send("t", b"after")
         assert [one.event for one in await found(client)] == [STORED]
+
+
+async def test_a_queue_groups_deliveries_and_what_becomes_of_them() -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client, client.producer() as producer:
+        await client.create_topic("t", 1, {"trace": "on"})
+        await producer.send("t", b"x")
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            message = await messages.take()
+            assert message is not None
+            await messages.nack(message, delay_ms=0)
+            again = await messages.take()
+            assert again is not None
+            await messages.ack(again)
+        events = [(one.event, one.group, one.attempt) for one in await found(client)]
+        first, second = [(DELIVERED, "g", 1), (FAILED, "g", 0)], [(DELIVERED, "g", 2), (ACKNOWLEDGED, "g", 0)]
+        assert sorted(events) == sorted([(STORED, "", 0), *first, *second])  # a failure is told when it is durable
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:kafka")

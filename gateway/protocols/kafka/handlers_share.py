@@ -11,7 +11,6 @@ from core.errors import CoreError, CoreFailure
 from core.queue_types import Handout, Verb
 from core.share_groups import HEARTBEAT_INTERVAL_MS, Acknowledgement, Place, ShareMember
 from core.topics import Topic
-from core.tracing import Event
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.handlers_groups import code
 from gateway.protocols.kafka.messages import (
@@ -23,7 +22,6 @@ from gateway.protocols.kafka.messages import (
     ShareGroupHeartbeatRequest,
     ShareGroupHeartbeatResponse,
 )
-from gateway.protocols.kafka.traces import actor_of
 from trivium.record_batch import parse_header
 
 if TYPE_CHECKING:
@@ -153,32 +151,13 @@ async def share_acknowledge(context: Context, request: Request) -> Message:
         response.responses.append(
             ShareAcknowledgeResponse.ShareAcknowledgeTopicResponse(topic_id=named.topic_id, partitions=parts)
         )
-    outcomes = await _acknowledge(context, request, member, wanted)
+    outcomes = await context.broker.share_groups.acknowledge(member, wanted)
     for place, answer in answers:
         answer.error_code = _record_error(outcomes.get(place))
     response.acquisition_lock_timeout_ms = context.broker.share_groups.policy_of(member.group_id).invisible_ms
     if body.share_session_epoch == CLOSE:
         context.broker.share_groups.close_session(member)
     return response
-
-
-async def _acknowledge(
-    context: Context, request: Request, member: ShareMember, wanted: list[Acknowledgement]
-) -> dict[Place, CoreError | None]:
-    outcomes = await context.broker.share_groups.acknowledge(member, wanted)
-    tracer = context.broker.tracer
-    if tracer.active:
-        for one in wanted:
-            topic = context.broker.topics.get(one.place[0])
-            if (
-                topic is not None
-                and tracer.traces(topic)
-                and outcomes[one.place] is None
-                and one.verb is not Verb.EXTEND
-            ):
-                event = Event.ACKNOWLEDGED if one.verb is Verb.ACK else Event.FAILED
-                tracer.note(event, topic, one.place[1], one.first, one.last, actor_of(request), group=member.group_id)
-    return outcomes
 
 
 # -- ShareFetch
@@ -199,7 +178,7 @@ async def share_fetch(context: Context, request: Request) -> Message:
     answers: dict[Place, Fetched] = {}
     unknown = ShareFetchResponse(error_code=ErrorCode.NONE, error_message=None)
     wanted = _name_partitions(context, member, body, answers, unknown)
-    for place, error in (await _acknowledge(context, request, member, wanted)).items():
+    for place, error in (await context.broker.share_groups.acknowledge(member, wanted)).items():
         answers[place].acknowledge_error_code = _record_error(error)
     handouts: list[Handout] = []
     if body.share_session_epoch == CLOSE:
@@ -207,7 +186,6 @@ async def share_fetch(context: Context, request: Request) -> Message:
     elif not body.is_renew_ack:
         groups.forget_done(member)
         handouts = await _wait_for_some(context, request, member, body, wait=not wanted)
-    _trace(context, request, member, handouts)
     for handout in handouts:
         place = (handout.topic, handout.partition)
         answer = answers.setdefault(place, Fetched(partition_index=handout.partition, records=[]))
@@ -307,24 +285,3 @@ def _by_topic(context: Context, answers: dict[Place, Fetched]) -> ShareFetchResp
             response.responses.append(topics[name])
         topics[name].partitions.append(answer)
     return response
-
-
-def _trace(context: Context, request: Request, member: ShareMember, handouts: list[Handout]) -> None:
-    tracer = context.broker.tracer
-    if not tracer.active:
-        return
-    for handout in handouts:
-        topic = context.broker.topics.get(handout.topic)
-        if topic is not None and tracer.traces(topic):
-            actor = actor_of(request)
-            for first, last in handout.ranges:
-                tracer.note(
-                    Event.DELIVERED,
-                    topic,
-                    handout.partition,
-                    first,
-                    last,
-                    actor,
-                    group=member.group_id,
-                    attempt=handout.attempt,
-                )

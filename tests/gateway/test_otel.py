@@ -1,0 +1,69 @@
+"""Traces as OpenTelemetry spans: in the message's own trace context, with who, where and what."""
+
+from __future__ import annotations
+
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, format_span_id, format_trace_id
+
+from core.broker import Broker, BrokerSettings, TraceSettings
+from core.store.engine import Append, append
+from core.store.memory import MemoryEngine
+from core.tracing import Actor, Event
+from gateway.otel import export_through
+from tests.kafka.wire import batch_of
+from trivium.record_batch import parse_header
+from trivium.records import Record, build
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def test_events_are_spans_in_the_messages_context() -> None:
+    import trio
+
+    engine = MemoryEngine()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        broker = Broker(engine, BrokerSettings(traces=TraceSettings(region="eu-1")))
+        await nursery.start(broker.run)
+        topic = await broker.topics.create("t", 1, {"trace": "on"})
+        exporter = InMemorySpanExporter()
+        stop = export_through(broker.tracer, SimpleSpanProcessor(exporter))
+        headers: list[tuple[str, bytes | None]] = [("traceparent", PARENT.encode()), ("trivium.id", b"one")]
+        actor = Actor("mqtt", "sensor", "::1")
+        for batch in (build([Record(0, 0, b"k", b"v", headers)]), batch_of(b"without a context")):
+            answer = (await append(engine, [Append(topic.partitions[0], parse_header(batch), batch)]))[0]
+            broker.tracer.stored(topic, 0, answer.base_offset, batch, actor)
+        broker.tracer.note(Event.DELIVERED, topic, 0, 0, 1, actor, group="g", attempt=2)
+        stop()
+        nursery.cancel_scope.cancel()
+    stored, other, delivered = exporter.get_finished_spans()
+    for span in (stored, delivered):
+        assert span.parent is not None
+        assert format_trace_id(span.context.trace_id) == PARENT.split("-")[1]
+        assert format_span_id(span.parent.span_id) == PARENT.split("-")[2]
+    assert other.parent is None
+    assert (stored.name, stored.kind, delivered.name, delivered.kind) == (
+        "stored t",
+        SpanKind.PRODUCER,
+        "delivered t",
+        SpanKind.CONSUMER,
+    )
+    assert stored.attributes is not None
+    assert dict(stored.attributes) == {
+        "messaging.system": "trivium",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": "t",
+        "messaging.destination.partition.id": "0",
+        "messaging.client.id": "sensor",
+        "messaging.batch.message_count": 1,
+        "messaging.message.id": "one",
+        "trivium.offset.first": 0,
+        "trivium.offset.last": 0,
+        "network.protocol.name": "mqtt",
+        "client.address": "::1",
+        "cloud.region": "eu-1",
+    }
+    assert delivered.attributes is not None
+    assert delivered.attributes["messaging.consumer.group.name"] == "g"
+    assert delivered.attributes["trivium.attempt"] == 2
