@@ -24,6 +24,8 @@ log = structlog.get_logger("store")
 READER_THREADS_MAX = 4
 _GAP_BYTES_MAX = 4096  # read through rather than around
 _SCATTERED_RUNS_MIN = 8  # a cold read of so many places makes sorting the file pay one day (settler)
+_AHEAD_RATIO = 32  # places of one read that are spread over up to so many times its size are asked for as one range:
+_AHEAD_BYTES_MAX = 32 * 1024 * 1024  # neighbours of a topic are read together, and the disk likes one long read
 _JOIN_BYTES_MAX = 8192  # batches smaller than this, on average, are joined into one buffer
 
 
@@ -98,7 +100,7 @@ class Reader:
                 if len(plan.runs) >= _SCATTERED_RUNS_MIN:
                     name = plan.file.name
                     self.scattered_reads[name] = self.scattered_reads.get(name, 0) + 1
-                data = await trio.to_thread.run_sync(_read_runs, plan, limiter=self._threads)
+                data = await trio.to_thread.run_sync(_read_cold, plan, limiter=self._threads)
                 assert data is not None
                 return _answer(partition, data, plan.size_bytes, committed, offset, plan.next_offset)
 
@@ -205,6 +207,15 @@ def _read_runs(plan: _Plan, nowait: bool = False) -> list[memoryview] | None:
         else:
             buffers += [view[start:stop] for start, stop in parts]
     return buffers
+
+
+def _read_cold(plan: _Plan) -> list[memoryview] | None:
+    """As `_read_runs`, waiting for the disk: in a thread."""
+    start = plan.runs[0].place
+    span = plan.runs[-1].place + plan.runs[-1].size - start
+    if len(plan.runs) > 1 and span <= min(_AHEAD_BYTES_MAX, plan.size_bytes * _AHEAD_RATIO):
+        plan.file.want(start, span)
+    return _read_runs(plan)
 
 
 def _read_hot(

@@ -92,8 +92,10 @@ class Listener:
         self._nursery = nursery
         self._limits = limits
 
-    def connect(self) -> WireClient:
-        ours, theirs = trio.testing.memory_stream_pair()
+    def connect(self, ours: trio.abc.Stream | None = None, theirs: trio.abc.Stream | None = None) -> WireClient:
+        """Over a pair of streams, in memory where none is given."""
+        if ours is None or theirs is None:
+            ours, theirs = trio.testing.memory_stream_pair()
         connection = Connection(
             self._dispatcher,
             ours,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from gateway.direct_stream import READ_BYTES, DirectStream
+from gateway.direct_stream import READ_BYTES, SEND_BUFFERS_MAX, DirectStream
 from gateway.memory_budget import MemoryBudget
 from gateway.protocols.kafka.dispatch import Dispatcher
 from gateway.protocols.kafka.errors import RemoteProtocolError
@@ -25,7 +25,7 @@ from gateway.protocols.kafka.frames import FrameReader
 
 log = structlog.get_logger(__name__)
 
-JOIN_BYTES_MAX = 64 * 1024  # larger buffers are sent as they are: a copy costs more than a call
+JOIN_BYTES_MAX = 4 * 1024  # larger buffers are gathered as they are
 REQUESTS_IN_FLIGHT_MAX = 1_000
 COUNTED_FROM_BYTES = 16 * 1024  # what one connection holds below this is not worth the counting
 DECODED_RATIO = 8  # what a request that waits takes as objects, to its bytes: a fetch of many partitions
@@ -243,17 +243,30 @@ class Connection:
                     continue
                 await self._ready.wait()
                 continue
-            for buffer in out:
-                size = len(buffer)
-                sent = self._direct.send_nowait(buffer) if self._direct is not None else 0
-                if sent < size and not await self._send_rest(memoryview(buffer)[sent:]):
-                    self.log.warning("closed: the peer does not read", unsent_bytes=self._unsent_bytes)
-                    self._all.cancel()
-                    return
-                self._unsent_bytes -= size
-                self._count_responses()
+            if not await self._send(out):
+                self.log.warning("closed: the peer does not read", unsent_bytes=self._unsent_bytes)
+                break
             self._room.set()
         self._all.cancel()
+
+    async def _send(self, out: list[Buffer]) -> bool:
+        """Sends all of it; False when the peer takes too long to read."""
+        at, count = 0, len(out)
+        while at < count:
+            sent = self._direct.send_nowait(out[at : at + SEND_BUFFERS_MAX]) if self._direct is not None else 0
+            self._unsent_bytes -= sent
+            whole = sent > 0
+            while at < count and sent >= len(out[at]):
+                sent -= len(out[at])
+                at += 1
+            if at < count and (sent or not whole):
+                rest = memoryview(out[at])[sent:]
+                if not await self._send_rest(rest):
+                    return False
+                self._unsent_bytes -= len(rest)
+                at += 1
+            self._count_responses()
+        return True
 
     async def _send_rest(self, rest: memoryview) -> bool:
         """What the kernel had no room for at once; False when the peer takes too long to read."""
