@@ -6,6 +6,7 @@
 
 Rules:
 * It decides and swaps on the trio thread; it reads and writes in one worker thread, throttled, a few MiB at a time.
+* What makes batches dead is durable before they go: a log start that a power cut takes back must not leave a hole.
 * New files are durable, then the manifest that names them instead of the old ones, then the engine's extents change, in
   one step; then the old files are unlinked. Readers that hold an old file go on reading it.
 * It touches sealed files only, and log segments only below the checkpoint: recovery needs the others as they are.
@@ -76,6 +77,9 @@ class Host(Protocol):
 
     def open_dead_share(self) -> tuple[int, float]:
         """Dead bytes of the segment that is being written, and their share of it."""
+
+    async def flush(self) -> None:
+        """Makes durable what the log says now, log starts and deletions among it."""
 
     async def roll(self) -> None:
         """Ends the segment that is being written, if there is a partition left to write to."""
@@ -386,6 +390,7 @@ class Settler:
             for number, txn in gone_aborted
         ]
         new.clean = {number: state for number, state in {**new.clean, **states}.items() if number in living}
+        await self._host.flush()
         await self._in_thread(manifests.write, self._disk, new)
         self.manifest = new
         forget_aborted(living, new)

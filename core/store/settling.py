@@ -63,6 +63,10 @@ class EngineHost:
                 dead += block.size_bytes
         return dead, dead / segment.groups_end
 
+    async def flush(self) -> None:
+        if self._engine.config.flush == "async":
+            await self._engine._writer.flush()
+
     async def roll(self) -> None:
         for partition in list(self._engine._partitions.values()):
             self._engine._put(Signal.ROLL)

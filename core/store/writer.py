@@ -118,6 +118,7 @@ class Writer:
         self._on_failed = on_failed
         self._segment: Segment | None = None
         self._unsynced: list[Segment] = []
+        self._flushing = trio.Lock()
         self._report_at = 0
         self._unchecked_bytes = 0
         self._group_bytes = 0  # of late, on average
@@ -134,14 +135,15 @@ class Writer:
         self._wake.set()
 
     async def flush(self) -> None:
-        """Syncs what was written (`flush = async`). Called from one task at a time. Raises OSError."""
-        position = self._position
-        segments = list(self._unsynced)
-        for segment in segments:
-            await trio.to_thread.run_sync(segment.file.fdatasync)
-        self._durable_position = position
-        for segment in segments[:-1]:  # the last may still be written to
-            self._unsynced.remove(segment)
+        """Syncs what was written (`flush = async`). Raises OSError."""
+        async with self._flushing:
+            position = self._position
+            segments = list(self._unsynced)
+            for segment in segments:
+                await trio.to_thread.run_sync(segment.file.fdatasync)
+            self._durable_position = position
+            for segment in segments[:-1]:  # the last may still be written to
+                self._unsynced.remove(segment)
 
     async def run(self) -> None:
         """Writes until `stop` or a failure; cancelling does not end it."""

@@ -279,3 +279,29 @@ async def test_without_syncs_the_same_checks_do_find_losses(monkeypatch: pytest.
         except* (AssertionError, ValueError, KeyError, IndexError):
             losses += 1
     assert losses > 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_an_asynchronous_flush_loses_the_end_and_leaves_no_hole(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """What was not synced may go, and with it a log start that was told; what is there is whole all the same."""
+    monkeypatch.setattr("tests.store.test_power_cut.CONFIG", dataclasses.replace(CONFIG, flush="async"))
+    disk = await traced_run(seed, 200)
+    appended, _, _ = told(disk, len(disk.trace))
+    points = sorted(random.Random(seed).sample(range(len(disk.trace)), 25))
+    for _, cut in disk.cuts(points, seed):
+        async with trio.open_nursery() as nursery:
+            engine = EmbeddedEngine("", CONFIG, disk=cut, now_ms=lambda: 5000)
+            await nursery.start(engine.run)
+            assert engine.recovered.findings == []
+            for partition in engine.partitions():
+                found = [(parse_header(batch), batch) for batch in await read_all(engine, partition)]
+                for header, batch in found:
+                    if partition != COMPACTED:
+                        assert batch[16:] == appended[partition][header.base_offset][1][16:]
+                if partition != COMPACTED:
+                    ends = [header.next_offset for header, _ in found]
+                    assert [header.base_offset for header, _ in found][1:] == ends[:-1], "offsets skip"
+                    assert not ends or ends[-1] == engine.info(partition).high_watermark
+            nursery.cancel_scope.cancel()
