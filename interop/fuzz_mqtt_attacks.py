@@ -101,10 +101,8 @@ def _all_closed(clients: list[Client], timeout_s: float) -> int:
     """How many are closed by the broker in time."""
     waiting = {client.socket: client for client in clients}
     deadline = time.monotonic() + timeout_s
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select(list(waiting), [], [], min(left, 1.0)) if len(waiting) < 1000 else ([], [], [])
-        if len(waiting) >= 1000:
-            ready = _poll(list(waiting))
+    while waiting and time.monotonic() < deadline:
+        ready = _readable(list(waiting))
         for sock in ready:
             with contextlib.suppress(OSError):
                 if sock.recv(65_536):
@@ -113,12 +111,13 @@ def _all_closed(clients: list[Client], timeout_s: float) -> int:
     return len(clients) - len(waiting)
 
 
-def _poll(sockets: list[socket.socket]) -> list[socket.socket]:
+def _readable(sockets: list[socket.socket], wait_ms: int = 1000) -> list[socket.socket]:
+    """Those with something to read, or at their end, within `wait_ms`. As many as there are: select stops at 1,024."""
     poll = select.poll()
     by_fd = {sock.fileno(): sock for sock in sockets}
     for fd in by_fd:
         poll.register(fd, select.POLLIN)
-    return [by_fd[fd] for fd, _ in poll.poll(1000)]
+    return [by_fd[fd] for fd, _ in poll.poll(wait_ms)]
 
 
 def _end(clients: Iterable[Client]) -> None:
@@ -197,8 +196,7 @@ def nearly_whole(at: Addresses, scale: float) -> str:
     alive = 0
     for client in clients:
         with contextlib.suppress(OSError):
-            client.send(PingReq()) if not select.select([client.socket], [], [], 0)[0] else None
-            alive += not select.select([client.socket], [], [], 0)[0]
+            alive += not _readable([client.socket], 0)
     _end(clients)
     return f"{count} publishes of 1 MiB but for a byte, {alive} of them still open"
 
