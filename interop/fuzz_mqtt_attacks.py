@@ -50,10 +50,17 @@ class Client:
         self._reader = Reader(1 << 24, version)
         self._packets: list[Packet] = []
         if client_id:
-            self.send(Connect(version, client_id, fields.pop("clean_start", True), 0, **fields))
-            answer = self.next()
-            assert isinstance(answer, ConnAck), answer
-            assert answer.code == 0, answer
+            try:
+                self._connect(Connect(version, client_id, fields.pop("clean_start", True), 0, **fields))
+            except BaseException:
+                self.socket.close()
+                raise
+
+    def _connect(self, connect: Connect) -> None:
+        self.send(connect)
+        answer = self.next()
+        assert isinstance(answer, ConnAck), answer
+        assert answer.code == 0, answer
 
     def send(self, *packets: Packet) -> None:
         self.raw(b"".join([encode(packet, self.version) for packet in packets]))
