@@ -85,7 +85,8 @@ class Worker(threading.Thread):
     def run(self) -> None:
         try:
             while not self.ending:
-                if self._running.wait(0.05):
+                # Also when the pause was asked for before this thread had seen that it should run.
+                if self._running.wait(0.05) or not self._paused.is_set():
                     self.work()
                     if not self._running.is_set():
                         self.settle()
