@@ -18,7 +18,16 @@ from typing import Any
 
 from interop.brokers import BrokerError
 from interop.figures.results import Results
-from interop.mqtt_figures.contenders import ALL, MOSQUITTO, TRIVIUM_ASYNC, TRIVIUM_SYNC, Contender, MqttBroker
+from interop.mqtt_figures.contenders import (
+    ALL,
+    AMQTT,
+    MOSQUITTO,
+    NATS,
+    TRIVIUM_ASYNC,
+    TRIVIUM_SYNC,
+    Contender,
+    MqttBroker,
+)
 from interop.places import MQTT_LOAD, scratch_root
 
 OURS = (TRIVIUM_ASYNC, TRIVIUM_SYNC)
@@ -113,18 +122,23 @@ FLOWS: dict[str, dict[str, float | str]] = {
     "QoS 1, 100 pairs, subscribers of `a/b/#`": {**PAIRS, "style": "hash"},
     "QoS 1, retained, 1 to 1, 50 in flight": {"pubs": 1, "subs": 1, "qos": 1, "window": 50, "retain": 1},
 }
-SHORTLY = ("amqtt", "nats")  # these get the first flows only: they take long and set no goal
-SHORT_FLOWS = 6
+OTHERS_FLOWS = (0, 1, 3)  # the others get few flows: they take long and set no goal
 
 
 def throughput(run: Run) -> None:
     """Closed loop: as fast as acknowledgements allow; messages delivered a second."""
     for _ in range(run.scale.repeats):
         for title, options in FLOWS.items():
-            for contender in run.each(ALL):
-                if contender.name in SHORTLY and list(FLOWS).index(title) >= SHORT_FLOWS:
-                    continue
+            for contender in run.each(NEAR):
                 _note_flow(run, "throughput", title, contender, options)
+
+
+def others(run: Run) -> None:
+    """The same for nats-server and amqtt, with mosquitto beside them."""
+    for number in OTHERS_FLOWS:
+        title = list(FLOWS)[number]
+        for contender in run.each((MOSQUITTO, TRIVIUM_ASYNC, NATS, AMQTT)):
+            _note_flow(run, "others", title, contender, FLOWS[title])
 
 
 def _note_flow(
@@ -293,6 +307,7 @@ def disk(run: Run) -> None:
 CELLS: dict[str, Callable[[Run], None]] = {
     "disk": disk,
     "throughput": throughput,
+    "others": others,
     "latency": latency,
     "tls": tls,
     "idle": idle,
@@ -301,6 +316,7 @@ CELLS: dict[str, Callable[[Run], None]] = {
 TITLES = {
     "disk": "The disk",
     "throughput": "Throughput, 100 B payloads",
+    "others": "nats-server (JetStream) and amqtt",
     "latency": "Latency at half of mosquitto's peak",
     "tls": "TLS",
     "idle": "Idle devices",
