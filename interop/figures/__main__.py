@@ -1,4 +1,4 @@
-"""Prints the figures with the peer beside us in the same run: `python -m interop.figures kafka [--quick]`.
+"""Prints the figures with the peer beside us in the same run: `python -m interop.figures [--quick]`.
 
 Writes docs/figures/kafka.md (date and machine in it) and its plots. `--quick` is for development: small loads, one
 repeat, nothing written unless `--out` says where. Cells and contenders can be chosen; results are printed after each.
@@ -54,7 +54,7 @@ def write(results: Results, traces: Traces, into: Path, notes: list[str]) -> Non
     lines += [
         "default configuration (one KRaft node), which leaves records in the page cache. `trivium sync` answers after"
     ]
-    lines += ["fdatasync, `trivium async` as Kafka does. Made by `python -m interop.figures kafka`.", ""]
+    lines += ["fdatasync, `trivium async` as Kafka does. Made by `python -m interop.figures`.", ""]
     for cell in results.cells():
         lines += [f"## {TITLES[cell]}", "", results.table(cell), ""]
         picture = None
@@ -87,7 +87,7 @@ def run(scale: Scale, cells: list[str]) -> tuple[Results, Traces, list[str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("peer", choices=("kafka",))
+    parser.add_argument("peer", choices=("kafka",), nargs="?", default="kafka")
     parser.add_argument("--quick", action="store_true", help="small loads, one repeat")
     parser.add_argument("--cell", action="append", choices=list(CELLS), help="this cell; may be repeated")
     parser.add_argument("--contender", action="append", choices=list(BY_NAME), help="this one; may be repeated")
