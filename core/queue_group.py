@@ -18,6 +18,7 @@ from core.queue_codec import GroupRow
 from core.queue_partition import Lease, QueuePartition
 from core.queue_traces import QueueTraces
 from core.queue_types import (
+    DELAY_MS_MAX,
     REASON_CHARS_MAX,
     Handout,
     Order,
@@ -263,6 +264,8 @@ class QueueGroup:
 
     def _settle(self, one: Settle, now_ms: int) -> Settled:
         if not 0 <= one.first <= one.last < one.first + self.limits.window_offsets_max:
+            return Settled.INVALID
+        if one.delay_ms > DELAY_MS_MAX:
             return Settled.INVALID
         queue = self.queues.get((one.topic, one.partition))
         if queue is None or one.lease <= queue.void_before:

@@ -46,15 +46,20 @@ NO_MORE = 1 << 62
 class Lease:
     """Offsets that a member has: `parts` are [mask from `first` on, until when]."""
 
-    __slots__ = ("attempt", "first", "id", "member", "parts", "size_bytes")
+    __slots__ = ("attempt", "first", "id", "last", "member", "parts", "size_bytes")
 
     def __init__(self, number: int, member: str, first: int, mask: int, until_ms: int, attempt: int, size: int) -> None:
         self.id = number
         self.member = member
         self.first = first
+        self.last = first + mask.bit_length() - 1
         self.parts = [[mask, until_ms]]
         self.attempt = attempt
         self.size_bytes = size
+
+    def overlaps(self, first: int, last: int) -> bool:
+        """Before anything is shifted: offsets come from clients."""
+        return first <= self.last and last >= self.first
 
     def take(self, mask: int) -> int:
         """Removes those of the mask's offsets that it has, and returns them."""
@@ -243,7 +248,7 @@ class QueuePartition:
         wanted = full(last - first + 1)
         lease = self.leases.get(number)
         taken = 0
-        if lease is not None:
+        if lease is not None and lease.overlaps(first, last):
             shift = first - lease.first
             taken = lease.take(wanted << shift if shift >= 0 else wanted >> -shift)
             taken = taken >> shift if shift >= 0 else taken << -shift
@@ -263,7 +268,7 @@ class QueuePartition:
     def extend(self, number: int, first: int, last: int, until_ms: int) -> bool:
         """Gives a lease on these offsets more (or less) time. False: some are no longer under it; nothing was done."""
         lease = self.leases.get(number)
-        if lease is None or first < lease.first:
+        if lease is None or not lease.first <= first <= last <= lease.last:
             return False
         wanted = full(last - first + 1) << (first - lease.first)
         if wanted & ~lease.pending:

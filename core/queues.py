@@ -82,8 +82,8 @@ class Queues:
         self._dealer = Dealer(engine, self._opened, (engine.epoch << LEASES_PER_EPOCH_BITS) + 1)
         self._dead_letters = DeadLetters(engine, topics, state, self._opened)
         self._groups: dict[str, QueueGroup] = {}
-        self._wakers: dict[str, trio.Event] = {}  # group -> there may be something to do
-        self._mourning: dict[str, trio.Event] = {}  # group -> something is dying
+        self._wakers: dict[QueueGroup, trio.Event] = {}  # there may be something to do
+        self._mourning: dict[QueueGroup, trio.Event] = {}  # something is dying
         self._watching: dict[int, list[tuple[QueueGroup, QueuePartition]]] = {}
         self._changing = trio.Lock()
         self._nursery: trio.Nursery | None = None
@@ -119,19 +119,20 @@ class Queues:
                 now_ms = self._now_ms()
                 group.sweep(now_ms)
                 if group.dying:
-                    self._mourning[group.id].set()
+                    self._mourning[group].set()
                 progress = not group.paused and await self._deal(group, now_ms)
                 self._touch(group)
                 self._log.flush()
                 if progress:
                     await trio.lowlevel.checkpoint()
                     continue
-                waker = self._wakers[group.id]
+                waker = self._wakers[group]
                 due_ms = group.next_time_ms()
                 with trio.move_on_after(float("inf") if due_ms is None else max(due_ms - now_ms, 0) / 1000):
                     await waker.wait()
-                self._wakers[group.id] = trio.Event()
+                self._wakers[group] = trio.Event()
             nursery.cancel_scope.cancel()
+        del self._wakers[group], self._mourning[group]
 
     async def _deal(self, group: QueueGroup, now_ms: int) -> bool:
         """One turn for every queue that may have something."""
@@ -151,8 +152,8 @@ class Queues:
     async def _bury(self, group: QueueGroup) -> None:
         while True:
             while not group.dying:
-                self._mourning[group.id] = trio.Event()
-                await self._mourning[group.id].wait()
+                self._mourning[group] = trio.Event()
+                await self._mourning[group].wait()
             try:
                 await self._dead_letters.bury(group, self._wall_ms())
             except CoreFailure as failure:
@@ -171,14 +172,21 @@ class Queues:
 
     def _add(self, group_id: str, row: GroupRow) -> QueueGroup:
         def wake() -> None:
-            self._wakers[group_id].set()
+            waker = self._wakers.get(group)
+            if waker is not None:
+                waker.set()
 
-        self._wakers[group_id] = trio.Event()
-        self._mourning[group_id] = trio.Event()
         group = self._groups[group_id] = QueueGroup(group_id, row, self.limits, wake, self._traces)
+        self._wakers[group] = trio.Event()
+        self._mourning[group] = trio.Event()
         if self._nursery is not None:
             self._nursery.start_soon(self._serve, group)
         return group
+
+    def _drop(self, group: QueueGroup) -> None:
+        """Its task ends."""
+        del self._groups[group.id]
+        group.wake()
 
     def _attach(self, group: QueueGroup, queue: QueuePartition) -> None:
         group.queues[queue.topic, queue.index] = queue
@@ -280,12 +288,13 @@ class Queues:
             topic = self._topics.get(name)
             if topic is None or topic.internal:
                 if group.subscription is None:
-                    del self._groups[group.id]
+                    self._drop(group)
                 raise CoreFailure(CoreError.UNKNOWN_TOPIC, f"topic {name!r} does not exist")
             for index, number in enumerate(topic.partitions):
                 if (name, index) not in group.queues:
                     floor = await self._start_of(number, start)
                     made.append(QueuePartition(group.id, name, index, number, floor))
+        before = group.row
         group.set_row(GroupRow(subscription, group.policy, group.paused))
         for queue in [queue for place, queue in group.queues.items() if place[0] not in subscription.topics]:
             if queue.topic != topic_of(group.id):
@@ -293,7 +302,11 @@ class Queues:
         for queue in made:
             if self._engine_has(queue.partition):
                 self._attach(group, queue)
-        await self._store(group)
+        try:
+            await self._store(group)
+        except CoreFailure:
+            group.set_row(before)  # so that the next member tries again
+            raise
 
     def _engine_has(self, partition: int) -> bool:
         return self._topics.owner(partition) is not None
@@ -452,6 +465,5 @@ class Queues:
                 raise CoreFailure(CoreError.GROUP_NOT_EMPTY, f"group {group_id!r} has {len(group.members)} members")
             for queue in list(group.queues.values()):
                 self._detach(group, queue)
-            del self._groups[group_id]
-            self._wakers[group_id].set()
+            self._drop(group)
             await self._put([(group_key(group_id), None)])

@@ -391,3 +391,27 @@ async def test_a_deleted_topic_and_a_deleted_group_leave_no_rows(autojump_clock:
         rows: dict[bytes, bytes | None] = {}
         await driver.queues._log.state.load(lambda key, value: rows.__setitem__(key, value))
         assert {key: value for key, value in rows.items() if value is not None} == {}
+
+
+async def test_settling_far_from_what_is_out_costs_nothing(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 3)
+        consumer = await driver.join()
+        await driver.settled()
+        got = consumer.taken()
+        for verb in Verb:
+            far = Settle(TOPIC, 0, got[0].lease, 1 << 60, 1 << 60, verb, -1)
+            assert await driver.settle(consumer.group, [far]) == [Settled.LATE]
+            late = Settle(TOPIC, 0, got[0].lease, 0, 0, verb, (1 << 63) - 1)
+            assert await driver.settle(consumer.group, [late]) == [Settled.INVALID]
+        assert await consumer.settle(*got) == [Settled.DONE] * 3
+
+
+async def test_a_group_that_cannot_be_made_leaves_no_task(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        for number in range(3):
+            with pytest.raises(CoreFailure):
+                await driver.join(subscription=Subscription(("missing",)), group=f"g{number}")
+        await driver.settled()
+        assert driver.queues.all() == []
+        assert driver.queues._wakers == {}

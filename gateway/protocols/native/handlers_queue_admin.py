@@ -25,6 +25,7 @@ from trivium.frames.queue_admin import (
 )
 
 ASK_S_MAX = 30.0
+RESENT_MAX = 10_000
 
 
 async def describe(call: Call, request: DescribeQueues) -> DescribeQueuesReply:
@@ -93,6 +94,8 @@ async def delete(call: Call, request: DeleteQueue) -> Done:
 
 
 async def resend(call: Call, request: ResendDeadLetters) -> Done:
+    if len(request.offsets) > RESENT_MAX:
+        raise Refused(ErrorCode.INVALID_GROUP_REQUEST, f"one request sends at most {RESENT_MAX} again")
     await call.context.broker.queues.resend(request.group, request.offsets)
     return Done()
 

@@ -37,6 +37,8 @@ from trivium.frames.queues import (
 
 STREAMS_MAX = 256
 WAIT_MS_MAX = 60_000
+SETTLES_MAX = 10_000  # entries of one request
+SETTLED_OFFSETS_MAX = 262_144
 CREDIT_MAX = 1 << 31  # messages or bytes; grants above it do not add up further
 
 _STATUSES = {
@@ -147,6 +149,10 @@ async def settle(call: Call, request: SettleRequest, reply: Reply) -> None:
     stream = _stream(call.peer, request.stream)
     if not all(one.verb in _VERBS for one in request.entries):
         raise Refused(ErrorCode.INVALID_GROUP_REQUEST, f"verbs are 0 to {len(_VERBS) - 1}")
+    offsets = sum(max(one.last - one.first + 1, 0) for one in request.entries)
+    if len(request.entries) > SETTLES_MAX or offsets > SETTLED_OFFSETS_MAX:
+        limits = f"{SETTLES_MAX} entries of {SETTLED_OFFSETS_MAX} offsets together"
+        raise Refused(ErrorCode.INVALID_GROUP_REQUEST, f"one request settles at most {limits}")
     settles = [
         Settle(one.topic, one.partition, one.lease, one.first, one.last, _VERBS[one.verb], one.delay_ms, one.reason)
         for one in request.entries
