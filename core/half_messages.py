@@ -18,6 +18,7 @@ import heapq
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -40,9 +41,9 @@ from core.half_log import (
 from core.intake import Intake, Sorted
 from core.schedule_log import first_number
 from core.state import StateLog
-from core.store.engine import Append, Appended, Engine, Outcome, append
+from core.store.engine import Append, Appended, DataDamaged, Engine, OffsetOutOfRange, Outcome, append
 from core.topics import Topic, Topics
-from trivium.record_batch import Buffer, iter_batches, parse_header
+from trivium.record_batch import BatchError, Buffer, iter_batches, parse_header
 from trivium.records import Record, build, decode
 
 log = structlog.get_logger(__name__)
@@ -271,12 +272,13 @@ class HalfMessages:
 
     async def _batch(self, half: Half) -> Buffer:
         """The batch as it was sent, from the log."""
-        read = await self._engine.read(self._state.partition, half.offset, 1)
-        for buffer in read.buffers:
-            for _, stored in iter_batches(buffer):
-                for record in decode(stored, DECODED_BYTES_MAX):
-                    if record.offset == half.offset and record.value is not None:
-                        return record.value
+        with suppress(DataDamaged, OffsetOutOfRange, BatchError):
+            read = await self._engine.read(self._state.partition, half.offset, 1)
+            for buffer in read.buffers:
+                for _, stored in iter_batches(buffer):
+                    for record in decode(stored, DECODED_BYTES_MAX):
+                        if record.offset == half.offset and record.value is not None:
+                            return record.value
         raise CoreFailure(CoreError.STORE_FAILED, "the half message cannot be read any more")
 
     # -- checking back

@@ -32,6 +32,10 @@ class End(enum.IntEnum):
     DROPPED = 3
 
 
+class BadRow(Exception):
+    """A row of the table that cannot be read. The log has the record."""
+
+
 class Scheduled(NamedTuple):
     """A record that waits. `partition` is the engine's number of where it goes; `body` is for `record_of`."""
 
@@ -93,6 +97,9 @@ def parse(record: Record) -> Scheduled | Ended | None:
 
 
 def record_of(row: Scheduled) -> Record:
-    """The record as it was sent, with its id."""
-    timestamp, key, value, headers = marshal.loads(row.body)
+    """The record as it was sent, with its id. Raises BadRow for a body that the disk has damaged."""
+    try:
+        timestamp, key, value, headers = marshal.loads(row.body)
+    except (ValueError, EOFError, TypeError) as error:
+        raise BadRow(f"scheduled message {row.message_id!r}: {error}") from None
     return Record(0, timestamp, key, value, headers)

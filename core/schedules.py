@@ -31,7 +31,7 @@ from core.delivery import next_offset
 from core.errors import CoreError, CoreFailure
 from core.group_log import store_error
 from core.message_ids import id_of, place_id, with_id
-from core.schedule_log import End, Ended, Scheduled, end_record, first_number, parse, put_record, record_of
+from core.schedule_log import BadRow, End, Ended, Scheduled, end_record, first_number, parse, put_record, record_of
 from core.schedule_table import ScheduleTable, Step
 from core.store.engine import Append, Buffer, DataDamaged, Engine, Outcome, append
 from core.topics import Topics
@@ -110,7 +110,7 @@ class Schedules:
         self._ended: list[Ended] = []  # durable, not yet taken out of the table
         self._ended_below = 0  # the offset behind the last of them
         self._next_due_ms: int | None = None
-        self._behind = False  # the table lost what it had folded: nothing is due before that is made good
+        self._mending: Callable[[], None] | None = None  # the table failed: nothing is due before it is made good
         self._more = True  # there may be something to fold or to send now
         self._table: ScheduleTable
         self.delivered = 0
@@ -230,25 +230,26 @@ class Schedules:
         asked = bool(cancels or listings)
         known = self._engine.info(self.partition).high_watermark if asked else 0  # what an answer must have seen
         try:
-            if self._behind:
+            if self._mending is not None:
+                await trio.to_thread.run_sync(self._mending)
                 await self._fold_all()
-                self._behind = False
+                self._mending = None
             new = await self._new_buffers()
             while new is not None and new[1] < known:
                 await trio.to_thread.run_sync(self._fold, *new)
                 new = await self._new_buffers()
             ids = [one.message_id for one in cancels]
             step = await trio.to_thread.run_sync(self._look, new, ids, self._wall_ms(), bool(listings))
-        except sqlite3.Error as error:
-            await self._mend(error)
+            refused = await self._end(step)
+        except (sqlite3.Error, BadRow) as error:
             self._cancels = cancels + self._cancels
             self._listings = listings + self._listings
+            await self._mend(error)
             return
         for listing in listings:
             listing.set()
         self._next_due_ms = step.next_due_ms
         self._more = self._more or step.more
-        refused = await self._end(step)
         if refused is not None:
             self._more = True
         for waiting, found in zip(cancels, step.found, strict=True):
@@ -263,15 +264,13 @@ class Schedules:
         waiting.answer = answer
         waiting.done.set()
 
-    async def _mend(self, error: sqlite3.Error) -> None:
-        """A full disk passes; a damaged table is made anew from the log."""
+    async def _mend(self, error: sqlite3.Error | BadRow) -> None:
+        """A full disk passes; a damaged table is made anew from the log. The next round begins with it."""
         log.error("the schedule's table failed", reason=str(error))
-        self._more = self._behind = True
-        if isinstance(error, sqlite3.OperationalError):
-            await trio.to_thread.run_sync(self._table.take_back)
-            await trio.sleep(PAUSE_S)
-        else:
-            await trio.to_thread.run_sync(self._table.start_anew)
+        passes = isinstance(error, sqlite3.OperationalError) and self._mending != self._table.start_anew
+        self._mending = self._table.take_back if passes else self._table.start_anew
+        self._more = True
+        await trio.sleep(PAUSE_S)
 
     async def _fold_all(self) -> None:
         while (new := await self._new_buffers()) is not None:

@@ -151,6 +151,20 @@ async def test_a_table_that_is_lost_is_made_anew_from_the_log(tmp_path: Path, ha
         assert one.ids(first) == ["0", "1", "2", "3"]
 
 
+async def test_a_damaged_row_is_read_from_the_log_again(autojump_clock: object, tmp_path: Path) -> None:
+    clock = [START_MS]
+    async with life(clock, tmp_path) as one:
+        first, _ = await topic(one)
+        await one.schedule(first, START_MS + 5, "a", b"x")
+        await one.page()
+        with sqlite3.connect(tmp_path / "schedules.sqlite") as changed:
+            changed.execute("UPDATE pending SET body = x'00'")
+        changed.close()
+        clock[0] += 5
+        await one.settle()
+        assert [(record.value, record.key) for record in one.read(first)] == [(b"x", b"k")]
+
+
 @pytest.mark.parametrize("seed", range(14))
 async def test_model_every_message_ends_once_and_as_it_was_told(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
