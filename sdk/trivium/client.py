@@ -537,17 +537,12 @@ def _description(info: TopicInfo) -> TopicDescription:
 @asynccontextmanager
 async def connect(addresses: str, *, client_id: str = "", request_timeout_s: float = 30.0) -> AsyncIterator[Client]:
     """A client for `host:port[,host:port...]`, closed when the block is left. Connects on first use."""
-    raised: Exception | None = None
     async with task_group() as tasks:
         client = Client(addresses, tasks, client_id, request_timeout_s)
         tasks.start_soon(client.keep_partitions)
         try:
             yield client
-        except Exception as error:
-            raised = error  # raised as it is below: a task group would put it into an ExceptionGroup
         finally:
             with anyio.CancelScope(shield=True):
                 await client.aclose()
             tasks.cancel_scope.cancel()
-    if raised is not None:
-        raise raised

@@ -26,7 +26,7 @@ import anyio
 import anyio.abc
 
 from trivium.client import Client
-from trivium.errors import TriviumError
+from trivium.errors import Disconnected, RequestTimedOut, TriviumError
 from trivium.frames.halves import (
     COMMIT,
     DO_NOT_KNOW,
@@ -42,6 +42,7 @@ from trivium.message_ids import MessageIds, take_id
 from trivium.outgoing import Headers, outgoing
 from trivium.partitioner import partition_of
 from trivium.records import build, decode
+from trivium.tasks import task_group
 
 DECODED_BYTES_MAX = 128 * 1024 * 1024
 REJOIN_S = 1.0
@@ -167,6 +168,8 @@ class HalfProducer:
                 task_status.started()
                 task_status = anyio.TASK_STATUS_IGNORED
                 await connection.lost.wait()
+            except Disconnected:
+                continue  # the client waits with backoff before it connects again
             except TriviumError:
                 if task_status is not anyio.TASK_STATUS_IGNORED:
                     raise
@@ -177,15 +180,19 @@ class HalfProducer:
 async def half_producer(client: Client, group: str, check: Check) -> AsyncIterator[HalfProducer]:
     """A producer of half messages that answers for its group as long as the block lasts.
 
-    Raises ValueError when this client has one of the group already.
+    Raises ValueError when this client has one of the group already, RequestTimedOut when no broker can be reached.
     """
     made = HalfProducer(client, group, check)
     if group in client.half_producers:
         raise ValueError(f"this client has a producer of group {group!r} already")
     client.half_producers[group] = made.answer
     try:
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(made.keep_joined)
+        async with task_group() as tasks:
+            try:
+                with anyio.fail_after(client.request_timeout_s):
+                    await tasks.start(made.keep_joined)
+            except TimeoutError:
+                raise RequestTimedOut(f"no broker took a producer of group {group!r} in time") from None
             yield made
             tasks.cancel_scope.cancel()
     finally:

@@ -413,17 +413,12 @@ async def producer(
 ) -> AsyncIterator[Producer]:
     """A producer; leaving the block sends what still waits (unless the block was cancelled)."""
     made = Producer(client, codec, linger_ms, buffer_bytes_max)
-    raised: Exception | None = None
     async with task_group() as tasks:
         tasks.start_soon(made.run)
         try:
             yield made
             made.close()
-        except BaseException as error:
+        except BaseException:
             made.abandon()
             tasks.cancel_scope.cancel()
-            if not isinstance(error, Exception):
-                raise
-            raised = error  # raised as it is below: a task group would put it into an ExceptionGroup
-    if raised is not None:
-        raise raised
+            raise

@@ -28,6 +28,7 @@ from trivium.headers import CORRELATION_DATA, EXPIRY_S, RESPONSE_TOPIC
 from trivium.outgoing import Headers, Sent, pairs_of
 from trivium.partitioner import partition_of
 from trivium.producer import Producer, producer
+from trivium.tasks import task_group
 
 REPLIES_TOPIC = "replies"
 REPLIES_KEPT_MS = 3_600_000
@@ -118,19 +119,14 @@ async def requester(client: Client, replies_topic: str = REPLIES_TOPIC) -> Async
         count = await client.partitions(replies_topic)
     key = secrets.token_hex(8)
     partitions = [partition_of(key.encode(), count)]
-    raised: Exception | None = None
     async with (
         producer(client) as made,
         consumer(client, [replies_topic], start=LATEST, key=key, partitions=partitions) as replies,
-        anyio.create_task_group() as tasks,
+        task_group() as tasks,
     ):
         found = Requester(made, replies, f"{replies_topic}/{key}")
         tasks.start_soon(found.run)
         try:
             yield found
-        except Exception as error:
-            raised = error  # raised as it is below: a task group would put it into an ExceptionGroup
         finally:
             tasks.cancel_scope.cancel()
-    if raised is not None:
-        raise raised
