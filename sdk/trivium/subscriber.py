@@ -424,7 +424,12 @@ def _name(message: Message) -> str:
 async def subscriber(
     client: Client, subscribe: Subscribe, credit_messages: int, credit_bytes: int
 ) -> AsyncIterator[Subscriber]:
-    """A member of a queue group for as long as the block lasts; see `Client.subscribe`."""
+    """A member of a queue group for as long as the block lasts; see `Client.subscribe`.
+
+    Topics that are missing are made, if the broker allows it.
+    """
+    for topic in subscribe.topics:
+        await client.partitions(topic, create=True)
     made = Subscriber(client, subscribe, credit_messages, credit_bytes)
     client.take_deliveries(subscribe.stream, made._delivered)
     shown = f"consumer {subscribe.stream}"

@@ -82,6 +82,15 @@ def test_a_group_shares_on_asyncio() -> None:
         anyio.run(share, addresses.native, backend="asyncio")
 
 
+async def test_a_topic_that_is_missing_is_made_for_who_subscribes_to_it() -> None:
+    async with connected() as client, client.subscribe("new", group="g") as messages, client.producer() as producer:
+        await producer.send("new", b"first")
+        async for message in messages:
+            assert message.value == b"first"
+            await messages.ack(message)
+            break
+
+
 async def test_a_handler_that_fails_has_its_message_again_with_the_error_as_reason_in_the_end() -> None:
     async with connected() as client:
         await fill(client, 10)
