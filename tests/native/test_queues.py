@@ -149,9 +149,9 @@ async def test_a_member_that_contradicts_its_group_is_told_both() -> None:
                     pass
             assert refused.value.code == trivium.ErrorCode.CONTRADICTS_GROUP
         with pytest.raises(trivium.RequestRefused) as refused:
-            async with client.subscribe("missing", group="h"):
+            async with client.subscribe("no topic's name", group="h"):
                 pass
-        assert refused.value.code == trivium.ErrorCode.UNKNOWN_TOPIC
+        assert refused.value.code == trivium.ErrorCode.INVALID_TOPIC
 
 
 async def test_what_is_here_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
