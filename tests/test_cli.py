@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 from click.testing import CliRunner
 from structlog.testing import capture_logs
@@ -69,8 +70,10 @@ def test_serve_refuses_all_addresses_without_advertised(served: list[Config]) ->
     ],
 )
 def test_a_store_that_cannot_be_opened_is_an_exit_code_and_a_line_that_says_why(
-    tmp_path: Path, name: str, content: str, reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, reason: str
 ) -> None:
+    # A logger that was used under an earlier configuration keeps it, so that nothing would be captured.
+    monkeypatch.setattr(serve, "log", structlog.get_logger())
     (tmp_path / "format").write_text("trivium-store 1\n")
     (tmp_path / name).write_text(content)
     with capture_logs() as logs:
