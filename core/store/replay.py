@@ -4,7 +4,8 @@ How replay tells a torn end from damage: groups are written one after another, a
 log was durable when it was written. Where the chain of groups breaks, the next sound group behind, in this file or a
 later one, is looked for. If it calls the break durable, that is *damage*: what is lost is reported and kept as damaged
 ranges, and replay goes on behind it. If not, or if there is none, it is the *tail*, never acknowledged as durable: the
-log is cut there. Nothing durable is ever cut.
+log is cut there. Nothing durable is ever cut, and offsets that what is lost may have had are not given out again: until
+a later batch of the partition tells its end, the end is a guess that is never too low (`lost_groups`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from core.store import manifest
 from core.store.disk import Disk, File
 from core.store.index import Block, Footer
 from core.store.log_files import SealedFiles, Segment, log_name, seal
+from core.store.lost_groups import batches_of_lost_group, ends_after, last_delta
 from core.store.partition import Partition, Range
 from core.store.producers import ProducerTable
 from core.store.segment import (
@@ -31,7 +33,7 @@ from core.store.segment import (
     find_group,
     read_group,
 )
-from trivium.record_batch import BatchError, BatchHeader, parse_header
+from trivium.record_batch import BatchHeader
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Replay:
         self._index_only = index_only
         self._segments: list[tuple[Segment, Window, FileHeader]] = []
         self._after_loss: set[int] | None = None  # partitions met since groups were lost; others may have a hole
-        self._guessed: dict[int, int] = {}  # partition -> base offset of a damaged batch whose end is a guess
+        self._guessed: dict[int, int] = {}  # partition -> where the damage begins before its end, which is a guess
 
     def run(self, numbers: Sequence[int]) -> list[tuple[str, File, Footer]]:
         """Replays and seals; returns the sealed files. Unused and cut-off segments are removed."""
@@ -102,6 +104,7 @@ class Replay:
                 continue
             state.cut_bytes += self._written_beyond(window, segment.groups_end) if i == at else 0
             kept.append((segment.file.name, segment.file, seal(segment)))
+        self._report_guesses()
         for name in unused:
             self._disk.unlink(name)
         if kept or unused:
@@ -150,7 +153,7 @@ class Replay:
                 return place, (next_at, later.place)
             if later.durable_position <= state.position:
                 return place, None
-            self._lost(segment.file.name, place, later)
+            self._lost(at, place, next_at, later)
             state.sequence, state.position = later.sequence, later.base_position
             if next_at > at:
                 return place, (next_at, later.place)
@@ -173,12 +176,46 @@ class Replay:
                 place = group.place + 1
         return None
 
-    def _lost(self, name: str, place: int, later: Group) -> None:
-        count = later.base_position - self._state.position
-        self._state.findings.append(
-            f"{name}: damage at byte {place}: {count} entries from position {self._state.position} on are lost"
+    def _lost(self, at: int, place: int, next_at: int, later: Group) -> None:
+        """What is between `place` of segment `at` and the group `later` of segment `next_at` is lost."""
+        state = self._state
+        segment, window, _ = self._segments[at]
+        count = later.base_position - state.position
+        state.findings.append(
+            f"{segment.file.name}: damage at byte {place}: {count} entries from position {state.position} on are lost"
         )
         self._after_loss = set()
+        if self._index_only:
+            return
+        batches = None
+        if later.sequence == state.sequence + 1:
+            batches = batches_of_lost_group(window, place, count, later.place if next_at == at else None)
+        may_end_at = ends_after(batches, self._bytes_between(at, place, next_at, later.place))
+        for p in state.partitions.values():
+            if (end := may_end_at(p.next_offset)) > p.next_offset:
+                self._guess(p, p.next_offset, end)
+
+    def _bytes_between(self, at: int, place: int, next_at: int, next_place: int) -> int:
+        if next_at == at:
+            return next_place - place
+        size = self._written_beyond(self._segments[at][1], place) + next_place
+        return size + sum(self._written_beyond(window, 0) for _, window, _ in self._segments[at + 1 : next_at])
+
+    def _guess(self, p: Partition, first: int, end: int) -> None:
+        """The partition may have reached up to `end`, and from `first` on nothing is left of it."""
+        first = self._guessed.setdefault(p.number, first)
+        p.damage = [r for r in p.damage if r.first != first]
+        p.damage.append(Range(first, end))
+        p.high_watermark = p.next_offset = end
+
+    def _report_guesses(self) -> None:
+        if self._guessed and not self._index_only:
+            number, first = min(self._guessed.items())
+            end = self._state.partitions[number].next_offset
+            self._state.findings.append(
+                f"{len(self._guessed)} partitions go on behind offsets that may have been lost: partition {number},"
+                f" offsets {first} to {end - 1}" + (", and others" if len(self._guessed) > 1 else "")
+            )
 
     def _apply(self, at: int, segment: Segment, window: Window, group: Group) -> bool:
         """Applies a group whose batches are all sound, or known to have been durable; False if it is a torn tail."""
@@ -186,7 +223,7 @@ class Replay:
         for entry, place in group.batch_places():
             data = window.view(place, entry.size)
             header = batch_of(entry, data)
-            batches.append((place, header, 0 if header is not None else _guess_delta(entry, data)))
+            batches.append((place, header, 0 if header or self._index_only else last_delta(entry, data)))
         if any(header is None for _, header, _ in batches):
             later = self._next_sound(at, group.end)
             if not self._index_only and (later is None or later[1].durable_position <= group.base_position):
@@ -205,6 +242,7 @@ class Replay:
             state.partitions[entry.partition] = Partition(entry.partition)
         elif entry.kind == EntryKind.DELETE:
             if state.partitions.pop(entry.partition, None) is not None:
+                self._guessed.pop(entry.partition, None)
                 retire(state.retired, entry.partition)
         elif entry.partition in state.partitions:
             state.partitions[entry.partition].raise_log_start(entry.base_offset)
@@ -230,9 +268,7 @@ class Replay:
             state.findings.append(
                 f"{segment.file.name}: damaged batch at byte {place}, partition {p.number}, offset {entry.base_offset}"
             )
-            p.damage.append(Range(entry.base_offset, entry.base_offset + guess + 1))
-            self._guessed[p.number] = entry.base_offset
-            p.high_watermark = p.next_offset = max(p.next_offset, entry.base_offset + guess + 1)
+            self._guess(p, entry.base_offset, entry.base_offset + guess + 1)
             return
         block = segment.blocks.get(p.number)
         if block is None:
@@ -259,13 +295,3 @@ class Replay:
             p.damage.append(Range(p.next_offset, base_offset))
         if self._after_loss is not None:
             self._after_loss.add(p.number)
-
-
-def _guess_delta(entry: EntryHeader, data: memoryview) -> int:
-    """Last offset delta of a batch that is damaged: what its header says, if the header looks whole."""
-    try:
-        header = parse_header(data)
-    except BatchError:
-        return 0
-    whole = header.base_offset == entry.base_offset and header.size_bytes == entry.size and header.crc == entry.crc
-    return max(0, header.last_offset_delta) if whole else 0

@@ -29,13 +29,21 @@ from core.store.log_files import log_name
 from core.store.partition import Range
 from core.store.recovery import StoreFormatError
 from core.store.replay import retire
-from core.store.segment import FILE_HEADER_BYTES, Window, decode_file_header, scan_groups
+from core.store.segment import (
+    ENTRY_HEADER_BYTES,
+    FILE_HEADER_BYTES,
+    GROUP_HEADER_BYTES,
+    Window,
+    decode_file_header,
+    scan_groups,
+)
 from tests.store.batches import batch, batches_in, entry, read_all
 from tests.store.simulated_disk import SimulatedDisk
 from trivium.record_batch import parse_header
 from trivium.records import build_control
 
 CONFIG = EngineConfig(segment_bytes=64 * 1024, reserve_bytes=0, hot_batches_max=4)
+CONFIG_ONE_SEGMENT = EngineConfig(segment_bytes=1 << 20, reserve_bytes=0)
 
 
 @asynccontextmanager
@@ -273,6 +281,63 @@ class TestDamage:
             assert (await put(engine, 1, b"on")).base_offset == 10
             await append(engine, [DeleteBefore(1, 4)])
             assert len(await read_all(engine, 1)) == 4
+
+    async def test_offsets_of_a_lost_group_are_not_given_out_again(self) -> None:
+        disk = SimulatedDisk()
+        async with running(disk, CONFIG_ONE_SEGMENT) as engine:
+            await append(engine, [CreatePartition(n) for n in (1, 2, 3)])
+            await put(engine, 1, b"a", b"b")
+            await put(engine, 3, b"a")
+            # the last of partition 2, and the last but one of partition 1
+            await append(engine, [entry(1, batch(b"c")), entry(2, batch(b"a", b"b", b"c")), entry(1, batch(b"d"))])
+            await put(engine, 1, b"e")
+            left = await crashed(disk, engine)
+        left.corrupt(log_name(1), groups_in(left, 1)[3][0] + GROUP_HEADER_BYTES + 4)  # the partition of its first batch
+        for n in range(2):  # the second start knows it from the checkpoint
+            async with running(left, CONFIG_ONE_SEGMENT) as engine:
+                assert len(engine.recovered.findings) == (2 if n == 0 else 0)
+                assert engine._partitions[1].damage == [(2, 4)]
+                assert engine._partitions[2].damage == [(0, 4)]  # the batch behind its own could be its too
+                assert engine._partitions[3].damage == []
+                assert [engine.info(p).high_watermark for p in (1, 2, 3)] == [5, 4 + n, 1 + n]
+                with pytest.raises(DataDamaged):
+                    await engine.read(2, 0, 1 << 20)
+                assert (await put(engine, 2, b"new")).base_offset == 4 + n
+                assert (await put(engine, 3, b"new")).base_offset == 1 + n
+
+    async def test_where_it_cannot_be_told_all_partitions_move_on_behind_what_was_lost(self) -> None:
+        disk = SimulatedDisk()
+        async with running(disk, CONFIG_ONE_SEGMENT) as engine:
+            await append(engine, [CreatePartition(1), CreatePartition(2)])
+            await put(engine, 2, *(b"" for _ in range(100)))
+            await put(engine, 1, b"a")
+            left = await crashed(disk, engine)
+        place, end = groups_in(left, 1)[1]
+        for at in range(place, end - 4):
+            left.corrupt(log_name(1), at, lambda byte: 0)
+        async with running(left, CONFIG_ONE_SEGMENT) as engine:
+            assert engine._partitions[1].damage == []  # a later batch tells
+            assert (await put(engine, 1, b"new")).base_offset == 1
+            [(first, damage_end)] = engine._partitions[2].damage
+            assert first == 0
+            assert 100 <= damage_end <= 64 * (end - place)
+            assert (await put(engine, 2, b"new")).base_offset == damage_end
+
+    @pytest.mark.parametrize("at", [23, 57, 8])  # last offset delta, count, length
+    async def test_the_end_of_a_partition_whose_last_batch_rotted_is_never_guessed_too_low(self, at: int) -> None:
+        disk = SimulatedDisk()
+        async with running(disk, CONFIG_ONE_SEGMENT) as engine:
+            await append(engine, [CreatePartition(1), CreatePartition(2)])
+            await put(engine, 1, b"a", b"b", b"c")
+            await put(engine, 2, b"a")
+            left = await crashed(disk, engine)
+        place = groups_in(left, 1)[1][0] + GROUP_HEADER_BYTES + ENTRY_HEADER_BYTES + at
+        for byte in range(4):
+            left.corrupt(log_name(1), place + byte, lambda byte: 0)
+        async with running(left, CONFIG_ONE_SEGMENT) as engine:
+            answer = await put(engine, 1, b"new")
+            assert answer.base_offset >= 3
+            assert engine._partitions[1].damage == [(0, answer.base_offset)]
 
     async def test_a_damaged_footer_is_made_anew(self) -> None:
         disk = SimulatedDisk()
