@@ -2,7 +2,8 @@
 
 A change is durable when its batch is, so an owner puts it into the same append as whatever must happen together with
 it (`entry`), or appends it alone (`put`), and applies it to memory when `done` says so. At start `load` replays the
-partition, oldest first; a null value deletes.
+partition, oldest first; a null value deletes. What the disk has lost of it is reported and passed over: a broker whose
+every table but one is whole starts.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import structlog
+
 from core.errors import CoreError, CoreFailure
-from core.store.engine import Append, Appended, Engine, Outcome, append
+from core.store.engine import Append, Appended, DataDamaged, Engine, Outcome, append
 from trivium.record_batch import iter_batches, parse_header
 from trivium.records import Record, build, decode
 
@@ -19,6 +22,8 @@ Change = tuple[bytes, bytes | None]
 
 _LOAD_BYTES_MAX = 4 * 1024 * 1024
 _BATCH_BYTES_MAX = 64 * 1024 * 1024
+
+_log = structlog.get_logger("core")
 
 
 class StateLog:
@@ -39,7 +44,12 @@ class StateLog:
         info = self._engine.info(self.partition)
         offset = info.log_start
         while offset < info.high_watermark:
-            read = await self._engine.read(self.partition, offset, _LOAD_BYTES_MAX)
+            try:
+                read = await self._engine.read(self.partition, offset, _LOAD_BYTES_MAX)
+            except DataDamaged as damage:
+                _log.error("changes of the broker's own state are lost", damage=str(damage))
+                offset = damage.end_offset
+                continue
             for buffer in read.buffers:
                 for header, batch in iter_batches(buffer):
                     for record in decode(batch, _BATCH_BYTES_MAX):

@@ -92,6 +92,8 @@ class Topics:
             raise_unless_appended(await append(self._engine, [CreatePartition(METADATA_PARTITION)]))
         self._engine.set_policy(METADATA_PARTITION, topic_settings({"cleanup.policy": "compact"}).policy)
         await self._state.load(self._apply)
+        # should the disk have lost the latest record of it
+        self._next_partition = max(self._next_partition, max(self._engine.partitions()) + 1)
         for topic in self._by_name.values():
             self._set_policies(topic)
         if not self.cluster_id:

@@ -243,13 +243,16 @@ class Engine(Protocol):
 
     def set_policy(self, partition: int, policy: PartitionPolicy) -> None: ...
 
-    def offset_at(self, partition: int, position: int) -> int:
+    async def offset_at(self, partition: int, position: int) -> int:
         """The offset of the first batch of the partition with at least this position (the high watermark when there
         is none).
         """
 
     def position_at(self, partition: int, offset: int) -> int:
-        """The position of the batch that holds this offset (or of the next one that is there)."""
+        """The position of the batch that holds this offset (or of the next one that is there).
+
+        For offsets that were just read: of others the index may be cold, and then this waits for the disk.
+        """
 
     async def offset_for_time(self, partition: int, timestamp_ms: int) -> TimedOffset | None:
         """The first record with at least this timestamp, None when there is none."""

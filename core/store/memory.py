@@ -292,7 +292,7 @@ class MemoryEngine:
     def set_policy(self, partition: int, policy: PartitionPolicy) -> None:
         self._log(partition)  # nothing is ever dropped here but by DeleteBefore
 
-    def offset_at(self, partition: int, position: int) -> int:
+    async def offset_at(self, partition: int, position: int) -> int:
         log = self._log(partition)
         i = bisect_left(log.positions, position)
         return max(log.batches[i].base_offset, log.start) if i < len(log.batches) else log.next_offset

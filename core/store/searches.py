@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import cached_property, partial
 
 import trio
@@ -60,31 +60,35 @@ class Searches:
         for opened in p.open:
             yield opened.block
 
-    def _loaded(self, found: Extent | Block) -> Block | None:
-        """Its index, None when it is damaged: then its first batch is the answer, never a later one."""
-        try:
-            return found if isinstance(found, Block) else self.files.load(found)
-        except BadFile:
-            return None
-
-    def offset_at(self, partition: int, position: int) -> int:
-        """As in `Engine`; may read an index from the disk."""
+    async def offset_at(self, partition: int, position: int) -> int:
         p = self._get(partition)
         for found in self._blocks(p, p.extents.find_position(position) if p.extents is not None else 0):
             last = found.positions[-1] if isinstance(found, Block) else found.last_position
             if last >= position:
-                block = self._loaded(found) if position > _first_position(found) else None
-                first = _first_offset(found) if block is None else block.bases[block.find_position(position)]
+                first = _first_offset(found)
+                if position > _first_position(found):
+                    with suppress(BadFile):  # a damaged index: its first batch is the answer, never a later one
+                        block = await self._block(found)
+                        first = block.bases[block.find_position(position)]
                 return max(first, p.log_start)
         return p.high_watermark
 
+    async def _block(self, found: Extent | Block) -> Block:
+        """Its index, read by a thread if it is cold. Raises BadFile."""
+        if isinstance(found, Block):
+            return found
+        return self.files.block(found) or await self._reader.load(found)
+
     def position_at(self, partition: int, offset: int) -> int:
-        """As in `Engine`; may read an index from the disk."""
         p = self._get(partition)
         for found in self._blocks(p, p.extents.find(offset) if p.extents is not None else 0):
             if offset < found.end_offset:
-                block = self._loaded(found) if offset > _first_offset(found) else None
-                return _first_position(found) if block is None else block.positions[block.find(offset)]
+                position = _first_position(found)
+                if offset > _first_offset(found):
+                    with suppress(BadFile):
+                        block = found if isinstance(found, Block) else self.files.load(found)
+                        position = block.positions[block.find(offset)]
+                return position
         return self._position
 
     # By time
@@ -97,7 +101,7 @@ class Searches:
             if largest < timestamp_ms or found.end_offset <= p.log_start:
                 continue
             try:
-                block = found if isinstance(found, Block) else await self._reader.load(found)
+                block = await self._block(found)
             except BadFile:
                 continue  # as what is damaged in other ways: its readers are told
             i = max(block.find_time(timestamp_ms), block.find(p.log_start))
@@ -166,7 +170,7 @@ class Searches:
                 await self._scan_for_key(p, key, at, extent.end_offset, count_max, found)
             elif batches:
                 try:
-                    block = self.files.block(extent) or await self._reader.load(extent)
+                    block = await self._block(extent)
                 except BadFile:
                     batches = []
                 for j in batches:

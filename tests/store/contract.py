@@ -329,10 +329,10 @@ class EngineContract:
             partition = 1 + i % 2
             assert engine.position_at(partition, answer.base_offset) == answer.position
             assert engine.position_at(partition, answer.base_offset + 1) == answer.position
-            assert engine.offset_at(partition, answer.position) == answer.base_offset
-        assert engine.offset_at(1, answers[1].position) == answers[2].base_offset
-        assert engine.offset_at(1, engine.position) == engine.info(1).high_watermark
-        assert engine.offset_at(1, 0) == 0
+            assert await engine.offset_at(partition, answer.position) == answer.base_offset
+        assert await engine.offset_at(1, answers[1].position) == answers[2].base_offset
+        assert await engine.offset_at(1, engine.position) == engine.info(1).high_watermark
+        assert await engine.offset_at(1, 0) == 0
         assert engine.position_at(1, engine.info(1).high_watermark) == engine.position
 
     async def test_times_find_the_first_record_that_is_late_enough(self, engine: Engine) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import Appended, CreatePartition, DeleteBefore, Outcome, append
 from tests.store.batches import batch, entry
 from tests.store.contract import EngineContract
-from tests.store.simulated_disk import SimulatedDisk
+from tests.store.simulated_disk import SimulatedDisk, SimulatedFile
 
 
 class TestEmbeddedEngine(EngineContract):
@@ -60,12 +61,41 @@ async def test_positions_at_the_edge_of_a_sealed_file_need_no_index_from_the_dis
         extents = list(engine._partitions[1].extents or ())
         assert len(extents) > 5
         assert [engine.position_at(1, a.base_offset) for a in answers] == [a.position for a in answers]
-        assert [engine.offset_at(1, a.position) for a in answers] == [a.base_offset for a in answers]
+        assert [await engine.offset_at(1, a.position) for a in answers] == [a.base_offset for a in answers]
         engine.files._blocks.clear()
         for extent in extents:
             engine.files._open.pop(extent.file_id, None)
             disk.unlink(engine.files.name(extent.file_id))
             assert engine.position_at(1, extent.first_offset) == extent.first_position
-            assert engine.offset_at(1, extent.first_position) == extent.first_offset
+            assert await engine.offset_at(1, extent.first_position) == extent.first_offset
         engine.files.remove([e.file_id for e in extents])
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_index_that_is_cold_is_read_by_a_thread() -> None:
+    disk = SimulatedDisk()
+    async with trio.open_nursery() as nursery:
+        engine = EmbeddedEngine("", EngineConfig(reserve_bytes=0, segment_bytes=20_000), disk=disk)
+        await nursery.start(engine.run)
+        await append(engine, [CreatePartition(1)])
+        answers = [(await append(engine, [entry(1, batch(b"x" * 3000))]))[0] for _ in range(60)]
+        while engine._to_seal:
+            await trio.lowlevel.checkpoint()
+        reading: set[threading.Thread] = set()
+        nowait = SimulatedFile.preadv
+
+        def cold(
+            file: SimulatedFile, buffers: Sequence[bytearray | memoryview], offset: int, nowait_only: bool = False
+        ) -> int:
+            if nowait_only:
+                raise BlockingIOError
+            reading.add(threading.current_thread())
+            return nowait(file, buffers, offset)
+
+        engine.files._blocks.clear()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(SimulatedFile, "preadv", cold)
+            assert await engine.offset_at(1, answers[2].position) == answers[2].base_offset
+        assert reading
+        assert threading.main_thread() not in reading
         nursery.cancel_scope.cancel()

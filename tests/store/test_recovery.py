@@ -155,7 +155,7 @@ class TestStops:
             small = [parse_header(b).base_offset for b in await read_all(engine, 1, bytes_max=5000)]
             assert small == list(range(0, 400, 2))
             for offset in (0, 77, 200, 399):
-                assert engine.offset_at(1, engine.position_at(1, offset)) == offset // 2 * 2
+                assert await engine.offset_at(1, engine.position_at(1, offset)) == offset // 2 * 2
 
     async def test_a_stop_without_room_for_the_footer_leaves_it_to_the_next_start(self) -> None:
         disk = SimulatedDisk()

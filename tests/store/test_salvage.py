@@ -149,7 +149,7 @@ class TestSettledFiles:
             assert await engine.offset_for_time(2, 0) is None
             assert await engine.offsets_for_key(2, b"k", from_offset=0, count_max=1) == []
             assert engine.position_at(2, 20) == row.first_position  # not later than asked
-            assert engine.offset_at(2, row.first_position + 1) == 0
+            assert await engine.offset_at(2, row.first_position + 1) == 0
             engine.set_policy(2, PartitionPolicy(retention_bytes=1000))
             engine.set_policy(4, PartitionPolicy(retention_bytes=0))
             await engine.settler.run_once()

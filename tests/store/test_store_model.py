@@ -162,7 +162,7 @@ class Model:
         found = list(batches_in(await engine.read(number, offset, 1)))
         assert [parse_header(b).base_offset for b in found] == ([] if first is None else [first])
         if first is not None:
-            assert engine.offset_at(number, engine.position_at(number, offset)) == max(first, log.start)
+            assert await engine.offset_at(number, engine.position_at(number, offset)) == max(first, log.start)
 
 
 def parse_count(data: bytes) -> int:

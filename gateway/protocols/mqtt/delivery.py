@@ -70,10 +70,10 @@ class Deliveries(Live):
                 try:
                     start = device.offsets.get(partition)
                     if start is None:
-                        start = self._engine.offset_at(partition, device.position)
+                        start = await self._engine.offset_at(partition, device.position)
                     target = self.tail.end(partition) if self.tail.position == position else held.get(partition)
                     if target is None:
-                        target = self._engine.offset_at(partition, position)
+                        target = await self._engine.offset_at(partition, position)
                     if start < target and not await self._read_on(device, partition, start, target):
                         return
                 except UnknownPartition:
