@@ -2,28 +2,32 @@
 
 | key                          | value                                                                     |
 |------------------------------|---------------------------------------------------------------------------|
-| `s` client id                | expiry, time of the last disconnect, subscriptions (JSON)                   |
+| `s` client id                | expiry, 0.0, subscriptions, number in the subscription index (JSON)         |
 | `p` client id                | position in the log, partitions that stand elsewhere, unacknowledged QoS 1  |
 | `i` packet id, client id     | (empty) an inbound QoS 2 packet id that was not released                    |
 | `o` packet id, client id     | state, partition, offset of an outbound QoS 2 message                       |
 | `g` shared subscription      | as `p`, of a group; the messages to be given out again instead of QoS 1       |
 | `w` client id                | the will (opaque)                                                         |
+| `f` part                     | bits of the session numbers in it: something may have come for these        |
+| `c`                          | as `p`, without QoS 1: the place in the log up to which the bits say all      |
 | `m` position                | see core.mapping_history                                                  |
 | `t` topic                    | (empty) the topic was made by a device                                    |
 
 Changes of a turn are collected and appended in one batch; what waits for them is called when they are durable. Each
-key is a row of its own, so compaction keeps the table as large as what it says.
+key is a row of its own, so compaction keeps the table as large as what it says. At start sessions are folded into a
+table on disk (session_fold.py), the few other rows into memory.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from core.mapping_history import MAPPING
+from core.session_fold import Row, SessionFold
 from core.state import Change, StateLog
 from core.store.engine import Appended, Engine, Outcome
 
@@ -34,6 +38,8 @@ OUTBOUND: Final = b"o"
 GROUP: Final = b"g"
 WILL: Final = b"w"
 TOPIC: Final = b"t"
+BITS: Final = b"f"
+CHECKPOINT: Final = b"c"
 _POSITION = struct.Struct(">QII")
 _OFFSET = struct.Struct(">IQ")
 _QOS1 = struct.Struct(">HIQ?")
@@ -51,21 +57,21 @@ class GroupRow:
 
 @dataclass(slots=True)
 class SessionRow:
-    """One session as stored. `qos1` and `outbound`: packet id -> (state, partition, offset, retain)."""
+    """One session as stored. `qos1` and `outbound`: packet id -> (state, partition, offset, retain); `number` 0: none
+    was stored."""
 
     expiry_s: int = 0
-    disconnected_s: float = 0.0
+    number: int = 0
     subscriptions: list[list[Any]] = field(default_factory=list)
     position: int = 0
     offsets: dict[int, int] = field(default_factory=dict)
     qos1: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
     inbound: set[int] = field(default_factory=set)
     outbound: dict[int, tuple[int, int, int, bool]] = field(default_factory=dict)
-    known: bool = False
 
 
-def session_change(client_id: str, expiry_s: int, disconnected_s: float, subscriptions: list[list[Any]]) -> Change:
-    value = json.dumps([expiry_s, disconnected_s, subscriptions], separators=(",", ":"), ensure_ascii=False)
+def session_change(client_id: str, expiry_s: int, number: int, subscriptions: list[list[Any]]) -> Change:
+    value = json.dumps([expiry_s, 0.0, subscriptions, number], separators=(",", ":"), ensure_ascii=False)
     return SESSION + client_id.encode(), value.encode()
 
 
@@ -97,6 +103,17 @@ def outbound_change(client_id: str, packet_id: int, place: tuple[int, int, int, 
     return OUTBOUND + packet_id.to_bytes(2, "big") + client_id.encode(), None if place is None else _OUT.pack(*place)
 
 
+def bits_change(part: int, bits: bytes) -> Change:
+    """Those of one part; empty for none."""
+    return BITS + part.to_bytes(4, "big"), bits or None
+
+
+def checkpoint_change(position: int, offsets: dict[int, int]) -> Change:
+    """The place in the log up to which the bits say all, partitions that stand elsewhere."""
+    pieces = [_POSITION.pack(position, len(offsets), 0)]
+    return CHECKPOINT, b"".join(pieces + [_OFFSET.pack(*one) for one in offsets.items()])
+
+
 def will_change(client_id: str, will: bytes | None) -> Change:
     return WILL + client_id.encode(), will
 
@@ -116,17 +133,29 @@ class SessionLog:
     def __init__(self, engine: Engine, partition: int) -> None:
         self.state = StateLog(engine, partition)
         self._engine = engine
-        self.rows: dict[str, SessionRow] = {}  # as loaded; the owner takes them out
+        self._fold = SessionFold()
         self.groups: dict[str, GroupRow] = {}
         self.wills: dict[str, bytes] = {}
         self.topics: set[str] = set()
         self.mappings: dict[int, bytes] = {}  # position -> mapping of names
+        self.bits: dict[int, bytes] = {}  # part -> bits
+        self.checkpoint: tuple[int, dict[int, int]] | None = None  # None: there is none
+        self.failed = False  # something that was put could not be stored
         self._changes: dict[bytes, bytes | None] = {}
         self._waiting: list[Callable[[bool], None]] = []
 
     async def load(self) -> None:
         await self.state.load(self._apply)
-        self.rows = {client_id: row for client_id, row in self.rows.items() if row.known}
+
+    def sessions(self) -> Iterator[tuple[str, SessionRow]]:
+        """The stored sessions, as loaded, in order of their clients. `forget_loaded` frees what this reads."""
+        for client, rows in self._fold.sessions():
+            row = _session_of(rows)
+            if row is not None:
+                yield client.decode(), row
+
+    def forget_loaded(self) -> None:
+        self._fold.close()
 
     def put(self, changes: list[Change], done: Callable[[bool], None] | None = None) -> None:
         """Later changes of a key replace earlier ones; `done(durable)` is called once they are."""
@@ -144,18 +173,19 @@ class SessionLog:
             return
 
         def done(answers: list[Appended]) -> None:
+            durable = answers[0].outcome is Outcome.APPENDED
+            self.failed = self.failed or not durable
             for one in waiting:
-                one(answers[0].outcome is Outcome.APPENDED)
+                one(durable)
 
         self._engine.append([self.state.entry(list(changes.items()))], done)
-
-    def _row(self, client_id: bytes) -> SessionRow:
-        return self.rows.setdefault(client_id.decode(), SessionRow())
 
     def _apply(self, key: bytes, value: bytes | None) -> None:
         kind, name = key[:1], key[1:]
         if kind in (INBOUND, OUTBOUND):
-            self._apply_packet_id(kind, int.from_bytes(name[:2], "big"), self._row(name[2:]), value)
+            self._fold.put(name[2:], kind + name[:2], value)
+        elif kind in (SESSION, POSITION):
+            self._fold.put(name, kind, value)
         elif kind == GROUP:
             self.groups.pop(name.decode(), None)
             if value is not None:
@@ -173,28 +203,35 @@ class SessionLog:
                 self.mappings[int.from_bytes(name, "big")] = value
         elif kind == TOPIC:
             self.topics.add(name.decode())
-        elif kind == SESSION:
-            row = self._row(name)
-            row.known = value is not None
+        elif kind == BITS:
+            self.bits[int.from_bytes(name, "big")] = value or b""
+        elif kind == CHECKPOINT:
+            self.checkpoint = None
             if value is not None:
-                row.expiry_s, row.disconnected_s, row.subscriptions = json.loads(value)
-        elif kind == POSITION and value is not None:
-            row = self._row(name)
-            row.position, offsets, qos1 = _POSITION.unpack_from(value)
-            at = _POSITION.size
-            split = at + offsets * _OFFSET.size
-            row.offsets = dict(_OFFSET.iter_unpack(value[at:split]))
-            row.qos1 = {
-                packet_id: (partition, offset, retain)
-                for packet_id, partition, offset, retain in _QOS1.iter_unpack(value[split : split + qos1 * _QOS1.size])
-            }
+                self.checkpoint = _POSITION.unpack_from(value)[0], dict(_OFFSET.iter_unpack(value[_POSITION.size :]))
 
-    def _apply_packet_id(self, kind: bytes, packet_id: int, row: SessionRow, value: bytes | None) -> None:
-        if kind == INBOUND:
-            row.inbound.discard(packet_id)
-            if value is not None:
-                row.inbound.add(packet_id)
+
+def _session_of(rows: list[Row]) -> SessionRow | None:
+    """One session out of its rows; None when there is none, as what is left of it is of no use."""
+    session: SessionRow | None = None
+    for kind, value in reversed(rows):  # `s` is the last of the kinds
+        if kind == SESSION:
+            expiry_s, _, subscriptions, *number = json.loads(value)
+            session = SessionRow(expiry_s, number[0] if number else 0, subscriptions)
+        elif session is None:
+            return None
+        elif kind == POSITION:
+            session.position, offsets, qos1 = _POSITION.unpack_from(value)
+            if offsets or qos1:
+                at = _POSITION.size
+                split = at + offsets * _OFFSET.size
+                session.offsets = dict(_OFFSET.iter_unpack(value[at:split]))
+                sent = _QOS1.iter_unpack(value[split : split + qos1 * _QOS1.size])
+                session.qos1 = {packet_id: (partition, offset, retain) for packet_id, partition, offset, retain in sent}
         else:
-            row.outbound.pop(packet_id, None)
-            if value is not None:
-                row.outbound[packet_id] = _OUT.unpack(value)
+            packet_id = int.from_bytes(kind[1:], "big")
+            if kind[:1] == INBOUND:
+                session.inbound.add(packet_id)
+            else:
+                session.outbound[packet_id] = _OUT.unpack(value)
+    return session

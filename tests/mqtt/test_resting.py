@@ -6,14 +6,20 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import patch
 
+import pytest
 import trio
 import trio.testing
 
 from conf.schema import Config
 from core.broker import Broker
+from core.retroactive import Target, To
+from core.sessions import session_change
 from core.store.embedded import EmbeddedEngine
+from core.store.engine import Append, Outcome, append
 from gateway.core_settings import broker_settings, engine_config, mqtt_settings
+from gateway.protocols.mqtt import checkpoints
 from gateway.protocols.mqtt.codec import Reader, encode
 from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import (
@@ -30,9 +36,12 @@ from gateway.protocols.mqtt.codec.properties import PUBACK
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.limits import Limits
+from gateway.protocols.mqtt.pending import Pending
 from gateway.protocols.mqtt.resting import Resting
 from gateway.protocols.mqtt.server import MqttServer, bind_listeners, open_server
 from gateway.protocols.mqtt.session import QOS1_SENT, QOS2_RELEASED, STORED, Delivery, Session, Subscription
+from trivium.record_batch import parse_header
+from trivium.records import Record, build, build_control
 
 
 class Client:
@@ -79,7 +88,14 @@ class Client:
 
 
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[MqttServer]:
+async def serving(directory: Path, *, killed: bool = False) -> AsyncIterator[MqttServer]:
+    """A server over the directory; `killed`: it is not told to stop, but ends."""
+    async with serving_with_broker(directory, killed=killed) as (_, server):
+        yield server
+
+
+@asynccontextmanager
+async def serving_with_broker(directory: Path, *, killed: bool = False) -> AsyncIterator[tuple[Broker, MqttServer]]:
     config = Config.model_validate({"store": {"data_dir": str(directory)}, "mqtt": {"listen": "127.0.0.1:0"}})
     engine = EmbeddedEngine(config.store.data_dir, engine_config(config))
     async with trio.open_nursery() as nursery:
@@ -88,9 +104,13 @@ async def serving(directory: Path) -> AsyncIterator[MqttServer]:
         await nursery.start(broker.run)
         settings = mqtt_settings(config)
         server = await open_server(broker, bind_listeners(settings), settings)
-        nursery.start_soon(server.run)
-        await trio.testing.wait_all_tasks_blocked()
-        yield server
+        async with trio.open_nursery() as running:
+            running.start_soon(server.run)
+            await trio.testing.wait_all_tasks_blocked()
+            yield broker, server
+            if killed:
+                running.cancel_scope.cancel()
+            server.stop()
         nursery.cancel_scope.cancel()
 
 
@@ -161,6 +181,143 @@ async def test_after_a_restart_sessions_rest_and_what_came_is_delivered(tmp_path
         assert [one.topic for one in came if isinstance(one, Publish)] == ["rest/first"]
 
 
+async def leave_two(server: MqttServer) -> Client:
+    """Two sessions that rest, `one` of which wants what the publisher that is returned publishes under `one/`."""
+    for name in ("one", "two"):
+        device = Client(server, name)
+        await device.connect()
+        await device.subscribe(f"{name}/+")
+        device.leave()
+    publisher = Client(server, "publisher")
+    await publisher.connect(0)
+    return publisher
+
+
+async def comes_back(server: MqttServer, client_id: str) -> tuple[bool, list[str]]:
+    """Whether it is served without a look at the log, and what comes."""
+    device = Client(server, client_id)
+    with patch.object(server.deliveries, "catch_up", wraps=server.deliveries.catch_up) as read:
+        came = await device.connect(present=True)
+    with trio.fail_after(10):
+        while not server.handler.devices[client_id].live:
+            await trio.lowlevel.checkpoint()
+            device.reader.feed(device.connection.take_output(), came)
+    device.reader.feed(device.connection.take_output(), came)
+    publishes = [one for one in came if isinstance(one, Publish)]
+    for publish in publishes:
+        device.send(Ack(PUBACK, publish.packet_id, 0, None))
+    return not read.called, [one.topic for one in publishes]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_restart_knows_for_whom_nothing_came(tmp_path: Path, killed: bool) -> None:
+    """Also after a kill: what was published since the last time that it was stored is looked through."""
+    async with serving(tmp_path, killed=killed) as server:
+        publisher = await leave_two(server)
+        await server.handler.keep_positions()
+        await publisher.publish("one/first")
+    async with serving(tmp_path) as server:
+        assert await comes_back(server, "one") == (False, ["one/first"])
+        assert await comes_back(server, "two") == (True, [])
+
+
+async def test_what_came_before_two_restarts_is_not_forgotten(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        await (await leave_two(server)).publish("one/first")
+    async with serving(tmp_path):
+        pass
+    async with serving(tmp_path, killed=True) as server:
+        assert await comes_back(server, "two") == (True, [])
+        await trio.testing.wait_all_tasks_blocked()
+    async with serving(tmp_path) as server:
+        assert await comes_back(server, "one") == (False, ["one/first"])
+
+
+async def test_a_device_that_got_it_has_nothing_to_look_for_after_a_restart(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        await (await leave_two(server)).publish("one/first")
+        assert await comes_back(server, "one") == (False, ["one/first"])
+    async with serving(tmp_path) as server:
+        assert await comes_back(server, "one") == (True, [])
+
+
+async def test_a_transaction_that_was_open_when_it_was_stored_is_not_missed(tmp_path: Path) -> None:
+    """Its records stand before the place up to which the log was looked through."""
+    async with serving_with_broker(tmp_path, killed=True) as (broker, server):
+        await (await leave_two(server)).publish("one/first")
+        assert (await comes_back(server, "one"))[1] == ["one/first"]
+        held = build([Record(0, 1, b"held", b"x", [])], producer_id=7, producer_epoch=0, transactional=True)
+        await store(broker, held)
+        await server.handler.keep_positions()
+        await store(broker, build_control(7, 0, True, 0, 1))
+    async with serving(tmp_path) as server:
+        assert await comes_back(server, "two") == (True, [])
+        assert await comes_back(server, "one") == (False, ["one/held"])
+
+
+async def store(broker: Broker, batch: bytes) -> None:
+    """One batch for the topic `one`, as another road would bring it."""
+    topic = broker.topics.get("one")
+    assert topic is not None
+    (answer,) = await append(broker.engine, [Append(topic.partitions[0], parse_header(batch), batch)])
+    assert answer.outcome is Outcome.APPENDED
+
+
+async def test_what_could_not_be_stored_makes_all_look_at_the_log(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        await leave_two(server)
+        await server.handler.keep_positions()
+        server.handler._log.failed = True
+    async with serving(tmp_path) as server:
+        assert await comes_back(server, "one") == (False, [])
+
+
+async def test_a_moved_session_is_read_for_after_a_kill(tmp_path: Path) -> None:
+    async with serving_with_broker(tmp_path, killed=True) as (broker, server):
+        await (await leave_two(server)).publish("one/first")
+        assert (await comes_back(server, "one"))[1] == ["one/first"]
+        server.handler.put_positions()
+        await broker.retroactive.reset("session", "one", ["one"], Target(To.EARLIEST))
+    async with serving(tmp_path) as server:
+        assert (await comes_back(server, "one"))[1] == ["one/first"]
+
+
+async def test_more_than_can_be_looked_through_makes_all_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "MARK_BYTES_MAX", 0)
+    async with serving(tmp_path, killed=True) as server:
+        publisher = await leave_two(server)
+        await server.handler.keep_positions()
+        await publisher.publish("one/first")
+    async with serving(tmp_path) as server:
+        assert await comes_back(server, "two") == (False, [])
+        assert await comes_back(server, "one") == (False, ["one/first"])
+
+
+async def test_numbers_are_given_out_again_and_never_twice(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        publisher = await leave_two(server)
+        number = server.handler.devices["publisher"].session.number
+        publisher.leave()
+        again = Client(server, "again")
+        await again.connect(0)
+        assert server.handler.devices["again"].session.number == number
+        await (await leave_three_with_the_number_of_one(server)).connect(0)
+    async with serving(tmp_path) as server:
+        numbers = [server.handler.find(name).session.number for name in ("one", "two", "three")]  # type: ignore[union-attr]
+        assert len(set(numbers)) == 3
+
+
+async def leave_three_with_the_number_of_one(server: MqttServer) -> Client:
+    """As if the end of a session could not be stored, and its number was another's by then."""
+    one = server.handler.find("one")
+    assert one is not None
+    change = session_change("three", 1000, one.session.number, [["three/+", 1, False, False, 0, 0, 0, ""]])
+    stored = trio.Event()
+    server.handler.store([change], lambda _: stored.set())
+    await stored.wait()
+    return Client(server, "other")
+
+
 def test_everything_of_a_session_rests() -> None:
     session = Session("c", 7, 100)
     session.inbound = {3: STORED}
@@ -172,7 +329,7 @@ def test_everything_of_a_session_rests() -> None:
     device.stored_out = {5}
     device.has_will = device.stored = device.pending = True
     device.stored_expiry_s = 99
-    resting = Resting()
+    resting = Resting(Pending())
     resting.put([(device, 123.0)])
     assert resting.take("other") is None
     assert resting.due(122.9, 9) == []

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 import structlog
+import trio
 
 from core import sessions as stored
 from core.sessions import SessionLog
@@ -23,6 +24,7 @@ from gateway.protocols.mqtt import events as ev
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt import session as ses
 from gateway.protocols.mqtt.admission import Admission
+from gateway.protocols.mqtt.checkpoints import Checkpoints
 from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import Connect, Will
 from gateway.protocols.mqtt.connection import Connection
@@ -32,12 +34,12 @@ from gateway.protocols.mqtt.packet_changes import NEVER_S, asked_expiry_s, outgo
 from gateway.protocols.mqtt.publishing import Outgoing, Publisher, totals
 from gateway.protocols.mqtt.resting import NEVER_S as NEVER_RESTED_S
 from gateway.protocols.mqtt.resting import Resting, may_rest
+from gateway.protocols.mqtt.restoring import restore_sessions
 from gateway.protocols.mqtt.retained import Retained
 from gateway.protocols.mqtt.session import Session
 from gateway.protocols.mqtt.session_rows import (
     forget,
     position_changes,
-    restore,
     session_row,
     unstored_changes,
 )
@@ -81,31 +83,18 @@ class BrokerHandler:
         self._wills: Pending[Will] = Pending()
         self._restart_wills: set[str] = set()  # of clients that the last life of the broker took the connection from
         self._expiries: Pending[Device] = Pending()
-        self.resting = Resting()
+        self.resting = Resting(deliveries.resting_pending)
         self._to_rest: set[Device] = set()  # devices without connection, until they rest
-        deliveries.resting_pending = self.resting.pending
+        self._checkpoints = Checkpoints(log_, deliveries)
         self._positions_due_s = 0.0
         self.connected = self.expired = self.publishes_in = self.publish_bytes_in = 0
 
-    def load(self, now_s: float) -> None:
+    async def load(self, now_s: float) -> None:
         """Takes over the stored sessions; those that were connected count as gone from now on."""
-        rows, self._log.rows = self._log.rows, {}
-        while rows:
-            client_id, row = rows.popitem()
-            session = restore(client_id, self._deliveries.take_number(), row)
-            device = Device(session, row.position)
-            device.offsets = row.offsets
-            device.pending = True
-            device.stored_out = set(row.outbound)
-            device.stored = True
-            self._deliveries.devices[session.number] = device
-            self.devices[client_id] = device
-            subscriptions, session.subscriptions = session.subscriptions, None
-            for filter_, subscription in (subscriptions or {}).items():
-                self._deliveries.subscribe(device, filter_, subscription)
+        self._checkpoints.restore()
+        for device in await restore_sessions(self._log, self._deliveries, self.resting, now_s):
+            self.devices[device.session.client_id] = device
             self._expire_later(device, now_s)
-            if len(self._to_rest) >= REST_AT_ONCE_MAX:
-                self._lay_to_rest(now_s)
         for name, place in self._log.groups.items():
             group = self._deliveries.groups.get(name)
             if group is not None:
@@ -115,10 +104,13 @@ class BrokerHandler:
         self._log.groups = {}
         for client_id, packed in self._log.wills.items():
             will = unpack_will(packed)
-            delay_s = min(float(will.properties.get(props.WILL_DELAY, 0)), self._expiry_of(client_id))
+            delay_s = float(will.properties.get(props.WILL_DELAY, 0))
+            if delay_s:
+                delay_s = min(delay_s, self._expiry_of(client_id))
             self._wills.put(client_id, now_s + max(delay_s, self._will_grace_s), will)
             self._restart_wills.add(client_id)
         self._log.wills = {}
+        await self._checkpoints.mark()
 
     def _expiry_of(self, client_id: str) -> float:
         device = self.find(client_id)
@@ -402,13 +394,26 @@ class BrokerHandler:
             self._publisher.publish([will_of(client_id, will) for client_id, will in due])
         if now_s >= self._positions_due_s:
             self._positions_due_s = now_s + POSITION_INTERVAL_S
-            for device in self.devices.values():
-                if device.dirty and device.connection is not None:
-                    self._log.put(position_changes(device, *self._deliveries.cursor(device)))
-            self._log.put(self._group_rows())
+            self.put_positions()
         self._lay_to_rest(now_s)
         self._log.append()
         self._answered()
+
+    def put_positions(self) -> None:
+        """Has stored where all sessions are that were given something, and who has something to get."""
+        self._deliveries.store_packet_ids()  # or a place could stand behind a message whose packet id is not stored
+        for device in self.devices.values():
+            if device.dirty and device.connection is not None:
+                self._log.put(position_changes(device, *self._deliveries.cursor(device)))
+        self._log.put(self._group_rows())
+        self._checkpoints.put(self.devices.values())
+
+    async def keep_positions(self) -> None:
+        """As `put_positions`; returns when it is durable, or cannot be."""
+        self.put_positions()
+        answered = trio.Event()
+        self.store([], lambda _: answered.set())
+        await answered.wait()
 
     def _group_rows(self) -> list[Change]:
         """The places of shared subscriptions that have moved since they were stored, if a member is durable; with each

@@ -140,6 +140,45 @@ class Deliveries(Live):
         offsets[partition] = max(offset, target)
         return True
 
+    async def mark_since(self, position: int, held: dict[int, int], bytes_max: int) -> bool:
+        """Marks the sessions that something stored since a place is for, and gives it to nobody; nobody may be
+        connected yet. False when that is more than `bytes_max`: then not all are marked.
+        """
+        left_bytes = bytes_max
+        for partition in [one for one in self._engine.partitions() if self._wanted(one)]:
+            offset = held.get(partition)
+            if offset is None:
+                offset = self._engine.offset_at(partition, position)
+            while offset < (end := self.tail.end(partition)):
+                try:
+                    read = await self._engine.read(partition, offset, READ_BYTES, committed=True)
+                except OffsetOutOfRange:
+                    offset = max(offset + 1, self._engine.info(partition).log_start)  # retention has cut it
+                    continue
+                except DataDamaged as damage:
+                    offset = damage.end_offset
+                    continue
+                left_bytes -= read.size_bytes
+                if left_bytes < 0:
+                    return False
+                for stretch in committed_batches(partition, read, offset):
+                    if stretch.base_offset < end:
+                        self._mark(stretch)
+                after = next_offset(read, offset)
+                if after <= offset:
+                    break
+                offset = after
+        return True
+
+    def _mark(self, stretch: Stretch) -> None:
+        for named in self._runs(stretch):
+            for target in self._plan(named.name):
+                device = self.devices.get(target.number)
+                if device is not None:
+                    device.pending = True
+                elif target.number not in self.groups_by_number:
+                    self.resting_pending.add(target.number)
+
     def _deliver_behind(self, device: Device, stretch: Stretch, offset: int) -> int | None:
         """Hands one batch to one device; the offset where it stopped, None if it took all."""
         now_s = time.time()

@@ -9,6 +9,7 @@ in at most `DECODED_BYTES_MAX`, so that many who are a little behind share the w
 from __future__ import annotations
 
 import time
+from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.events import RunReceived
 from gateway.protocols.mqtt.message import Message, Run, plain_run
+from gateway.protocols.mqtt.pending import Pending
 from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.selection import passes
 from gateway.protocols.mqtt.session import Delivery, Subscription
@@ -121,11 +123,13 @@ class Live:
         self.retained_partition = -1  # its records have whole names as keys
         self.index = SubscriptionIndex()
         self.devices: dict[int, Device] = {}  # by the session's number; not those at rest
-        self.resting_pending: set[int] = set()  # numbers at rest for which something has come
+        self.resting_pending = Pending()  # numbers at rest for which something has come
+        self.delivered = 0  # batches that were looked at
         self.groups: dict[str, Group] = {}
         self.groups_by_number: dict[int, Group] = {}
         self.groups_gone: list[str] = []  # whose rows are to be deleted
-        self._last_number = 0
+        self.number_max = 0  # of those that were given out
+        self._numbers_free = array("I")
         self._topics_wanted: Counter[str] = Counter()  # topics that filters name; "" for those that name any
         self._plans: dict[str, list[Target]] = {}
         self._plans_version = -1
@@ -137,9 +141,16 @@ class Live:
         self.tail = LogTail(engine, self._wanted, self._deliver_live, self._after)
 
     def take_number(self) -> int:
-        """A subscriber number that nobody has had."""
-        self._last_number += 1
-        return self._last_number
+        """A subscriber number that nobody has."""
+        if self._numbers_free:
+            return self._numbers_free.pop()
+        self.number_max += 1
+        return self.number_max
+
+    def restore_numbers(self, taken: bytes | bytearray) -> None:
+        """Those that are given out: `taken` has a byte for each number."""
+        self.number_max = max(taken.rfind(1), 0)
+        self._numbers_free = array("I", [number for number in range(1, self.number_max) if not taken[number]])
 
     def enter(self, device: Device) -> None:
         """A device that is no longer at rest; its subscriptions stand in the index."""
@@ -163,6 +174,11 @@ class Live:
         if new:
             self._topics_wanted.update(self._names_of(filter_))
         return new
+
+    def restore_subscription(self, filter_: str, number: int, options: int) -> None:
+        """A subscription of a session that rests."""
+        self.index.add(filter_, number, options)
+        self._topics_wanted.update(self._names_of(filter_))
 
     def unsubscribe(self, device: Device, filter_: str) -> bool:
         if not device.remove(filter_):
@@ -209,7 +225,11 @@ class Live:
             self.catch_up(group)
         for filter_ in list(device.session.subscriptions or {}):
             self.unsubscribe(device, filter_)
-        self.devices.pop(device.session.number, None)
+        number = device.session.number
+        if self.devices.get(number) is device:  # else it was removed before, and the number may be another's
+            del self.devices[number]
+            self.resting_pending.discard(number)
+            self._numbers_free.append(number)
 
     def _names_of(self, filter_: str) -> list[str]:
         found = self._mapping.topics_of(parse_filter(filter_)[1])
@@ -277,6 +297,7 @@ class Live:
     # -- live --------------------------------------------------------------------------------------------------------
 
     def _deliver_live(self, stretch: Stretch) -> None:
+        self.delivered += 1
         now_s = time.time()
         traced = self.traces is not None and self.traces.observes(stretch.partition)
         fresh = None if traced else self.fresh(stretch.header)

@@ -1,9 +1,9 @@
 """Sessions whose clients are away: rows of a table on disk, not objects.
 
 A session at rest costs memory for its subscriptions in the index, and nothing else: neither a message that it does not
-want nor one that it wants makes an object. Of the latter only the first sets its number in `pending`, so that a client
-for which nothing came is served without a look at the log. The table is SQLite in a temporary file, made anew from the
-session log at start; the log alone is durable.
+want nor one that it wants makes an object. The latter sets the bit of its number in `pending`, so that a client for
+which nothing came is served without a look at the log. The table is SQLite in a temporary file, made anew from the
+session log at start, row by row (restoring.py); the log alone is durable.
 
 Members of shared subscriptions do not rest: their group asks for them.
 """
@@ -15,14 +15,20 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Final
 
+from core.sessions import SessionRow
 from gateway.protocols.mqtt.devices import Device
-from gateway.protocols.mqtt.session import Delivery, Session, Subscription
+from gateway.protocols.mqtt.pending import Pending
+from gateway.protocols.mqtt.session import STORED, Delivery, Session, Subscription
+from gateway.protocols.mqtt.session_rows import inflight_of
 
 NEVER_S: Final = float("inf")
+CACHE_KIB: Final = 16 * 1024
 _SCHEMA: Final = """
 CREATE TABLE resting (client_id TEXT PRIMARY KEY, number INTEGER, expires_s REAL, packed BLOB) WITHOUT ROWID;
-CREATE INDEX resting_expiry ON resting (expires_s);
+CREATE INDEX resting_expiry ON resting (expires_s) WHERE expires_s IS NOT NULL;
 """
+
+RestingRow = tuple[str, int, float | None, bytes]  # client id, number, when its session ends, the rest
 
 
 def may_rest(device: Device) -> bool:
@@ -33,12 +39,12 @@ def may_rest(device: Device) -> bool:
 class Resting:
     """Client id -> device. `pending` holds the numbers of those for which something may have come."""
 
-    def __init__(self) -> None:
-        self.pending: set[int] = set()
+    def __init__(self, pending: Pending) -> None:
+        self.pending = pending
         self._count = 0
         self._table = sqlite3.connect("", isolation_level=None)  # a temporary file, gone with the process
-        self._table.execute("PRAGMA journal_mode=OFF")
-        self._table.execute("PRAGMA synchronous=OFF")
+        for pragma in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):
+            self._table.execute(f"PRAGMA {pragma}")
         self._table.executescript(_SCHEMA)
 
     def __len__(self) -> int:
@@ -49,11 +55,18 @@ class Resting:
 
     def put(self, devices: Iterable[tuple[Device, float]]) -> None:
         """Lays devices to rest, each with the time at which its session ends."""
-        rows = []
+        rows: list[RestingRow] = []
         for device, expires_s in devices:
+            number = device.session.number
             if device.pending:
-                self.pending.add(device.session.number)
-            rows.append((device.session.client_id, device.session.number, expires_s, _pack(device)))
+                self.pending.add(number)
+            else:
+                self.pending.discard(number)
+            rows.append((device.session.client_id, number, None if expires_s == NEVER_S else expires_s, _pack(device)))
+        self.put_rows(rows)
+
+    def put_rows(self, rows: list[RestingRow]) -> None:
+        """Sessions as rows."""
         self._table.execute("BEGIN")
         self._table.executemany("INSERT INTO resting VALUES (?, ?, ?, ?)", rows)
         self._table.execute("COMMIT")
@@ -68,10 +81,10 @@ class Resting:
             return None
         self._count -= 1
         number, expires_s, packed = found
-        device = _unpack(client_id, number, packed)
+        device = unpack(client_id, number, packed)
         device.pending = number in self.pending
         self.pending.discard(number)
-        return device, expires_s
+        return device, NEVER_S if expires_s is None else expires_s
 
     def due(self, now_s: float, count_max: int) -> list[str]:
         """Clients whose sessions end by now, at most so many."""
@@ -102,7 +115,27 @@ def _pack(device: Device) -> bytes:
     )
 
 
-def _unpack(client_id: str, number: int, packed: bytes) -> Device:
+def pack_stored(row: SessionRow) -> bytes:
+    """As `_pack` packs the device of a stored session."""
+    return marshal.dumps(
+        (
+            row.expiry_s,
+            {one[0]: tuple(one[1:]) for one in row.subscriptions},
+            dict.fromkeys(row.inbound, STORED),
+            {packet_id: tuple(one) for packet_id, one in inflight_of(row).items()} if row.qos1 or row.outbound else {},
+            1,
+            row.position,
+            row.offsets,
+            set(row.outbound),
+            False,
+            True,
+            row.expiry_s,
+        )
+    )
+
+
+def unpack(client_id: str, number: int, packed: bytes) -> Device:
+    """The device of a row."""
     expiry_s, subscriptions, inbound, inflight, next_packet_id, position, offsets, stored_out, *stored = marshal.loads(
         packed
     )

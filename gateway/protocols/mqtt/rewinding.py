@@ -65,6 +65,7 @@ class Rewinder:
             changes = [reader.row(reader.position, reader.offsets)]
         else:
             return
+        self._handler.put_positions()  # with it, that there is something to get
         stored = trio.Event()
         durable: list[bool] = []
 

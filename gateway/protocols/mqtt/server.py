@@ -123,7 +123,6 @@ class MqttServer:
         self.deliveries.traces = traces = MqttTraces(broker.tracer, broker.topics)
         self.publisher.observed, self.publisher.on_stored = (lambda: broker.tracer.active), traces.stored
         broker.tracer.on_active(self._observe)
-        self.handler.load(time.time())
         figures = partial(read_figures, broker.engine, broker.topics, self.handler, self.deliveries, table, self.pump)
         self._sys_topics = SysTopics(version("trivium-broker"), settings.sys_interval_s, figures, time.monotonic())
         rewinder = Rewinder(broker.engine, broker.topics, self.handler, self.deliveries)
@@ -172,6 +171,8 @@ class MqttServer:
                 nursery.start_soon(self.pump.run, self._listeners)
                 await self._stopping.wait()
                 await self.pump.drain(self._settings.drain_s)
+                with trio.move_on_after(self._settings.drain_s):
+                    await self.handler.keep_positions()
                 nursery.cancel_scope.cancel()
         finally:
             self._table.close()
@@ -227,4 +228,6 @@ async def open_server(broker: Broker, listeners: Sequence[Listener], settings: M
         stored = await log.state.put(mappings.changes)
         if stored.outcome is not Outcome.APPENDED:
             raise StoreFailed(f"the mapping of MQTT names cannot be stored: {stored.outcome.value}")
-    return MqttServer(broker, listeners, settings, log, table, mappings)
+    server = MqttServer(broker, listeners, settings, log, table, mappings)
+    await server.handler.load(time.time())
+    return server

@@ -8,12 +8,12 @@ from core.state import Change
 from gateway.protocols.mqtt import session as ses
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.outbound import Unsent
-from gateway.protocols.mqtt.session import Delivery, Session, Subscription
+from gateway.protocols.mqtt.session import Delivery, Session
 
 
 def session_row(session: Session) -> Change:
     subscriptions = [[filter_, *subscription] for filter_, subscription in (session.subscriptions or {}).items()]
-    return stored.session_change(session.client_id, session.expiry_s, 0.0, subscriptions)
+    return stored.session_change(session.client_id, session.expiry_s, session.number, subscriptions)
 
 
 def position_changes(device: Device, position: int, offsets: dict[int, int]) -> list[Change]:
@@ -54,17 +54,14 @@ def forget(device: Device) -> list[Change]:
     return stored.forget_changes(session.client_id, inbound, device.stored_out)
 
 
-def restore(client_id: str, number: int, row: SessionRow) -> Session:
-    """A stored session."""
-    session = Session(client_id, number, row.expiry_s)
-    session.subscriptions = {one[0]: Subscription(*one[1:]) for one in row.subscriptions} or None
-    session.inbound = dict.fromkeys(row.inbound, ses.STORED) or None
+def inflight_of(row: SessionRow) -> dict[int, Delivery]:
+    """What is in flight to a stored session. The order of the log is the order in which it is sent again, in each
+    partition ([MQTT-4.6.0-1]).
+    """
     inflight = {
         packet_id: Delivery(ses.QOS1_SENT, partition, offset, retain)
         for packet_id, (partition, offset, retain) in row.qos1.items()
     }
     for packet_id, place in row.outbound.items():
         inflight[packet_id] = Delivery(*place)
-    # The order of the log is the order they are sent again in, per partition ([MQTT-4.6.0-1]).
-    session.inflight = dict(sorted(inflight.items(), key=lambda item: (item[1].partition, item[1].offset))) or None
-    return session
+    return dict(sorted(inflight.items(), key=lambda item: (item[1].partition, item[1].offset)))

@@ -1,0 +1,75 @@
+"""Stored sessions at start: from the session log into the index and the table of those at rest, in bounded memory.
+
+Only members of shared subscriptions, which do not rest, become objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import trio
+
+from core.sessions import SessionLog, SessionRow
+from gateway.protocols.mqtt.delivery import Deliveries
+from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.live import options_of
+from gateway.protocols.mqtt.packet_changes import NEVER_S
+from gateway.protocols.mqtt.resting import Resting, RestingRow, pack_stored, unpack
+from gateway.protocols.mqtt.session import Subscription
+
+STRETCH_SESSIONS: Final = 2_000  # in one step of the loop, some 15 us each
+
+
+async def restore_sessions(log: SessionLog, deliveries: Deliveries, resting: Resting, now_s: float) -> list[Device]:
+    """Returns those that do not rest. Sessions that were connected count as gone from now on."""
+    members: list[Device] = []
+    rows: list[RestingRow] = []
+    for client_id, number, row in _numbered(log, deliveries):
+        packed = pack_stored(row)
+        if any(one[0].startswith("$share/") for one in row.subscriptions):
+            members.append(_enter(unpack(client_id, number, packed), deliveries))
+            continue
+        for filter_, *options in row.subscriptions:
+            deliveries.restore_subscription(filter_, number, options_of(Subscription(*options)))
+        rows.append((client_id, number, None if row.expiry_s == NEVER_S else now_s + row.expiry_s, packed))
+        if len(rows) >= STRETCH_SESSIONS:
+            resting.put_rows(rows)
+            rows = []
+            await trio.lowlevel.checkpoint()
+    resting.put_rows(rows)
+    log.forget_loaded()
+    return members
+
+
+def _numbered(log: SessionLog, deliveries: Deliveries) -> Iterator[tuple[str, int, SessionRow]]:
+    """The sessions with their numbers; those without one of their own get theirs when all others are known."""
+    taken = bytearray()
+    others: list[str] = []
+    for client_id, row in log.sessions():
+        number = row.number
+        if number >= len(taken):
+            taken.extend(bytes(number + 1 + (number >> 3) - len(taken)))
+        if number and not taken[number]:
+            taken[number] = 1
+            yield client_id, number, row
+        else:
+            others.append(client_id)
+    deliveries.restore_numbers(taken)
+    left = set(others)
+    for client_id, row in log.sessions() if left else ():
+        if client_id in left:
+            number = deliveries.take_number()
+            deliveries.resting_pending.add(number)
+            yield client_id, number, row
+
+
+def _enter(device: Device, deliveries: Deliveries) -> Device:
+    session = device.session
+    device.pending = session.number in deliveries.resting_pending
+    device.no_local = device.selective = 0
+    deliveries.devices[session.number] = device
+    subscriptions, session.subscriptions = session.subscriptions, None
+    for filter_, subscription in (subscriptions or {}).items():
+        deliveries.subscribe(device, filter_, subscription)
+    return device
