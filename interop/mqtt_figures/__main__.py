@@ -17,7 +17,8 @@ from interop import setup
 from interop.brokers import BrokerError
 from interop.figures.__main__ import machine
 from interop.figures.results import Results
-from interop.mqtt_figures.cells import BY_NAME, CELLS, FULL, QUICK, TITLES, LoadError, Run
+from interop.mqtt_figures.cells import BY_NAME, CELLS, TITLES
+from interop.mqtt_figures.running import FULL, QUICK, LoadError, Run
 from interop.places import CACHE, REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "figures" / "mqtt.md"
@@ -36,9 +37,11 @@ def _table(results: Results, cell: str) -> str:
 
 
 def keep(cell: str, run: Run) -> None:
-    """Puts a cell's results in place of what was kept of it."""
+    """Puts a cell's results in place of what was kept of it, but for contenders that were left out."""
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    values = [[*key, run.results.units[key[0], key[1]], found] for key, found in run.results.values.items()]
+    measured = {contender for _, _, contender in run.results.values}
+    values = [row for row in kept.get(cell, {}).get("values", []) if row[2] not in measured] if run.partial else []
+    values += [[*key, run.results.units[key[0], key[1]], found] for key, found in run.results.values.items()]
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     kept[cell] = {"date": today, "values": values, "notes": run.notes}
     KEPT.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +83,7 @@ def main() -> int:
     )
     failed = False
     for cell in options.cell or list(CELLS):
-        run, began = Run(scale), time.monotonic()
+        run, began = Run(scale, partial=bool(options.contender)), time.monotonic()
         try:
             CELLS[cell](run)
         except (BrokerError, LoadError) as error:

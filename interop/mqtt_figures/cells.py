@@ -6,18 +6,14 @@ broker cannot do (it refuses, loses the connection, or takes too long) leaves it
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from interop.brokers import BrokerError
-from interop.figures.results import Results
 from interop.mqtt_figures.contenders import (
     ALL,
     AMQTT,
@@ -26,84 +22,14 @@ from interop.mqtt_figures.contenders import (
     TRIVIUM_ASYNC,
     TRIVIUM_SYNC,
     Contender,
-    MqttBroker,
 )
-from interop.places import MQTT_LOAD, scratch_root
+from interop.mqtt_figures.running import Load, LoadError, Run, flow
+from interop.mqtt_figures.scale import sessions, subscriptions
+from interop.places import scratch_root
 
 OURS = (TRIVIUM_ASYNC, TRIVIUM_SYNC)
 NEAR = (MOSQUITTO, *OURS)  # where the others would only take time
 FDATASYNC_WRITES = 500
-REST_S = 3  # until sessions that were left have come to rest
-LATE_S = 60  # what a load may take beyond its seconds
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How long (`seconds` of each flow) and how large: numbers of idle devices, stored sessions, those that return."""
-
-    seconds: float
-    repeats: int
-    idle: tuple[int, ...]
-    sessions: int
-    returning: int
-    contenders: tuple[Contender, ...] = ALL
-
-
-FULL = Scale(4, 1, (1_000, 8_000, 15_000), 1_000_000, 19_000)
-QUICK = Scale(2, 1, (500, 1_500), 20_000, 1_000)
-
-
-class LoadError(Exception):
-    """The load generator failed; the text holds what it said."""
-
-
-@dataclass
-class Run:
-    """One run of the figures: what was measured, and what is to be said about it."""
-
-    scale: Scale
-    results: Results = field(default_factory=Results)
-    notes: list[str] = field(default_factory=list)
-
-    def each(self, among: Iterable[Contender]) -> list[Contender]:
-        return [one for one in among if one in self.scale.contenders]
-
-
-class Load:
-    """One process of the load generator."""
-
-    def __init__(self, port: int, **options: float | str) -> None:
-        self._limit_s = float(options.get("seconds", 5)) + LATE_S
-        command = [str(MQTT_LOAD), "127.0.0.1", str(port), *(f"{name}={value}" for name, value in options.items())]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    def event(self) -> dict[str, Any]:
-        """The next thing it reports. Raises LoadError when it ends first."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._finish()
-            raise LoadError("the load ended early")
-        return dict(json.loads(line))
-
-    def last(self) -> dict[str, Any]:
-        """Waits for its end; the last thing it reported. Raises LoadError."""
-        return dict(json.loads(self._finish().strip().splitlines()[-1]))
-
-    def _finish(self) -> str:
-        try:
-            out, err = self._process.communicate(timeout=self._limit_s)
-        except subprocess.TimeoutExpired:
-            raise LoadError("the load did not end") from None
-        finally:
-            self._process.kill()
-        if self._process.returncode:
-            raise LoadError(" ".join((out + err)[-300:].split()))
-        return out
-
-
-def flow(broker: MqttBroker, **options: float | str) -> dict[str, Any]:
-    return Load(broker.port, **options).last()
 
 
 # -- throughput -------------------------------------------------------------------------------------------------------
@@ -245,43 +171,6 @@ def _idle(run: Run, contender: Contender, encrypted: bool) -> None:
             run.notes.append(f"{contender.name}, {case}: {found['probes'] - found['probed']} probes did not arrive")
 
 
-# -- sessions at rest -------------------------------------------------------------------------------------------------
-
-
-def sessions(run: Run) -> None:
-    """Offline persistent sessions, some of which return at once, every hundredth with a message that waits."""
-    for contender in run.each((MOSQUITTO, TRIVIUM_SYNC)):
-        try:
-            _sessions(run, contender)
-        except (LoadError, BrokerError) as error:
-            run.notes.append(f"{contender.name}, sessions: {' '.join(str(error).split())[:200]}")
-
-
-def _sessions(run: Run, contender: Contender) -> None:
-    count, returning = run.scale.sessions, run.scale.returning
-    add = run.results.add
-    with contender.running() as broker:
-        before = broker.rss_anon_bytes()
-        made = Load(broker.port, mode="create", count=count, seconds=600, at_once=500).last()
-        time.sleep(REST_S)
-        memory = (broker.rss_anon_bytes() - before) / count
-        case = f"{count:,} sessions"
-        add("sessions", f"{case} made and left", contender.name, made["sessions"] / made["seconds"], "sessions/s")
-        add("sessions", f"{case}: memory of one", contender.name, memory, "B")
-        fed = Load(broker.port, mode="feed", count=returning, of=count, seconds=60).last()
-        expected = int(fed["messages"])
-        back = Load(
-            broker.port, mode="return", count=returning, of=count, expect=expected, at_once=returning, seconds=120
-        ).last()
-        case = f"{returning:,} of them return at once"
-        add("sessions", f"{case}: CONNACK p99", contender.name, back["connect_p99_us"] / 1000, "ms")
-        add("sessions", f"{case}: until all have CONNACK", contender.name, back["connack_s"], "s")
-        add("sessions", f"{case}: until {expected} messages have come", contender.name, back["drained_s"], "s")
-        add("sessions", f"{case}: broker's memory then", contender.name, broker.rss_anon_bytes() / 2**20, "MiB")
-        if back["messages"] < expected:
-            run.notes.append(f"{contender.name}: {back['messages']} of {expected} waiting messages came")
-
-
 # -- the disk ---------------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +201,7 @@ CELLS: dict[str, Callable[[Run], None]] = {
     "tls": tls,
     "idle": idle,
     "sessions": sessions,
+    "subscriptions": subscriptions,
 }
 TITLES = {
     "disk": "The disk",
@@ -321,5 +211,6 @@ TITLES = {
     "tls": "TLS",
     "idle": "Idle devices",
     "sessions": "Sessions at rest",
+    "subscriptions": "Subscriptions: the index alone, in one process",
 }
 BY_NAME = {one.name: one for one in ALL}

@@ -1,0 +1,134 @@
+"""The cells about great numbers: offline sessions, subscriptions, retained messages."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from core.matching import SubscriptionIndex
+from interop.brokers import BrokerError
+from interop.mqtt_figures.contenders import MOSQUITTO, TRIVIUM_SYNC, Contender, MqttBroker, MqttTrivium
+from interop.mqtt_figures.running import Load, LoadError, Run
+from interop.mqtt_figures.stored import write_sessions
+
+REST_S: Final = 3  # until sessions that were left have come to rest
+MADE: Final = 20_000  # sessions that are made to see how fast that goes
+OURS: Final = "trivium"
+MATCHES: Final = 2_000  # look-ups in the index, in each row
+
+# -- sessions at rest -------------------------------------------------------------------------------------------------
+
+
+def sessions(run: Run) -> None:
+    """Offline persistent sessions, some of which return at once, every hundredth with a message that waits. mosquitto's
+    are made by clients; ours stand in the log, and the broker starts with them.
+    """
+    for contender in run.each((MOSQUITTO, TRIVIUM_SYNC)):
+        try:
+            _sessions(run, contender)
+        except (LoadError, BrokerError) as error:
+            run.notes.append(f"{contender.name}, sessions: {' '.join(str(error).split())[:200]}")
+
+
+def _sessions(run: Run, contender: Contender) -> None:
+    count, returning = run.scale.sessions, run.scale.returning
+    add = run.results.add
+    with contender.running() as broker:
+        before = broker.rss_anon_bytes()
+        made_count = min(count, MADE) if isinstance(broker, MqttTrivium) else count
+        made = Load(broker.port, mode="create", count=made_count, seconds=600, at_once=500).last()
+        add("sessions", "made by clients", contender.name, made["sessions"] / made["seconds"], "sessions/s")
+        if isinstance(broker, MqttTrivium):
+            broker.stop()
+            write_sessions(broker.data, count)
+            broker.start()
+            add("sessions", f"start with {count:,} sessions", contender.name, broker.ready_s, "s")
+            peak = _peak_bytes(broker)
+            add("sessions", f"start with {count:,} sessions: highest memory", contender.name, peak / 2**20, "MiB")
+        else:
+            time.sleep(REST_S)
+        memory = (broker.rss_anon_bytes() - before) / count
+        add("sessions", f"memory of one of {count:,}", contender.name, memory, "B")
+        fed = Load(broker.port, mode="feed", count=returning, of=count, seconds=60).last()
+        expected = int(fed["messages"])
+        back = Load(
+            broker.port, mode="return", count=returning, of=count, expect=expected, at_once=returning, seconds=120
+        ).last()
+        case = f"{returning:,} of them return at once"
+        add("sessions", f"{case}: CONNACK p50", contender.name, back["connect_p50_us"] / 1000, "ms")
+        add("sessions", f"{case}: CONNACK p99", contender.name, back["connect_p99_us"] / 1000, "ms")
+        add("sessions", f"{case}: until all have CONNACK", contender.name, back["connack_s"], "s")
+        add("sessions", f"{case}: until {expected} messages have come", contender.name, back["drained_s"], "s")
+        add("sessions", f"{case}: broker's memory then", contender.name, broker.rss_anon_bytes() / 2**20, "MiB")
+        if back["messages"] < expected:
+            run.notes.append(f"{contender.name}: {back['messages']} of {expected} waiting messages came")
+        if isinstance(broker, MqttTrivium):
+            broker.stop()
+            add("sessions", "longest pause of the garbage collector", contender.name, longest_pause_ms(broker), "ms")
+
+
+def longest_pause_ms(broker: MqttBroker) -> float:
+    """What a stopped broker of ours says in its log."""
+    found = re.findall(r"longest_gc_pause_ms\W+([\d.]+)", re.sub(r"\x1b\[\d*m", "", broker.log_tail()))
+    if not found:
+        raise BrokerError(f"no garbage collection pause in the log\n{broker.log_tail()}")
+    return float(found[-1])
+
+
+def _peak_bytes(broker: MqttBroker) -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{broker.pid}/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+# -- subscriptions ----------------------------------------------------------------------------------------------------
+
+
+def subscriptions(run: Run) -> None:
+    """The subscription index in this process: what a match costs, and what a subscription weighs."""
+    largest = run.scale.sessions
+    kinds: dict[str, Callable[[int], str]] = {
+        "exact, 3 levels": lambda number: f"fleet/{number}/state",
+        "`fleet/N/+`": lambda number: f"fleet/{number}/+",
+        "`fleet/+/N`": lambda number: f"fleet/+/{number}",
+        "`fleet/N/#`": lambda number: f"fleet/{number}/#",
+        "`fleet/N/+`, 12 levels": lambda number: f"fleet/{number}/+/d/e/f/g/h/i/j/k/l",
+    }
+    names: dict[str, Callable[[int], str]] = {kind: lambda number: f"fleet/{number}/state" for kind in kinds}
+    names["`fleet/+/N`"] = lambda number: f"fleet/any/{number}"
+    names["`fleet/N/+`, 12 levels"] = lambda number: f"fleet/{number}/c/d/e/f/g/h/i/j/k/l"
+    for kind, filter_of in kinds.items():
+        for count in (largest // 100, largest):
+            before = _resident_bytes()
+            index = SubscriptionIndex()
+            for number in range(count):
+                index.add(filter_of(number), number, 1)
+            weight = (_resident_bytes() - before) / count
+            case = f"{count:,} subscriptions, {kind}"
+            step = max(1, count // MATCHES)
+            run.results.add(
+                "subscriptions", f"{case}: one match", OURS, _match_us(index, names[kind], count, step), "us"
+            )
+            if count == largest:
+                run.results.add("subscriptions", f"{case}: memory of one", OURS, weight, "B")
+                for matches in (10, 100):
+                    for number in range(matches - 1):
+                        index.add("fleet/+/#", count + number, 1)
+                    value = _match_us(index, names[kind], count, step)
+                    run.results.add("subscriptions", f"{case}: {matches} matches", OURS, value, "us")
+            del index
+
+
+def _match_us(index: SubscriptionIndex, name_of: Callable[[int], str], count: int, step: int) -> float:
+    names = [name_of(number) for number in range(0, count, step)]
+    began = time.perf_counter()
+    for name in names:
+        index.match(name)
+    return 1e6 * (time.perf_counter() - began) / len(names)
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
