@@ -1,4 +1,4 @@
-"""A store full of offline persistent sessions, as `load mode=create` and a clean stop leave it, made without clients."""
+"""A store full of offline persistent sessions, as `load mode=create` and a clean stop leave it, made without network."""
 
 from __future__ import annotations
 
