@@ -1,4 +1,4 @@
-"""A store full of offline persistent sessions, as `load mode=create` and a clean stop leave it, made without network."""
+"""A store full of offline persistent sessions, as clients make them and a clean stop leaves them, without network."""
 
 from __future__ import annotations
 
