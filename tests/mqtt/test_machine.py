@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.protocols.mqtt import events as ev
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.codec import encode
+from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import (
     Ack,
     Auth,
@@ -23,10 +24,11 @@ from gateway.protocols.mqtt.codec.packets import (
     SubscriptionRequest,
     UnsubAck,
     Unsubscribe,
+    Will,
 )
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.replies import State
-from gateway.protocols.mqtt.session import Session
+from gateway.protocols.mqtt.session import STORED, Session
 from tests.mqtt.driver import Driver, connected, message, run
 
 PACKETS: dict[str, Packet] = {
@@ -109,6 +111,61 @@ def test_closed_ignores_everything(name: str, version: int) -> None:
     assert driver.connection.deliver(run(message()), 0, 0, 0.0) == 0
 
 
+@V
+@NAMES
+def test_leaving_answers_what_came_before_and_ignores_everything(name: str, version: int) -> None:
+    """As mosquitto: PUBACK, PUBREC and SUBACK of what stands before DISCONNECT go out before the connection ends."""
+    driver = Driver(version)
+    driver.connect(will=Will("w", b"", 0, False))
+    driver.send(PACKETS["PUBLISH"], PACKETS["SUBSCRIBE"], Disconnect())
+    publish, subscribe = driver.events()
+    assert driver.connection.state is State.LEAVING
+    assert not driver.connection.reading
+    driver.send(_packet(name, driver))
+    assert driver.connection.deliver(run(message()), 0, 0, 0.0) == 0
+    assert driver.events() == []
+    assert isinstance(subscribe, ev.SubscribeReceived)
+    driver.connection.subscribe_done(subscribe.ticket, [0])
+    assert driver.received() == []
+    assert isinstance(publish, ev.PublishReceived)
+    driver.connection.publish_done(publish.ticket)
+    assert [type(packet) for packet in driver.received()] == [Ack, SubAck]
+    closed = driver.closed()
+    assert closed.by_client
+    assert closed.will is None
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_one_that_is_leaving_has_said_goodbye_whatever_ends_it(broken: bool) -> None:
+    driver = Driver(5)
+    driver.connect(will=Will("w", b"", 0, False), properties={props.SESSION_EXPIRY: 100})
+    driver.publish(qos=2)
+    driver.send(Disconnect(0, {props.SESSION_EXPIRY: 50}))
+    (publish,) = driver.events()
+    if broken:
+        driver.connection.eof()
+    else:
+        driver.connection.disconnect(reasons.SESSION_TAKEN_OVER)
+    closed = driver.closed()
+    assert (closed.by_client, closed.code, closed.will, closed.session_expiry_s) == (True, 0, None, 50)
+    assert driver.connection.unanswered == 1
+    assert isinstance(publish, ev.PublishReceived)
+    driver.connection.publish_done(publish.ticket)
+    assert driver.connection.session is not None
+    assert driver.connection.session.inbound == {1: STORED}
+    assert driver.received() == []
+
+
+def test_a_run_that_is_answered_lets_its_publisher_leave() -> None:
+    driver = connected(4)
+    driver.send(*(Publish("t", b"x", 1, False, False, number, None) for number in (1, 2, 3)), Disconnect())
+    (event,) = driver.outbox.take_events()
+    assert isinstance(event, ev.RunReceived)
+    driver.connection.run_done(event.ticket)
+    assert len(driver.received()) == 3
+    assert driver.closed().by_client
+
+
 def test_auth_closes_before_mqtt_5_and_without_a_method() -> None:
     driver = connected(4)
     driver.raw(b"\xf0\0")
@@ -179,6 +236,7 @@ def test_random_talk_ends_in_events_the_same_in_any_pieces(
         events = driver.events()
         for event in events:
             _answer(driver, event)
+        events += driver.events()  # one that said goodbye is closed by the last answer
         assert sum(isinstance(event, ev.Closed) for event in events) == driver.connection.closed
         if not driver.connection.closed:
             assert driver.connection.unanswered == 0

@@ -4,7 +4,7 @@
     connection.accept(...) ...      answers in    -> bytes in `take_output()`, the connection in `outbox.dirty`
     connection.check_time(now)      time in
 
-Theory. Four states, `State`; the table below says which packets each takes. Whatever the client sends ends in events or
+Theory. Five states, `State`; the table below says which packets each takes. Whatever the client sends ends in events or
 in a closed connection: MQTT 5 is told the reason code in CONNACK or DISCONNECT, MQTT 3 is closed. The core is asked
 through events and answers by methods (see events.py). What outlives the connection is in its `Session`.
 
@@ -13,7 +13,10 @@ through events and answers by methods (see events.py). What outlives the connect
 | AWAIT_CONNECT | asks     | closes     | closes           | closes                    | closes  |
 | CONNECTING    | held     | held       | held             | held                      | held    |
 | CONNECTED     | 0x82     | closes     | 0x82 (no method) | 0x82                      | handled |
+| LEAVING       | ignored  | ignored    | ignored          | ignored                   | ignored |
 | CLOSED        | ignored  | ignored    | ignored          | ignored                   | ignored |
+
+A DISCONNECT closes once what was sent before it is answered: until then the connection is LEAVING.
 """
 
 from __future__ import annotations
@@ -95,7 +98,7 @@ class Connection(Outbound):
         """Bytes from the client, in any pieces."""
         state = self.state
         if state is not _CONNECTED:
-            if state is State.CLOSED:
+            if state >= State.LEAVING:
                 return
             if state is State.CONNECTING:
                 self._hold(data)
@@ -128,7 +131,7 @@ class Connection(Outbound):
                     _ON_ACK[packet.kind](self, packet)  # type: ignore[union-attr, arg-type]
                 else:
                     self._on_other(packet)
-                if self.closed:
+                if self.state >= State.LEAVING:
                     return
             if error is not None:
                 raise error
@@ -191,7 +194,7 @@ class Connection(Outbound):
             return self.opened_s + self.limits.connect_timeout_s
         if self.paused_until_s:
             return self.paused_until_s
-        if self.state is State.CONNECTED and self.keep_alive_s:
+        if (self.state is State.CONNECTED or self.state is State.LEAVING) and self.keep_alive_s:
             return self._last_packet_s + 1.5 * self.keep_alive_s
         return None
 
@@ -244,7 +247,7 @@ class Connection(Outbound):
         expiry (None: as asked for). The session's state must be durable by now if it is a durable one.
         """
         if self.state is not State.CONNECTING or self.connect is None:
-            if self.state is State.CLOSED:
+            if self.state >= State.LEAVING:
                 return False
             raise LocalProtocolError("there is no CONNECT to accept")
         connect = self.connect
@@ -342,7 +345,7 @@ class Connection(Outbound):
             self.session_expiry_s = min(expiry_s, self.limits.session_expiry_s_max)
             if self.session is not None:
                 self.session.expiry_s = self.session_expiry_s
-        self._close(packet.code, packet.properties.get(props.REASON_STRING, ""), by_client=True)
+        self._leave(packet.code, packet.properties.get(props.REASON_STRING, ""))
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -207,6 +207,8 @@ class Inbound(Replies):
         self._first_ticket = ticket + 1
         self.unacknowledged = max(0, self.unacknowledged - len(packet_ids))
         self._send_if_open(acks(props.PUBACK, packet_ids), len(packet_ids))
+        if self._goodbye is not None:
+            self._emit()
 
     def publishes_done(self, first_ticket: int, last_ticket: int) -> None:
         """All publishes with tickets from first to last are durable; other tickets between them are left alone."""

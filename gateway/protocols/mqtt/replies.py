@@ -28,7 +28,8 @@ class State(IntEnum):
     AWAIT_CONNECT = 0  # nothing has come yet
     CONNECTING = 1  # CONNECT waits for the core's verdict; what follows it is held unread
     CONNECTED = 2
-    CLOSED = 3  # nothing is read any more; what is in the output may still be sent
+    LEAVING = 3  # DISCONNECT came, what was sent before it is still to be answered; nothing else goes out
+    CLOSED = 4  # nothing is read any more; what is in the output may still be sent
 
 
 _CONNECTED: Final = State.CONNECTED
@@ -40,6 +41,7 @@ class Replies:
     __slots__ = (
         "_done",
         "_first_ticket",
+        "_goodbye",
         "_next_ticket",
         "_output",
         "_packet_bytes_max",
@@ -78,6 +80,7 @@ class Replies:
         self._tickets: dict[int, int | list[int]] = {}
         self._done: dict[int, bytes | None] = {}
         self._first_ticket = self._next_ticket = 1
+        self._goodbye: tuple[int, str] | None = None  # code and reason of the DISCONNECT of one that is leaving
 
     # -- output ------------------------------------------------------------------------------------------------------
 
@@ -174,10 +177,14 @@ class Replies:
         self._first_ticket = first
         if not tickets:
             self._tickets = {}  # a dict that has been large stays large
+            if self._goodbye is not None:
+                self._close(*self._goodbye, by_client=True)
 
     def _send_if_open(self, data: bytes, packets: int = 1) -> None:
         # A tiny maximum packet size is kept even for the smallest replies ([MQTT-3.1.2-24]).
-        if self.state is _CONNECTED and (self._packet_bytes_max >= 4 or len(data) <= self._packet_bytes_max):
+        if (self.state is _CONNECTED or self.state is State.LEAVING) and (
+            self._packet_bytes_max >= 4 or len(data) <= self._packet_bytes_max
+        ):
             self._send_control(data, packets)
 
     def _repeated(self, packet_id: int) -> tuple[int, bytes | None]:
@@ -207,11 +214,22 @@ class Replies:
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
+    def _leave(self, code: int, reason: str) -> None:
+        """The client's DISCONNECT: what it has sent before is answered, then the connection ends."""
+        if self._tickets:
+            self.state = State.LEAVING
+            self._goodbye = code, reason
+        else:
+            self._close(code, reason, by_client=True)
+
     def _close(self, code: int, reason: str, *, by_client: bool = False, say: bool = True) -> None:
         """End the connection; MQTT 5 clients are told why unless `say` is False. Does nothing on a closed one."""
         if self.state is State.CLOSED:
             return
-        connected = self.state is State.CONNECTED
+        if self._goodbye is not None:  # it has said why, whatever ends it now
+            (code, reason), by_client = self._goodbye, True
+            self._goodbye = None
+        connected = self.state >= State.CONNECTED
         if connected and not by_client and say and self.version == V5:
             disconnect = Disconnect(code)
             data = self._with_reason(disconnect, disconnect.properties, reason)
