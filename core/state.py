@@ -32,6 +32,7 @@ class StateLog:
     def __init__(self, engine: Engine, partition: int) -> None:
         self._engine = engine
         self.partition = partition
+        self.damaged = False  # a part was lost by the disk before `load` read it
 
     async def load(self, apply: Callable[[bytes, bytes | None], None]) -> None:
         """Calls `apply(key, value)` for every record from the beginning to the high watermark (compaction may have
@@ -48,6 +49,7 @@ class StateLog:
                 read = await self._engine.read(self.partition, offset, _LOAD_BYTES_MAX)
             except DataDamaged as damage:
                 _log.error("changes of the broker's own state are lost", damage=str(damage))
+                self.damaged = True
                 offset = damage.end_offset
                 continue
             for buffer in read.buffers:

@@ -38,7 +38,8 @@ class Checkpoints:
 
     async def mark(self) -> None:
         """Marks those for which something may have come since."""
-        deliveries, place = self._deliveries, self._log.checkpoint
+        deliveries = self._deliveries
+        place = None if self._log.state.damaged else self._log.checkpoint
         if place is None or not await deliveries.mark_since(*place, MARK_BYTES_MAX):
             deliveries.resting_pending.add_all(deliveries.number_max)
             for device in deliveries.devices.values():

@@ -148,7 +148,7 @@ class Deliveries(Live):
         for partition in [one for one in self._engine.partitions() if self._wanted(one)]:
             offset = held.get(partition)
             if offset is None:
-                offset = self._engine.offset_at(partition, position)
+                offset = await self._engine.offset_at(partition, position)
             while offset < (end := self.tail.end(partition)):
                 try:
                     read = await self._engine.read(partition, offset, READ_BYTES, committed=True)
