@@ -23,8 +23,10 @@ async def test_what_is_lost_of_a_table_is_reported_and_the_rest_loaded() -> None
     async with running(left, CONFIG_ONE_SEGMENT) as engine:
         table: dict[bytes, bytes | None] = {}
         with capture_logs() as logs:
-            await StateLog(engine, 1).load(table.__setitem__)
+            state = StateLog(engine, 1)
+            await state.load(table.__setitem__)
         assert list(table) == [b"a", b"c"]
+        assert state.damaged
         assert [line["event"] for line in logs] == ["changes of the broker's own state are lost"]
 
 
