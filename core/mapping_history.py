@@ -44,6 +44,10 @@ class MappingHistory:
             return self.current
         return next((mapping for since, mapping in reversed(known) if since <= position), known[0][1])
 
+    def next_change(self, position: int) -> int | None:
+        """Where the next change after a position stands; None if there is none."""
+        return next((since for since, _ in self._known[1:] if since > position), None)
+
     def topics_since(self, filter_: str, position: int) -> frozenset[str] | None:
         """The topics in which names that match the filter were stored from a position on; None: in any topic."""
         ends = [since for since, _ in self._known[1:]]

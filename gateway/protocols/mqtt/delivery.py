@@ -65,6 +65,12 @@ class Deliveries(Live):
             return
         while not device.live and device.present:
             position, held = self.tail.position, dict(self.tail.held)
+            change = self._mappings.next_change(device.position)
+            if change is not None and change < position:
+                # From there on names may lie in other topics: what is older comes first, whatever topic it is in.
+                if not await self._read_to_change(device, change, held):
+                    return
+                continue
             offsets = device.offsets
             for partition in self.partitions_for(device):
                 try:
@@ -85,6 +91,26 @@ class Deliveries(Live):
                 self._join_tail(device)
             else:
                 await trio.lowlevel.checkpoint()
+
+    async def _read_to_change(self, device: Device | Group, change: int, held: dict[int, int]) -> bool:
+        """Delivers up to a position where names changed their topics; False as of `_read_on`."""
+        offsets = device.offsets
+        for partition in self.partitions_for(device):
+            try:
+                start = offsets.get(partition)
+                if start is None:
+                    start = await self._engine.offset_at(partition, device.position)
+                target = await self._engine.offset_at(partition, change)
+                target = min(target, held.get(partition, target))
+                if start < target and not await self._read_on(device, partition, start, target):
+                    return False
+            except UnknownPartition:
+                continue  # deleted meanwhile
+            if device.offsets is not offsets:
+                return True  # it was rewound
+            offsets[partition] = max(start, target)
+        device.position = change
+        return True
 
     def partitions_for(self, device: Device | Group) -> list[int]:
         """The partitions that its subscriptions can match something of."""
