@@ -1,4 +1,4 @@
-"""A disk for tests: it keeps what was written apart from what is durable, and can lose power, fail, tear, lie or fill.
+"""A disk for tests: it keeps apart what is written and what is durable; can lose power, fail, tear, lie, fill, be slow.
 
 The model is the weakest that the engine may rely on (POSIX with a disk that loses its cache):
 
@@ -106,6 +106,8 @@ class Faults:
     sync_fails_after: int | None = None
     syncs_lie: bool = False  # fdatasync and sync_directory return at once and do nothing
     capacity_bytes: int | None = None  # allocation above raises ENOSPC
+    writes_wait_for: threading.Event | None = None  # a slow disk: the call returns when the test says so
+    syncs_wait_for: threading.Event | None = None
 
 
 class SimulatedFile:
@@ -323,6 +325,8 @@ class SimulatedDisk:
         return self._coldness > 0 and self._rng.random() < self._coldness
 
     def do_write(self, inode: _Inode, number: int, offset: int, data: bytes) -> None:
+        if self.faults.writes_wait_for is not None:
+            self.faults.writes_wait_for.wait()
         with self._lock:
             self.check_power()
             room = self._room(inode, offset, len(data))
@@ -349,6 +353,8 @@ class SimulatedDisk:
         return sum(len(self._state.inodes[number].now) for number in self._state.names.values())
 
     def do_sync(self, inode: _Inode, number: int) -> None:
+        if self.faults.syncs_wait_for is not None:
+            self.faults.syncs_wait_for.wait()
         with self._lock:
             self.check_power()
             faults = self.faults
