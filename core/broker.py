@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from core.dynamic_configs import SHARE_LOCK, SHARE_RESET, DynamicConfigs, Scope
+from core.dynamic_configs import SHARE_ISOLATION, SHARE_LOCK, SHARE_RESET, DynamicConfigs, Scope
 from core.group_coordinator import GroupCoordinator
 from core.group_types import GroupLimits
 from core.groups import Groups
@@ -18,6 +18,7 @@ from core.intake import Intake
 from core.key_guard import KeyGuard
 from core.offsets import Offsets
 from core.once import Once
+from core.queue_group import QueueGroup
 from core.queue_traces import QueueTraces
 from core.queue_types import START_EARLIEST, START_LATEST, Policy, QueueLimits
 from core.queues import Queues
@@ -129,6 +130,8 @@ class Broker:
         self.share_groups = ShareGroups(self.queues, self.topics, _now_ms)
         self.share_groups.start_of = self._share_start
         self.share_groups.policy_of = self._share_policy
+        self.share_groups.tune = self._tune_share_group
+        self.configs.on_group_change = self.share_groups.configured
         self.retroactive.register("queue", self._move_queue)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.coordinator.run)
@@ -174,6 +177,12 @@ class Broker:
     def _share_policy(self, group_id: str) -> Policy:
         lock_ms = self.configs.get(Scope.GROUP, group_id).get(SHARE_LOCK)
         return SHARE_POLICY if lock_ms is None else replace(SHARE_POLICY, invisible_ms=int(lock_ms))
+
+    def _tune_share_group(self, group: QueueGroup) -> None:
+        configs = self.configs.get(Scope.GROUP, group.id)
+        group.committed_only = configs.get(SHARE_ISOLATION) == "read_committed"
+        if SHARE_LOCK in configs:
+            group.policy = replace(group.policy, invisible_ms=int(configs[SHARE_LOCK]))
 
     def _apply_configs(self) -> None:
         self.topics.override_defaults(self.configs.topic_defaults())

@@ -62,10 +62,16 @@ _HEARTBEAT = "consumer.heartbeat.interval.ms"
 _SESSION = "consumer.session.timeout.ms"
 SHARE_RESET: Final = "share.auto.offset.reset"
 SHARE_LOCK: Final = "share.record.lock.duration.ms"
+SHARE_ISOLATION: Final = "share.isolation.level"
 
 
 def _share_reset(value: Value) -> str | None:
     return None if value in ("latest", "earliest") else "must be latest or earliest"
+
+
+def _isolation(value: Value) -> str | None:
+    levels = ("read_committed", "read_uncommitted")
+    return None if value in levels else f"must be one of {levels[0]}, {levels[1]}"
 
 
 GROUP_CONFIGS: Final[Mapping[str, ConfigKey]] = MappingProxyType(
@@ -73,6 +79,7 @@ GROUP_CONFIGS: Final[Mapping[str, ConfigKey]] = MappingProxyType(
         _HEARTBEAT: ConfigKey(_HEARTBEAT, ConfigType.INT, "5000", True, between(1)),
         _SESSION: ConfigKey(_SESSION, ConfigType.INT, "45000", True, between(1)),
         SHARE_RESET: ConfigKey(SHARE_RESET, ConfigType.STRING, "latest", True, _share_reset),
+        SHARE_ISOLATION: ConfigKey(SHARE_ISOLATION, ConfigType.STRING, "read_uncommitted", True, _isolation),
         SHARE_LOCK: ConfigKey(SHARE_LOCK, ConfigType.INT, "30000", True, between(15_000, 60_000)),
     }
 )
@@ -135,6 +142,7 @@ class DynamicConfigs:
         self._limits: dict[str, GroupLimits] = {}  # of groups that have overrides
         self._changing = trio.Lock()
         self.on_broker_change: Callable[[], None] = lambda: None
+        self.on_group_change: Callable[[str], None] = lambda _: None
 
     async def load(self, state: StateLog) -> None:
         """Folds the stored table. Raises ValueError for a log of a newer broker."""
@@ -194,5 +202,7 @@ class DynamicConfigs:
             value = json.dumps(overrides).encode() if overrides else None
             raise_unless_appended([await self._state.put([(f"{scope.value}:{name}".encode(), value)])])
             self._set((scope, name), overrides)
-            if scope is not Scope.GROUP:
+            if scope is Scope.GROUP:
+                self.on_group_change(name)
+            else:
                 self.on_broker_change()

@@ -81,14 +81,14 @@ class OpenedBatches:
         return None
 
     async def record(self, partition: int, offset: int) -> Record | None:
-        """The committed record at an offset, None when the log no longer has it."""
+        """The record at an offset, which has been handed out before; None when the log no longer has it."""
         opened = self.look(partition, offset)
         if opened is not None:
             return opened.at(offset)
         try:
-            read: Read | None = self._engine.read_nowait(partition, offset, 1, committed=True)
+            read: Read | None = self._engine.read_nowait(partition, offset, 1)
             if read is None:
-                read = await self._engine.read(partition, offset, 1, committed=True)
+                read = await self._engine.read(partition, offset, 1)
         except (UnknownPartition, OffsetOutOfRange, DataDamaged):
             return None
         for stretch in committed_batches(partition, read, offset):

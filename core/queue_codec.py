@@ -32,6 +32,7 @@ class GroupRow(NamedTuple):
     subscription: Subscription | None  # None: the group has only been configured
     policy: Policy
     paused: bool
+    is_share: bool = False  # Kafka's tools show it as a share group
 
 
 class FloorRow(NamedTuple):
@@ -64,7 +65,9 @@ def failed_key(group: str, partition: int, offset: int) -> bytes:
 
 def pack_group(row: GroupRow) -> bytes:
     subscription = None if row.subscription is None else asdict(row.subscription)
-    return json.dumps({"subscription": subscription, "policy": asdict(row.policy), "paused": row.paused}).encode()
+    policy = asdict(row.policy)
+    found = {"subscription": subscription, "policy": policy, "paused": row.paused, "share": row.is_share}
+    return json.dumps(found).encode()
 
 
 def parse_group(value: bytes) -> GroupRow:
@@ -74,7 +77,7 @@ def parse_group(value: bytes) -> GroupRow:
     if subscription is not None:
         subscription |= {"topics": tuple(subscription["topics"]), "order": Order(subscription["order"])}
         subscription = Subscription(**subscription)
-    return GroupRow(subscription, policy, found["paused"])
+    return GroupRow(subscription, policy, found["paused"], found.get("share", False))
 
 
 def pack_floor(row: FloorRow) -> bytes:

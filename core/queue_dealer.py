@@ -50,10 +50,11 @@ class Dealer:
         self._next_lease += 1
         return self._next_lease - 1
 
-    def has_more(self, queue: QueuePartition) -> bool:
+    def has_more(self, group: QueueGroup, queue: QueuePartition) -> bool:
         """Whether the log has something that was never handed out."""
         try:
-            return self._engine.info(queue.partition).last_stable > queue.end
+            info = self._engine.info(queue.partition)
+            return (info.last_stable if group.committed_only else info.high_watermark) > queue.end
         except UnknownPartition:
             return False
 
@@ -143,11 +144,11 @@ class Dealer:
 
     async def _read(self, group: QueueGroup, queue: QueuePartition) -> Read | None:
         """What follows, None when the partition has moved meanwhile: then look again."""
-        at, size = queue.end, group.limits.read_bytes
+        at, size, committed = queue.end, group.limits.read_bytes, group.committed_only
         try:
-            read = self._engine.read_nowait(queue.partition, at, size, committed=True)
+            read = self._engine.read_nowait(queue.partition, at, size, committed=committed)
             if read is None:
-                read = await self._engine.read(queue.partition, at, size, committed=True)
+                read = await self._engine.read(queue.partition, at, size, committed=committed)
         except UnknownPartition:
             return Read([], 0, 0, 0, 0, [])  # deleted: the topics' listener takes the queue away
         except OffsetOutOfRange:

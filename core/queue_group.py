@@ -109,6 +109,8 @@ class QueueGroup:
         self.limits = limits
         self.policy: Policy
         self.paused: bool
+        self.is_share: bool
+        self.committed_only = True  # nothing of open or aborted transactions is handed out
         self.subscription: Subscription | None
         self.matches: Matches | None = None
         self.set_row(row)
@@ -122,10 +124,10 @@ class QueueGroup:
 
     @property
     def row(self) -> GroupRow:
-        return GroupRow(self.subscription, self.policy, self.paused)
+        return GroupRow(self.subscription, self.policy, self.paused, self.is_share)
 
     def set_row(self, row: GroupRow) -> None:
-        self.subscription, self.policy, self.paused = row
+        self.subscription, self.policy, self.paused, self.is_share = row
         self.matches = None if row.subscription is None else matcher(row.subscription)
 
     @property

@@ -144,7 +144,7 @@ class Queues:
                 continue
             made = await self._dealer.deal(group, queue, now_ms)
             group.send_out()
-            if made or self._dealer.has_more(queue) or queue.due(now_ms) is not None:
+            if made or self._dealer.has_more(group, queue) or queue.due(now_ms) is not None:
                 group.touch(queue)
             progress |= made
         return progress
@@ -295,7 +295,7 @@ class Queues:
                     floor = await self._start_of(number, start)
                     made.append(QueuePartition(group.id, name, index, number, floor))
         before = group.row
-        group.set_row(GroupRow(subscription, group.policy, group.paused))
+        group.set_row(group.row._replace(subscription=subscription))
         for queue in [queue for place, queue in group.queues.items() if place[0] not in subscription.topics]:
             if queue.topic != topic_of(group.id):
                 self._detach(group, queue)
@@ -338,7 +338,9 @@ class Queues:
             raise CoreFailure(errors[0])
 
     async def share(self, group_id: str, topics: set[str], start: int, policy: Policy) -> QueueGroup:
-        """A group whose members each read some of its topics: made, or made to read these too. Raises CoreFailure."""
+        """A share group, whose members each read some of its topics: made, or made to read these too. Durable on
+        return. Raises CoreFailure.
+        """
         check_group_id(group_id)
         async with self._changing:
             group = self._groups.get(group_id) or self._new(group_id, GroupRow(None, policy, False))
@@ -348,10 +350,13 @@ class Queues:
                     CoreError.CONTRADICTS_GROUP, f"group {group_id!r} cannot be shared so, it reads: {ours.describe()}"
                 )
             known = set() if ours is None else set(ours.topics)
+            was_share, group.is_share = group.is_share, True
             if not topics <= known:
                 subscription = Subscription(tuple(sorted(known | topics)))
                 subscription.check()
                 await self._subscribe(group, subscription, start)
+            elif not was_share:
+                await self._store(group)
             return group
 
     async def unshare(self, group_id: str, topics: set[str]) -> None:
@@ -362,7 +367,7 @@ class Queues:
             if ours is None or not topics:
                 return
             left = tuple(name for name in ours.topics if name not in topics)
-            group.set_row(GroupRow(replace(ours, topics=left) if left else None, group.policy, group.paused))
+            group.set_row(group.row._replace(subscription=replace(ours, topics=left) if left else None))
             for place in [place for place in group.queues if place[0] in topics]:
                 self._detach(group, group.queues[place])
             await self._store(group)

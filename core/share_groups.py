@@ -1,30 +1,29 @@
-"""Kafka's share groups (KIP-932) over queue groups: who is in, what it is to fetch, and what it has acquired.
+"""Kafka's share groups (KIP-932) over queue groups: who is in, and which partitions each is to fetch.
 
 * Membership is by heartbeat, as in KIP-848: epoch 0 joins, -1 leaves, a member that falls silent is removed. It is not
-  stored: after a restart members are unknown and join again. Every member is assigned all partitions of what it
-  subscribes; who gets which record is the queue group's business, which shares them out record by record.
-* A *session* is one member's stream of fetches, numbered from 0 (open) by steps of 1; -1 closes it. While one is open
-  the member is a member of the queue group, limited to the partitions that its session names. It has credit only while
-  a fetch waits, so nothing is acquired for nobody.
-* A record is acquired for the group's lock time. It is accepted (done), released (handed out again, which counts) or
-  rejected (a dead letter, like one that was delivered `attempts_max` times). Whoever acknowledges what it has not
-  acquired, or no longer has, is told so.
+  stored: after a restart members are unknown, are told so, and join again under their ids with the next heartbeat;
+  their sessions (`share_sessions`), which hand out records, do not wait for that.
+* Partitions are spread over the members as Kafka's simple assignor does: each partition has a member, each member a
+  partition, and numbers differ by at most one; several members share a partition when there are more of them.
+* A share group is a queue group marked as one: its place in the log, locks and dead letters are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 
 from core.errors import CoreError, CoreFailure
-from core.queue_group import Member, QueueGroup
-from core.queue_types import START_LATEST, Handout, Policy, Settle, Settled, Verb
+from core.queue_group import QueueGroup
+from core.queue_types import START_LATEST, Policy
 from core.queues import Queues
-from core.topics import Topics
-from core.tracing import Actor
+from core.share_assignor import Partition, assign
+from core.share_sessions import Place, ShareSessions
+from core.topics import Topic, Topics
 
 SHARE_POLICY: Final = Policy(invisible_ms=30_000, attempts_max=5, backoff_ms=(0,), rejoin_ms=0)
 SESSION_TIMEOUT_MS: Final = 45_000
@@ -33,50 +32,20 @@ GROUPS_MAX: Final = 10_000
 MEMBERS_MAX: Final = 1_000  # of one group
 SWEEP_S: Final = 1
 
-Place = tuple[str, int]  # topic, partition index
 Assignment = dict[bytes, list[int]]  # topic id -> partitions
-
-
-class Acknowledgement(NamedTuple):
-    """What becomes of the offsets `first` to `last`, which the member has acquired."""
-
-    place: Place
-    first: int
-    last: int
-    verb: Verb
 
 
 @dataclass(slots=True, eq=False)
 class ShareMember:
     id: str
-    group_id: str
     client: str
     host: str
     rack: str | None = None
     topics: frozenset[str] = frozenset()
     epoch: int = 0
+    epoch_before: int = 0
     deadline_ms: int = 0
-    told: Assignment | None = None  # the assignment as it was last told
-    # -- the session
-    session_epoch: int = -1  # that the next request must name; -1: no session
-    places: set[Place] = field(default_factory=set)
-    queue_member: Member | None = None
-    handouts: list[Handout] = field(default_factory=list)
-    acquired: dict[Place, dict[int, int]] = field(default_factory=dict)  # offset -> lease
-    news: trio.Event = field(default_factory=trio.Event)
-
-    @property
-    def actor(self) -> Actor:
-        return Actor("kafka", self.client, self.host.removeprefix("/"))
-
-    def take(self, handouts: list[Handout]) -> None:
-        """The queue group hands something out."""
-        self.handouts += handouts
-        for one in handouts:
-            held = self.acquired.setdefault((one.topic, one.partition), {})
-            for first, last in one.ranges:
-                held.update(dict.fromkeys(range(first, last + 1), one.lease))
-        self.news.set()
+    told: Assignment = field(default_factory=dict)  # the assignment as it was last told
 
 
 @dataclass(slots=True)
@@ -84,6 +53,12 @@ class ShareGroup:
     id: str
     epoch: int = 0
     members: dict[str, ShareMember] = field(default_factory=dict)
+    targets: dict[str, Assignment] | None = None  # member -> what it is to fetch; None: to be worked out
+
+    def changed(self) -> None:
+        """Members, or what they subscribe to, are others now."""
+        self.epoch += 1
+        self.targets = None
 
     @property
     def state(self) -> str:
@@ -91,15 +66,20 @@ class ShareGroup:
 
 
 class ShareGroups:
-    """All share groups. `start_of(group id)` says where a new one begins (START_EARLIEST, START_LATEST or ms)."""
+    """All share groups. `start_of(group id)` says where a new one begins (START_EARLIEST, START_LATEST or ms), `tune`
+    gives a queue group what is configured for it.
+    """
 
     def __init__(self, queues: Queues, topics: Topics, now_ms: Callable[[], int]) -> None:
         self._queues = queues
         self._topics = topics
         self._now_ms = now_ms
         self._groups: dict[str, ShareGroup] = {}
+        self.sessions = ShareSessions(queues, now_ms, lambda group: self.tune(group))
         self.start_of: Callable[[str], int] = lambda _: START_LATEST
         self.policy_of: Callable[[str], Policy] = lambda _: SHARE_POLICY
+        self.tune: Callable[[QueueGroup], None] = lambda _: None
+        topics.on_change(self._topic_changed)
 
     async def run(self) -> None:
         """Removes members that have fallen silent, until cancelled."""
@@ -124,35 +104,57 @@ class ShareGroups:
     ) -> tuple[ShareMember, Assignment | None]:
         """The member as it is now, and its assignment if it has changed. Raises CoreFailure."""
         if epoch == -1:
-            member = self.member(group_id, member_id)
+            member = self._member(group_id, member_id)
             self._remove(self._groups[group_id], member)
             member.epoch = -1
             return member, None
         if epoch == 0:
             member = self._join(group_id, member_id, topics, client, host)
         else:
-            member = self.member(group_id, member_id)
-            if epoch not in (member.epoch, member.epoch - 1):
+            member = self._member(group_id, member_id)
+            if epoch not in (member.epoch, member.epoch_before):
                 raise CoreFailure(CoreError.FENCED_MEMBER_EPOCH)
         group = self._groups[group_id]
         member.deadline_ms = self._now_ms() + SESSION_TIMEOUT_MS
         member.rack = member.rack if rack is None else rack
-        if topics is not None:
-            member.topics = frozenset(topics)
-        wanted = {
-            topic.id: list(range(len(topic.partitions)))
-            for topic in map(self._topics.get, sorted(member.topics))
-            if topic is not None and not topic.internal
-        }
-        if wanted != member.told or epoch == 0:
-            names = {name for name in member.topics if self._topics.get(name) is not None}
+        if topics is not None and member.topics != (wanted := frozenset(topics)):
+            member.topics = wanted
+            group.changed()
+        assignment = (await self._targets_of(group)).get(member_id, {})
+        told = assignment != member.told or topics is not None
+        member.told = assignment
+        if member.epoch != group.epoch:
+            member.epoch_before, member.epoch = member.epoch, group.epoch
+        return member, assignment if told else None
+
+    async def _targets_of(self, group: ShareGroup) -> dict[str, Assignment]:
+        """The assignments of all members, once the queue group reads, durably, what they subscribe to."""
+        while group.targets is None:
+            epoch = group.epoch
+            wanted = {name for member in group.members.values() for name in member.topics}
+            names = {one.name for one in map(self._topics.get, wanted) if one is not None and not one.internal}
             if names:
-                await self._queues.share(group_id, names, self.start_of(group_id), self.policy_of(group_id))
-            group.epoch += 1
-            member.epoch = group.epoch
-            member.told = wanted
-            return member, wanted
-        return member, None
+                await self._queues.share(group.id, names, self.start_of(group.id), self.policy_of(group.id))
+            if group.epoch == epoch:
+                group.targets = self._targets(group)
+        return group.targets
+
+    def _targets(self, group: ShareGroup) -> dict[str, Assignment]:
+        readers: dict[str, list[str]] = {}
+        for member in group.members.values():
+            for name in sorted(member.topics):
+                readers.setdefault(name, []).append(member.id)
+        partitions: dict[str, list[Partition]] = {}
+        for name in readers:
+            topic = self._topics.get(name)
+            if topic is not None and not topic.internal:
+                partitions[name] = [(topic.id, index) for index in range(len(topic.partitions))]
+        return assign(partitions, readers)
+
+    def _topic_changed(self, topic: Topic) -> None:
+        for group in self._groups.values():
+            if any(topic.name in member.topics for member in group.members.values()):
+                group.changed()
 
     def _join(self, group_id: str, member_id: str, topics: Iterable[str] | None, client: str, host: str) -> ShareMember:
         if not group_id.strip() or not member_id or topics is None:
@@ -166,12 +168,13 @@ class ShareGroups:
         if member is None:
             if len(group.members) >= MEMBERS_MAX:
                 raise CoreFailure(CoreError.GROUP_FULL, f"a share group has at most {MEMBERS_MAX} members")
-            member = group.members[member_id] = ShareMember(member_id, group_id, client, host)
+            member = group.members[member_id] = ShareMember(member_id, client, host)
+            group.changed()
         return member
 
-    def member(self, group_id: str, member_id: str) -> ShareMember:
-        """Raises CoreFailure(GROUP_NOT_FOUND | UNKNOWN_MEMBER)."""
-        group = self._groups.get(group_id)
+    def _member(self, group_id: str, member_id: str) -> ShareMember:
+        """Raises CoreFailure(GROUP_NOT_FOUND | UNKNOWN_MEMBER): after a restart the latter, which says "join again"."""
+        group = self.find(group_id)
         if group is None:
             raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"Group {group_id} not found.")
         member = group.members.get(member_id)
@@ -180,9 +183,8 @@ class ShareGroups:
         return member
 
     def _remove(self, group: ShareGroup, member: ShareMember) -> None:
-        group.members.pop(member.id, None)
-        group.epoch += 1
-        self.close_session(member)
+        del group.members[member.id]
+        group.changed()
 
     def find(self, group_id: str) -> ShareGroup | None:
         """A group, also one that has no members, or none that are known here, but a place in the log."""
@@ -190,14 +192,24 @@ class ShareGroups:
         if known is not None:
             return known
         try:
-            self._queues.find(group_id)
+            return ShareGroup(group_id) if self._queues.find(group_id).is_share else None
         except CoreFailure:
             return None
-        return ShareGroup(group_id)
 
     def all(self) -> list[ShareGroup]:
-        others = [ShareGroup(group.id) for group in self._queues.all() if group.id not in self._groups]
+        stored = [group.id for group in self._queues.all() if group.is_share]
+        others = [ShareGroup(group_id) for group_id in stored if group_id not in self._groups]
         return [*self._groups.values(), *others]
+
+    def configured(self, group_id: str) -> None:
+        """The group's configs have changed."""
+        with suppress(CoreFailure):
+            group = self._queues.find(group_id)
+            if group.is_share:
+                self.tune(group)
+                for queue in group.queues.values():
+                    group.touch(queue)
+                group.wake()
 
     def queue_group(self, group_id: str) -> QueueGroup:
         """Raises CoreFailure(GROUP_NOT_FOUND)."""
@@ -208,6 +220,7 @@ class ShareGroups:
         group = self._groups.get(group_id)
         if group is not None and group.members:
             raise CoreFailure(CoreError.GROUP_NOT_EMPTY)
+        self.sessions.close_all(group_id)
         await self._queues.delete(group_id)
         self._groups.pop(group_id, None)
 
@@ -229,103 +242,3 @@ class ShareGroups:
         read = names & set(() if subscription is None else subscription.topics)
         await self._queues.unshare(group_id, read)
         return read
-
-    # -- sessions
-
-    def open_session(self, member: ShareMember) -> None:
-        """A new session: what an earlier one had acquired is released. Raises CoreFailure(GROUP_NOT_FOUND)."""
-        group = self._queues.find(member.group_id)
-        self.close_session(member)
-        member.session_epoch = 1
-        member.queue_member = Member(member.id, member.actor, member.take)
-        member.queue_member.places = member.places
-        group.join(member.queue_member, (), self._now_ms())
-
-    def close_session(self, member: ShareMember) -> None:
-        """Releases what the member has acquired."""
-        made, member.queue_member = member.queue_member, None
-        member.session_epoch = -1
-        member.places = set()
-        member.handouts.clear()
-        member.acquired.clear()
-        member.news.set()
-        if made is not None:
-            try:
-                self._queues.leave(self._queues.find(member.group_id), made)
-            except CoreFailure:
-                return  # the group was deleted
-
-    def ask(self, member: ShareMember, records: int, size_bytes: int) -> None:
-        """The member can take so much now; `news` is set when it gets something."""
-        member.news = trio.Event()
-        if member.queue_member is not None:
-            self._queues.grant(self._queues.find(member.group_id), member.queue_member, records, size_bytes)
-
-    def taken(self, member: ShareMember) -> list[Handout]:
-        """Ends what `ask` began, and gives what has come."""
-        if member.queue_member is not None:
-            member.queue_member.credit_messages = member.queue_member.credit_bytes = 0
-        handouts, member.handouts = member.handouts, []
-        return handouts
-
-    async def acknowledge(
-        self, member: ShareMember, acknowledgements: Sequence[Acknowledgement]
-    ) -> dict[Place, CoreError | None]:
-        """The outcome for each partition, when it is durable: the first error there."""
-        outcomes: dict[Place, CoreError | None] = {one.place: None for one in acknowledgements}
-        settles: list[Settle] = []
-        for one in acknowledgements:
-            found = self._leased(member, one)
-            if found is None:
-                outcomes[one.place] = CoreError.RECEIPT_LATE
-                continue
-            settles += found
-        if not settles:
-            return outcomes
-        answered = trio.Event()
-        failure: list[CoreFailure | None] = []
-        settled: list[Settled] = []
-
-        def done(error: CoreFailure | None, answers: Sequence[Settled]) -> None:
-            failure.append(error)
-            settled.extend(answers)
-            answered.set()
-
-        self._queues.settle(self._queues.find(member.group_id), settles, member.actor, done)
-        await answered.wait()
-        if failure[0] is not None:
-            return dict.fromkeys(outcomes, failure[0].error)
-        for settle, answer in zip(settles, settled, strict=True):
-            if answer is not Settled.DONE:
-                outcomes[settle.topic, settle.partition] = CoreError.RECEIPT_LATE
-        return outcomes
-
-    def _leased(self, member: ShareMember, one: Acknowledgement) -> list[Settle] | None:
-        """The acknowledgement cut into runs of one lease each; None when the member has not acquired all of it."""
-        held = member.acquired.get(one.place, {})
-        if one.last - one.first >= len(held):
-            return None
-        settles: list[Settle] = []
-        at = one.first
-        while at <= one.last:
-            lease = held.get(at)
-            if lease is None:
-                return None
-            end = at
-            while end < one.last and held.get(end + 1) == lease:
-                end += 1
-            delay_ms = 0 if one.verb is Verb.NACK else -1
-            settles.append(Settle(*one.place, lease, at, end, one.verb, delay_ms, "released"))
-            at = end + 1
-        if one.verb is not Verb.EXTEND:
-            for offset in range(one.first, one.last + 1):
-                del held[offset]
-        return settles
-
-    def forget_done(self, member: ShareMember) -> None:
-        """Lets go of what lies below the group's floors: it is settled, whoever did it."""
-        group = self._queues.find(member.group_id)
-        for place, held in member.acquired.items():
-            queue = group.queues.get(place)
-            for offset in [one for one in held if queue is None or one < queue.floor]:
-                del held[offset]

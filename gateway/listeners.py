@@ -51,7 +51,9 @@ def address_of(listener: trio.SocketListener) -> tuple[str, int]:
 
 
 class Server:
-    """Serves one listener: `connect(stream, peer)` makes the connection for each accepted stream."""
+    """Serves one listener: `connect(stream, peer)` makes the connection for each accepted stream, `ended` is called
+    with it when it is over.
+    """
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class Server:
         *,
         connections_max: int,
         drain_deadline_s: float,
+        ended: Callable[[Connection], None] = lambda _: None,
     ) -> None:
         self.protocol = protocol
         self.address = format_address(*address_of(listener))
@@ -69,6 +72,7 @@ class Server:
         self._connect = connect
         self._connections_max = connections_max
         self._drain_deadline_s = drain_deadline_s
+        self._ended = ended
         self._connections: set[Connection] = set()
         self._accepting = trio.CancelScope()
 
@@ -101,6 +105,7 @@ class Server:
             await self._guard(connection.run, peer)
         finally:
             self._connections.discard(connection)
+            self._ended(connection)
             await trio.aclose_forcefully(stream)
 
     async def _guard(self, run: Callable[[], Awaitable[None]], peer: str) -> None:

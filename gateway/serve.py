@@ -137,6 +137,7 @@ async def kafka_server(config: Config, broker: Broker) -> Server:
         connect,
         connections_max=config.limits.connections_max,
         drain_deadline_s=config.limits.drain_ms_max / 1000,
+        ended=lambda connection: broker.share_groups.sessions.connection_gone(connection),
     )
 
 

@@ -117,13 +117,13 @@ def prepare(broker: Broker, topics: dict[str, int]) -> dict[str, bytes]:
     connection.call(ApiKey.CREATE_TOPICS, 5, CreateTopicsRequest(topics=wanted, timeout_ms=10_000))
     connection.call(ApiKey.FIND_COORDINATOR, 2, FindCoordinatorRequest(key="warm", key_type=0))
     beat = HeartbeatRequest(group_id="warm", member_id="m")
-    _until(lambda: connection.call(ApiKey.HEARTBEAT, 3, beat).error_code == 25)
+    wait_until(lambda: connection.call(ApiKey.HEARTBEAT, 3, beat).error_code == 25)
     ids = {}
     for name in topics:
         one = MetadataRequest.MetadataRequestTopic(name=name)
         request = MetadataRequest(topics=[one], allow_auto_topic_creation=False)
 
-        _until(partial(_is_known, connection, request))
+        wait_until(partial(_is_known, connection, request))
         ids[name] = bytes(connection.call(ApiKey.METADATA, 12, request).topics[0].topic_id)
     connection.close()
     return ids
@@ -133,7 +133,7 @@ def _is_known(connection: Connection, request: MetadataRequest) -> bool:
     return bool(connection.call(ApiKey.METADATA, 12, request).topics[0].error_code == 0)
 
 
-def _until(holds: Callable[[], bool]) -> None:
+def wait_until(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _TIMEOUT_S
     while not holds():
         if time.monotonic() > deadline:

@@ -112,6 +112,7 @@ class Listener:
             except* (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
             finally:
+                self.broker.share_groups.sessions.connection_gone(connection)
                 await ours.aclose()
 
         self._nursery.start_soon(serve)

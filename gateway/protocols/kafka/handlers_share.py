@@ -1,4 +1,5 @@
-"""Share groups (KIP-932): ShareGroupHeartbeat, ShareFetch, ShareAcknowledge. What is kept is core.share_groups'."""
+"""Share groups (KIP-932): ShareGroupHeartbeat, ShareFetch, ShareAcknowledge. What is kept is core.share_groups' and
+core.share_sessions'."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ import trio
 
 from core.errors import CoreError, CoreFailure
 from core.queue_types import Handout, Verb
-from core.share_groups import HEARTBEAT_INTERVAL_MS, Acknowledgement, Place, ShareMember
+from core.share_groups import HEARTBEAT_INTERVAL_MS
+from core.share_sessions import Acknowledgement, Place, ShareSession
 from core.topics import Topic
+from core.tracing import Actor
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.handlers_groups import code
 from gateway.protocols.kafka.messages import (
@@ -76,24 +79,32 @@ class _SessionError(Exception):
         self.error = error
 
 
-def _session(context: Context, group_id: str | None, member_id: str | None, epoch: int) -> ShareMember:
-    """The member whose session this is, opened or moved on. Raises _SessionError."""
+def _session(
+    context: Context, request: Request, group_id: str | None, member_id: str | None, epoch: int
+) -> ShareSession:
+    """The member's session, opened or moved on. Raises _SessionError."""
+    sessions = context.broker.share_groups.sessions
+    if epoch == OPEN:
+        if not group_id or not member_id:
+            raise _SessionError(ErrorCode.INVALID_REQUEST, "a share session is that of a member of a group")
+        actor = Actor("kafka", request.client_id, request.client_host.removeprefix("/"))
+        try:
+            return sessions.open(group_id, member_id, actor, request.connection)
+        except CoreFailure as failure:
+            raise _SessionError(ErrorCode.SHARE_SESSION_LIMIT_REACHED, failure.message) from None
+    session = sessions.find(group_id or "", member_id or "")
+    if session is None:
+        raise _SessionError(ErrorCode.SHARE_SESSION_NOT_FOUND, "there is no such share session")
+    if epoch not in (CLOSE, session.epoch):
+        raise _SessionError(ErrorCode.INVALID_SHARE_SESSION_EPOCH, f"epoch {epoch} where {session.epoch} was due")
+    if epoch != CLOSE:
+        session.epoch = epoch + 1 if epoch < _EPOCH_MAX else 1
+    return session
+
+
+def _lock_ms(context: Context, session: ShareSession) -> int:
     groups = context.broker.share_groups
-    try:
-        member = groups.member(group_id or "", member_id or "")
-        if epoch == OPEN:
-            groups.open_session(member)
-        elif member.session_epoch == -1:
-            raise _SessionError(ErrorCode.SHARE_SESSION_NOT_FOUND, "there is no such share session")
-        elif epoch not in (CLOSE, member.session_epoch):
-            raise _SessionError(
-                ErrorCode.INVALID_SHARE_SESSION_EPOCH, f"epoch {epoch} where {member.session_epoch} was due"
-            )
-        elif epoch != CLOSE:
-            member.session_epoch = epoch + 1 if epoch < _EPOCH_MAX else 1
-    except CoreFailure as failure:
-        raise _SessionError(ErrorCode(code(failure.error)), failure.message) from None
-    return member
+    return groups.policy_of(session.group_id).invisible_ms
 
 
 def _acknowledgements(place: Place, batches: Batches) -> list[Acknowledgement] | None:
@@ -124,10 +135,11 @@ def _record_error(error: CoreError | None) -> int:
 
 async def share_acknowledge(context: Context, request: Request) -> Message:
     body: ShareAcknowledgeRequest = request.body  # type: ignore[assignment]
+    sessions = context.broker.share_groups.sessions
     if body.share_session_epoch == OPEN:
         return ShareAcknowledgeResponse(error_code=ErrorCode.INVALID_SHARE_SESSION_EPOCH)
     try:
-        member = _session(context, body.group_id, body.member_id, body.share_session_epoch)
+        session = _session(context, request, body.group_id, body.member_id, body.share_session_epoch)
     except _SessionError as refused:
         return ShareAcknowledgeResponse(error_code=refused.error, error_message=str(refused))
     response = ShareAcknowledgeResponse(error_code=ErrorCode.NONE, error_message=None)
@@ -151,12 +163,12 @@ async def share_acknowledge(context: Context, request: Request) -> Message:
         response.responses.append(
             ShareAcknowledgeResponse.ShareAcknowledgeTopicResponse(topic_id=named.topic_id, partitions=parts)
         )
-    outcomes = await context.broker.share_groups.acknowledge(member, wanted)
+    outcomes = await sessions.acknowledge(session, wanted)
     for place, answer in answers:
         answer.error_code = _record_error(outcomes.get(place))
-    response.acquisition_lock_timeout_ms = context.broker.share_groups.policy_of(member.group_id).invisible_ms
+    response.acquisition_lock_timeout_ms = _lock_ms(context, session)
     if body.share_session_epoch == CLOSE:
-        context.broker.share_groups.close_session(member)
+        sessions.close(session)
     return response
 
 
@@ -165,40 +177,40 @@ async def share_acknowledge(context: Context, request: Request) -> Message:
 
 async def share_fetch(context: Context, request: Request) -> Message:
     body: ShareFetchRequest = request.body  # type: ignore[assignment]
-    groups = context.broker.share_groups
+    sessions = context.broker.share_groups.sessions
     acknowledges = any(part.acknowledgement_batches for named in body.topics for part in named.partitions)
     if body.share_session_epoch == OPEN and acknowledges:
         return ShareFetchResponse(
             error_code=ErrorCode.INVALID_REQUEST, error_message="a new session has acquired nothing"
         )
     try:
-        member = _session(context, body.group_id, body.member_id, body.share_session_epoch)
+        session = _session(context, request, body.group_id, body.member_id, body.share_session_epoch)
     except _SessionError as refused:
         return ShareFetchResponse(error_code=refused.error, error_message=str(refused))
     answers: dict[Place, Fetched] = {}
     unknown = ShareFetchResponse(error_code=ErrorCode.NONE, error_message=None)
-    wanted = _name_partitions(context, member, body, answers, unknown)
-    for place, error in (await context.broker.share_groups.acknowledge(member, wanted)).items():
+    wanted = _name_partitions(context, session, body, answers, unknown)
+    for place, error in (await sessions.acknowledge(session, wanted)).items():
         answers[place].acknowledge_error_code = _record_error(error)
     handouts: list[Handout] = []
     if body.share_session_epoch == CLOSE:
-        groups.close_session(member)
+        sessions.close(session)
     elif not body.is_renew_ack:
-        groups.forget_done(member)
-        handouts = await _wait_for_some(context, request, member, body, wait=not wanted)
+        sessions.forget_done(session)
+        handouts = await _wait_for_some(context, request, session, body, wait=not wanted)
     for handout in handouts:
         place = (handout.topic, handout.partition)
         answer = answers.setdefault(place, Fetched(partition_index=handout.partition, records=[]))
         _add(answer, handout)
     response = _by_topic(context, answers)
     response.responses += unknown.responses
-    response.acquisition_lock_timeout_ms = groups.policy_of(member.group_id).invisible_ms
+    response.acquisition_lock_timeout_ms = _lock_ms(context, session)
     return response
 
 
 def _name_partitions(
     context: Context,
-    member: ShareMember,
+    session: ShareSession,
     body: ShareFetchRequest,
     answers: dict[Place, Fetched],
     unknown: ShareFetchResponse,
@@ -215,7 +227,7 @@ def _name_partitions(
                 bad.append(Fetched(partition_index=part.partition_index, error_code=error, records=[]))
                 continue
             place = (topic.name, part.partition_index)
-            member.places.add(place)
+            session.places.add(place)
             if part.acknowledgement_batches:
                 answer = answers.setdefault(place, Fetched(partition_index=part.partition_index, records=[]))
                 found = _acknowledgements(place, part.acknowledgement_batches)
@@ -230,7 +242,7 @@ def _name_partitions(
     for forgotten in body.forgotten_topics_data:
         topic = topics.by_id(forgotten.topic_id)
         if topic is not None:
-            member.places.difference_update((topic.name, index) for index in forgotten.partitions)
+            session.places.difference_update((topic.name, index) for index in forgotten.partitions)
     return wanted
 
 
@@ -239,24 +251,24 @@ def _has(topic: Topic, index: int) -> bool:
 
 
 async def _wait_for_some(
-    context: Context, request: Request, member: ShareMember, body: ShareFetchRequest, *, wait: bool
+    context: Context, request: Request, session: ShareSession, body: ShareFetchRequest, *, wait: bool
 ) -> list[Handout]:
     """What the member is handed, when it is something or the time is over. One that acknowledges is answered soon."""
-    groups, connection = context.broker.share_groups, request.connection
+    sessions, connection = context.broker.share_groups.sessions, request.connection
     records = min(body.max_records or RECORDS_MAX, RECORDS_MAX)
     size_bytes = min(body.max_bytes, context.fetch_bytes_max, connection.response_bytes_max)
-    if not member.handouts:
-        groups.ask(member, records, max(size_bytes, 1))
-        connection.waiting = member.news
+    if not session.handouts:
+        sessions.ask(session, records, max(size_bytes, 1))
+        connection.waiting = session.news
         try:
             with trio.move_on_after((min(body.max_wait_ms, WAIT_MS_MAX) if wait else 0) / 1000):
                 if not connection.draining:
-                    await member.news.wait()
+                    await session.news.wait()
         finally:
             connection.waiting = None
-            handouts = groups.taken(member)
+            handouts = sessions.taken(session)
         return handouts
-    return groups.taken(member)
+    return sessions.taken(session)
 
 
 def _add(answer: Fetched, handout: Handout) -> None:

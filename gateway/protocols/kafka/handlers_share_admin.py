@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.errors import CoreError, CoreFailure
-from core.share_groups import Place, ShareMember
+from core.share_groups import ShareMember
+from core.share_sessions import Place
 from core.store.engine import UnknownPartition
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.handlers_groups import GROUP_OPERATIONS, OPERATIONS_NOT_ASKED, code
@@ -58,7 +59,7 @@ def _describe(context: Context, group_id: str, operations: int) -> Described.Des
 def _member(context: Context, member: ShareMember) -> Described.Member:
     told = [
         Described.TopicPartitions(topic_id=topic_id, topic_name=topic.name, partitions=partitions)
-        for topic_id, partitions in (member.told or {}).items()
+        for topic_id, partitions in member.told.items()
         if (topic := context.broker.topics.by_id(topic_id)) is not None
     ]
     return Described.Member(
