@@ -141,6 +141,7 @@ async def test_the_brokers_settings_under_kafkas_names() -> None:
             "consumer.heartbeat.interval.ms": "5000",
             "consumer.session.timeout.ms": "45000",
             "share.auto.offset.reset": "latest",
+            "share.isolation.level": "read_uncommitted",
             "share.record.lock.duration.ms": "30000",
         }
 
