@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from conf.schema import Config, sections
+from conf.schema import Config, MqttRule, sections
 
 ENVIRONMENT_PREFIX = "TRIVIUM_"
 FILE_BYTES_MAX = 1024 * 1024
@@ -100,9 +100,11 @@ def _explain(problem: ErrorDetails, sources: Mapping[tuple[str, str], str], defa
         # A relation between keys of a section: name the flags and variables given for that section too.
         given = [name for (section, _), name in sources.items() if section == where[0]]
         source = ", ".join([default_source, *given] if default_source != "defaults" or not given else given)
-    key = ".".join(where[:2])
+    key = ".".join(where[:2]) + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in where[2:])
     context = problem.get("ctx", {})
     kind = problem["type"]
+    if kind == "extra_forbidden" and len(where) > 2:  # rules are the only tables inside a section
+        return f"{source}: {key}: unknown key; allowed: {', '.join(MqttRule.model_fields)}"
     if kind == "extra_forbidden":
         return f"{source}: {where[0]}: unknown key {_near(where[-1], sections()[where[0]].model_fields)}"
     if kind == "literal_error":
@@ -112,6 +114,10 @@ def _explain(problem: ErrorDetails, sources: Mapping[tuple[str, str], str], defa
     if kind in ("greater_than_equal", "less_than_equal"):
         bound = f"at least {context['ge']}" if "ge" in context else f"at most {context['le']}"
         return f"{source}: {key}: must be {bound}; got {problem['input']!r}"
+    if kind == "missing":
+        return f"{source}: {key}: must be given"
+    if kind == "string_type":
+        return f"{source}: {key}: must be text; got {problem['input']!r}"
     if kind.startswith("bool"):
         return f"{source}: {key}: must be true or false; got {problem['input']!r}"
     if kind.startswith("int"):

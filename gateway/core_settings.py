@@ -98,7 +98,7 @@ def mqtt_settings(config: Config) -> MqttSettings:
                 "retention.bytes": str(mqtt.auto_topic_retention_bytes),
             },
         ),
-        mapping=TopicMapping([Rule(rule.filter, rule.topic, rule.key) for rule in mqtt.rules], mqtt.catch_all),
+        mapping=_mapping(mqtt),
         connections_max=mqtt.connections_max,
         drain_s=config.limits.drain_ms_max / 1000,
         sessions_max=mqtt.sessions_max,
@@ -108,6 +108,13 @@ def mqtt_settings(config: Config) -> MqttSettings:
         admission=_admission(mqtt),
         certificate=_certificate(mqtt),
     )
+
+
+def _mapping(mqtt: MqttConfig) -> TopicMapping:
+    try:
+        return TopicMapping([Rule(rule.filter, rule.topic, rule.key) for rule in mqtt.rules], mqtt.catch_all)
+    except ValueError as error:
+        raise ValueError(f"[mqtt] rules, catch_all: {error}") from None
 
 
 def _mqtt_listeners(mqtt: MqttConfig) -> list[ListenAt]:

@@ -49,6 +49,12 @@ def run(config: Config) -> int:
     except (ValueError, OSError) as unusable:
         log.critical("the configuration cannot be used", reason=str(unusable))
         return EXIT_CONFIG
+    data_dir = config.store.data_dir
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as unusable:
+        log.critical("the data directory cannot be used", data_dir=str(data_dir), reason=unusable.strerror)
+        return EXIT_CONFIG
     try:
         trio.run(_serve, config, mqtt)
     except BaseExceptionGroup as group:

@@ -12,7 +12,7 @@ import trio
 from click.testing import CliRunner
 from structlog.testing import capture_logs
 
-from conf.schema import Address, Config, StoreConfig
+from conf.schema import Address, Config, MqttConfig, MqttRule, StoreConfig
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import Append, CreatePartition, append
 from gateway import serve
@@ -80,6 +80,25 @@ def test_a_store_that_cannot_be_opened_is_an_exit_code_and_a_line_that_says_why(
         assert serve.run(Config(store=StoreConfig(data_dir=tmp_path))) == 1
     assert [line["log_level"] for line in logs] == ["critical"]
     assert reason in logs[0]["reason"]
+
+
+def test_what_of_the_configuration_shows_only_at_the_start_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "log", structlog.get_logger())
+    file = tmp_path / "file"
+    file.touch()
+    rules = MqttConfig(rules=(MqttRule(filter="+/a", topic="t", key="k"),))
+    with capture_logs() as logs:
+        assert serve.run(Config(store=StoreConfig(data_dir=file))) == 2
+        assert serve.run(Config(store=StoreConfig(data_dir=tmp_path), mqtt=rules)) == 2
+    assert logs[0] == {
+        "event": "the data directory cannot be used",
+        "log_level": "critical",
+        "data_dir": str(file),
+        "reason": "File exists",
+    }
+    assert "[mqtt] rules, catch_all: rule '+/a'" in logs[1]["reason"]
 
 
 def test_help_lists_the_verbs() -> None:

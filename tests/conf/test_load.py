@@ -70,6 +70,13 @@ def test_example_file_names_every_key_with_its_default(tmp_path: Path) -> None:
             "[limits]\nrequest_bytes_max = 2000\n",
             ["topics.message_bytes_max", "limits.request_bytes_max"],
         ),
+        ("[mqtt]\nrules = [{ filter = 3, topic = 't', key = 'k' }]\n", ["mqtt.rules[0].filter: must be text; got 3"]),
+        ("[[mqtt.rules]]\nfilter = '+/a'\nkey = '{1}'\n", ["broker.toml: mqtt.rules[0].topic: must be given"]),
+        (
+            "[[mqtt.rules]]\nfilter = 'a'\nkey = 'k'\ntopic = 't'\nkeys = 'k'\n",
+            ["mqtt.rules[0].keys: unknown key; allowed: filter, topic, key"],
+        ),
+        ("[mqtt]\nws_path = 'mqtt'\n", ["mqtt.ws_path: ", "got 'mqtt'", "^(/[!-~]*|"]),
         ("[store\n", ["broker.toml", "not TOML", "line 1"]),
     ],
 )
