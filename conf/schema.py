@@ -199,6 +199,25 @@ class GroupsConfig(Section):
         return self
 
 
+class QueuesConfig(Section):
+    """`[queues]`: queue groups, which share groups and native subscribers are. Limits are of one group's partition."""
+
+    groups_max: Count = 10_000
+    members_max: Count = 10_000  # in one group
+    broadcast_expiry_ms: Unlimited = 7 * DAY_MS  # a broadcast group without members is forgotten
+    window_offsets_max: Annotated[int, Field(ge=1, le=16_777_216)] = 1_048_576  # between first not done and last out
+    leased_bytes_max: Annotated[int, Field(ge=64 * 1024, le=INT64_MAX)] = 256 * MIB  # of batches that members have
+    failed_max: Count = 100_000  # messages that wait to be tried again
+    held_max: Count = 100_000  # messages that wait for their key's turn
+    read_bytes: Annotated[int, Field(ge=4096, le=64 * MIB)] = 256 * 1024  # read ahead for the members
+
+    @model_validator(mode="after")
+    def _relations(self) -> QueuesConfig:
+        if self.read_bytes > self.leased_bytes_max:
+            raise ValueError("read_bytes is above leased_bytes_max: what is read could not be handed out")
+        return self
+
+
 class TransactionsConfig(Section):
     """`[transactions]`: idempotent and transactional producers."""
 
@@ -262,6 +281,7 @@ class Config(Section):
     native: NativeConfig = Field(default_factory=NativeConfig)
     topics: TopicsConfig = Field(default_factory=TopicsConfig)
     groups: GroupsConfig = Field(default_factory=GroupsConfig)
+    queues: QueuesConfig = Field(default_factory=QueuesConfig)
     transactions: TransactionsConfig = Field(default_factory=TransactionsConfig)
     tracing: TracingConfig = Field(default_factory=TracingConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)

@@ -33,6 +33,7 @@ class GroupRow(NamedTuple):
     policy: Policy
     paused: bool
     is_share: bool = False  # Kafka's tools show it as a share group
+    left_ms: int = 0  # of a broadcast: wall clock since when it has no members, 0 when it has
 
 
 class FloorRow(NamedTuple):
@@ -65,9 +66,8 @@ def failed_key(group: str, partition: int, offset: int) -> bytes:
 
 def pack_group(row: GroupRow) -> bytes:
     subscription = None if row.subscription is None else asdict(row.subscription)
-    policy = asdict(row.policy)
-    found = {"subscription": subscription, "policy": policy, "paused": row.paused, "share": row.is_share}
-    return json.dumps(found).encode()
+    found = {"subscription": subscription, "policy": asdict(row.policy), "paused": row.paused}
+    return json.dumps({**found, "share": row.is_share, "left_ms": row.left_ms}).encode()
 
 
 def parse_group(value: bytes) -> GroupRow:
@@ -77,7 +77,7 @@ def parse_group(value: bytes) -> GroupRow:
     if subscription is not None:
         subscription |= {"topics": tuple(subscription["topics"]), "order": Order(subscription["order"])}
         subscription = Subscription(**subscription)
-    return GroupRow(subscription, policy, found["paused"], found.get("share", False))
+    return GroupRow(subscription, policy, found["paused"], found.get("share", False), found.get("left_ms", 0))
 
 
 def pack_floor(row: FloorRow) -> bytes:

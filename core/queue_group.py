@@ -110,6 +110,7 @@ class QueueGroup:
         self.policy: Policy
         self.paused: bool
         self.is_share: bool
+        self.left_ms: int  # of a broadcast: wall clock since when it has no members, 0 when it has, or did a moment ago
         self.committed_only = True  # nothing of open or aborted transactions is handed out
         self.subscription: Subscription | None
         self.matches: Matches | None = None
@@ -124,10 +125,10 @@ class QueueGroup:
 
     @property
     def row(self) -> GroupRow:
-        return GroupRow(self.subscription, self.policy, self.paused, self.is_share)
+        return GroupRow(self.subscription, self.policy, self.paused, self.is_share, self.left_ms)
 
     def set_row(self, row: GroupRow) -> None:
-        self.subscription, self.policy, self.paused, self.is_share = row
+        self.subscription, self.policy, self.paused, self.is_share, self.left_ms = row
         self.matches = None if row.subscription is None else matcher(row.subscription)
 
     @property
@@ -276,7 +277,8 @@ class QueueGroup:
         if one.verb is Verb.EXTEND:
             more_ms = one.delay_ms if one.delay_ms >= 0 else self.policy.invisible_ms
             return Settled.DONE if queue.extend(one.lease, one.first, one.last, now_ms + more_ms) else Settled.LATE
-        lease, taken, done_before = queue.settle(one.lease, one.first, one.last)
+        reach = queue.floor + self.limits.window_offsets_max if one.verb is Verb.ACK else 0
+        lease, taken, done_before = queue.settle(one.lease, one.first, one.last, reach)
         wanted = full(one.last - one.first + 1)
         if one.verb is Verb.ACK:
             queue.complete(one.first, taken)

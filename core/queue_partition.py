@@ -9,7 +9,8 @@ Rules:
 - A *lease* is messages that one member has, until a time. Its number is the receipt and stays the same when the time is
   extended. Numbers rise and carry the store's epoch; those up to `void_before` were cut off by a reset.
 - Settling twice is harmless: to acknowledge what is done is done. A lease whose time is over may still be settled for
-  as long as nobody else got the message; then it is late.
+  as long as nobody else got the message; then it is late. Leases of earlier runs of the broker are not kept, but an
+  acknowledgement under one counts likewise, until the message is handed out again.
 - With order, a key's messages wait for their turn (`queue_turns`); a reset forgets turns.
 - Memory runs ahead of the log. What has changed since the last write is in `changes`; whoever writes it answers when it
   is durable. After a crash what was leased is handed out again.
@@ -41,6 +42,7 @@ from core.state import Change
 
 _IN_CHUNK = CHUNK - 1
 NO_MORE = 1 << 62
+_EARLIER = -1  # stands for the lease of a message that failed in an earlier run
 
 
 class Lease:
@@ -111,6 +113,8 @@ class QueuePartition:
         self.partition = partition
         self.floor = self.end = floor
         self.void_before = -1
+        self._earlier_leases = -1  # leases up to this number are of earlier runs ...
+        self._earlier_end = 0  # ... in which nothing from this offset on was handed out
         self.leases: dict[int, Lease] = {}
         self.leased_bytes = 0
         self.failed: dict[int, Failed] = {}
@@ -241,9 +245,10 @@ class QueuePartition:
         heapq.heappush(self._until, (until_ms, number))
         return made
 
-    def settle(self, number: int, first: int, last: int) -> tuple[Lease | None, int, int]:
+    def settle(self, number: int, first: int, last: int, reach: int = 0) -> tuple[Lease | None, int, int]:
         """Takes these offsets out of a lease. Returns the lease, if there still is one, and two masks from `first` on:
-        those that the caller now decides about, and those that are done already.
+        those that the caller now decides about, and those that are done already. Under a lease of an earlier run these
+        are at most those below `reach`.
         """
         wanted = full(last - first + 1)
         lease = self.leases.get(number)
@@ -259,10 +264,14 @@ class QueuePartition:
         settled = 0
         for bit in bits(wanted & ~taken):
             failed = self.failed.get(first + bit)
-            if failed is None:
-                settled |= self.is_done(first + bit) << bit
-            elif failed.lease == number and not failed.leased and not failed.dying:
-                taken |= 1 << bit  # its time was over, but nobody else got it
+            if failed is not None:
+                if failed.lease in (number, _EARLIER) and not failed.leased and not failed.dying:
+                    known = failed.lease == number or (number <= self._earlier_leases and first + bit < reach)
+                    taken |= known << bit  # its time was over, but nobody else got it
+            elif self.is_done(first + bit):
+                settled |= 1 << bit
+            elif number <= self._earlier_leases and self.end <= first + bit < min(reach, self._earlier_end):
+                taken |= 1 << bit  # it was not handed out again since the start
         return lease, taken, settled
 
     def extend(self, number: int, first: int, last: int, until_ms: int) -> bool:
@@ -464,7 +473,7 @@ class QueuePartition:
 
     def load_failed(self, offset: int, row: FailedRow, not_before_ms: int) -> None:
         key = None if row.key_hash == -1 else row.key_hash
-        self.failed[offset] = Failed(row.attempts, not_before_ms, key, row.reason, -1)
+        self.failed[offset] = Failed(row.attempts, not_before_ms, key, row.reason, _EARLIER)
         self._stored_failed.add(offset)
         heapq.heappush(self._due, (not_before_ms, offset))
         if key is not None:
@@ -475,6 +484,10 @@ class QueuePartition:
         for chunk in [chunk for chunk in self._done if chunk < self.floor >> CHUNK_BITS]:
             self._drop_chunk(chunk)
         self._raise_floor()
+
+    def recall(self, last_lease: int, end: int) -> None:
+        """After a start: leases up to this number are of earlier runs, which handed out nothing from `end` on."""
+        self._earlier_leases, self._earlier_end = last_lease, end
 
     @property
     def is_retry_only(self) -> bool:

@@ -160,10 +160,11 @@ SettleDone = Callable[[CoreFailure | None, Sequence[Settled]], None]
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Per group and partition, but for the first two."""
+    """Per group and partition, but for those of groups, and the last, which is of one read."""
 
     groups_max: int = 10_000
-    members_max: int = 10_000
+    members_max: int = 10_000  # of one group
+    broadcast_expiry_ms: int = 7 * 86_400_000  # a broadcast group without members is forgotten; -1: never
     window_offsets_max: int = 1_048_576  # between the first that is not done and the last handed out
     leased_bytes_max: int = 256 * 1024 * 1024  # of batches that members have
     failed_max: int = 100_000  # messages that wait to be tried again

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -48,6 +49,7 @@ log = structlog.get_logger(__name__)
 
 LEASES_PER_EPOCH_BITS = 40
 BURY_AGAIN_S = 1
+EXPIRY_SWEEP_S = 60
 
 
 def _now_ms() -> int:
@@ -98,6 +100,7 @@ class Queues:
         for group_id, row in replay.groups.items():
             group = self._add(group_id, row)
             for queue in replay.queues(group_id, row):
+                queue.recall(self._dealer.last_lease, self._engine.info(queue.partition).high_watermark)
                 self._attach(group, queue)
             group.loaded()
         self._log.change(replay.orphans())
@@ -109,7 +112,21 @@ class Queues:
             for group in self._groups.values():
                 self._nursery.start_soon(self._serve, group)
             task_status.started()
-            await trio.sleep_forever()
+            while True:
+                await trio.sleep(EXPIRY_SWEEP_S)
+                await self._expire(self._wall_ms())
+
+    async def _expire(self, wall_ms: int) -> None:
+        """Deletes broadcast groups that have had no members for too long."""
+        for group in [one for one in self.all() if one.broadcast and not one.members]:
+            with suppress(CoreFailure):  # the store refuses, or somebody has joined: another time
+                if not group.left_ms:
+                    async with self._changing:
+                        group.left_ms = wall_ms
+                        await self._store(group)
+                elif 0 <= self.limits.broadcast_expiry_ms <= wall_ms - group.left_ms:
+                    log.info("broadcast group expired", group=group.id)
+                    await self.delete(group.id)
 
     async def _serve(self, group: QueueGroup) -> None:
         """One group's task: ends when the group is deleted."""
@@ -273,6 +290,9 @@ class Queues:
             group.check_join(member_id, subscription)
             if group.subscription != subscription:
                 await self._subscribe(group, subscription, start)
+            elif group.left_ms:
+                group.left_ms = 0
+                await self._store(group)
             member = Member(member_id, actor, take)
             group.join(member, held, self._now_ms())
             return member

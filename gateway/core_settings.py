@@ -5,6 +5,7 @@ from __future__ import annotations
 from conf.schema import Config, MqttConfig
 from core.broker import BrokerSettings, TraceSettings
 from core.group_types import GroupLimits
+from core.queue_types import QueueLimits
 from core.store.embedded import EngineConfig
 from core.topic_mapping import Rule, TopicMapping
 from core.transaction_types import TransactionLimits
@@ -50,6 +51,7 @@ def broker_settings(config: Config) -> BrokerSettings:
             offsets_retention_ms=groups.offsets_retention_ms,
             offset_metadata_bytes_max=groups.offset_metadata_bytes_max,
         ),
+        queues=QueueLimits(**config.queues.model_dump()),
         traces=TraceSettings(
             region=config.tracing.region,
             retention_ms=config.tracing.retention_ms,

@@ -65,6 +65,8 @@ def test_example_file_names_every_key_with_its_default(tmp_path: Path) -> None:
         ("[kafka]\nlisten = 9092\n", ["broker.toml", "kafka.listen", "HOST:PORT"]),
         ("[kafka]\nlisten = 'h:70000'\n", ["kafka.listen", "0 to 65535"]),
         ("[kafka]\nlisten = '::1:9092'\n", ["kafka.listen", "brackets"]),
+        ("[queues]\nread_bytes = 100000\nleased_bytes_max = 65536\n", ["queues", "read_bytes", "leased_bytes_max"]),
+        ("[queues]\nwindow_offsets_max = 0\n", ["queues.window_offsets_max", "at least 1"]),
         ("[groups]\nsession_timeout_ms_min = 9000000\n", ["broker.toml", "groups", "session_timeout_ms_max"]),
         (
             "[limits]\nrequest_bytes_max = 2000\n",

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from core.dead_letters import topic_of
 from core.errors import CoreError, CoreFailure
 from core.queue_types import START_LATEST, Order, QueueLimits, Settle, Settled, Subscription, Verb
-from tests.core.queues_driver import SUBSCRIPTION, TOPIC, Consumer, Driver, driving
+from tests.core.queues_driver import SUBSCRIPTION, TOPIC, Consumer, Driver, Got, driving
 from trivium import headers
 from trivium.records import decode
 
@@ -326,6 +326,63 @@ async def test_a_paused_group_gets_nothing_also_after_a_restart_and_may_settle(a
         await driver.queues.pause("g", False)
         await driver.settled()
         assert consumer.values == [b"1"]
+
+
+async def test_a_broadcast_without_members_is_forgotten_in_time(autojump_clock: MockClock) -> None:
+    async with driving(QueueLimits(broadcast_expiry_ms=3_600_000)) as driver:
+        subscription = replace(SUBSCRIPTION, broadcast=True)
+        listener = await driver.join("a", subscription)
+        await driver.join("a", SUBSCRIPTION, group="other")
+        await trio.sleep(7_200)
+        assert driver.queues.find("g")
+        listener.leave()
+        await trio.sleep(1_800)
+        await driver.crash()  # since when it is alone is known after a restart
+        await trio.sleep(1_200)
+        (await driver.join("a", subscription)).leave()
+        await trio.sleep(3_000)
+        assert driver.queues.find("g")
+        await trio.sleep(900)
+        assert [group.id for group in driver.queues.all()] == ["other"]
+
+
+async def test_an_acknowledgement_from_before_a_restart_counts_until_the_message_goes_out_again(
+    autojump_clock: MockClock,
+) -> None:
+    async with driving() as driver:
+        await some(driver, 6)
+        before = await driver.join()
+        await driver.settled()
+        got = before.taken()
+        await before.settle(got[4], verb=Verb.NACK, delay_ms=50_000)
+        await driver.crash()
+        again = await driver.join(credit=2)
+        await driver.settled()
+        assert [one.offset for one in again.taken()] == [0, 1]
+        late = [Settled.LATE, Settled.DONE, Settled.DONE, Settled.LATE]
+        never = Got(0, 6, got[0].lease, 1, None, None)  # nothing that comes later can be acknowledged ahead
+        assert await again.settle(got[0], got[2], got[4], never) == late
+        assert await again.settle(got[3], verb=Verb.NACK) == [Settled.LATE]
+        assert await again.settle(got[5], verb=Verb.EXTEND) == [Settled.LATE]
+        await driver.produce(b"6")
+        again.grant()
+        await trio.sleep(60)
+        assert {one.value for one in again.taken()} == {b"0", b"1", b"3", b"5", b"6"}
+
+
+async def test_an_acknowledgement_from_before_a_reset_and_a_restart_moves_nothing(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 2)
+        before = await driver.join()
+        await driver.settled()
+        got = before.taken()
+        await driver.queues.reset("g", {(TOPIC, 0): 0})
+        await driver.crash()
+        again = await driver.join(credit=0)
+        assert await again.settle(*got) == [Settled.LATE] * 2
+        again.grant()
+        await driver.settled()
+        assert again.values == [b"0", b"1"]
 
 
 async def test_broadcast_needs_no_acknowledgement_and_keeps_its_position(autojump_clock: MockClock) -> None:

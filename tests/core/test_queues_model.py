@@ -66,6 +66,7 @@ class History:
         self.floors = [0] * PARTITIONS
         self.acknowledged: set[Place] = set()  # answered
         self.asked: set[Place] = set()  # acknowledged, the answer may never come
+        self.void: list[set[int]] = [set() for _ in range(PARTITIONS)]  # leases from before a reset
         self.latest: dict[tuple[int, bytes | None], int] = {}  # partition and key -> the last that was handed out
         self.producer_id = 7
 
@@ -117,6 +118,10 @@ class History:
         held = self.open.get(name) or []
         return list({one % len(held): held[one % len(held)] for one in picked}.values()) if held else []
 
+    def counting(self, chosen: list[Got]) -> list[Place]:
+        """Those whose receipt no reset has made void."""
+        return [(one.partition, one.offset) for one in chosen if one.lease not in self.void[one.partition]]
+
     async def settle(self, name: str, picked: list[int], verb: Verb) -> None:
         if name not in self.consumers:
             await self.grant(name, 5)
@@ -124,10 +129,11 @@ class History:
             self.look()
         chosen = self.pick(name, picked)
         if verb is Verb.ACK:
-            self.asked.update((one.partition, one.offset) for one in chosen)
+            self.asked.update(self.counting(chosen))
         answers = await self.consumers[name].settle(*chosen, verb=verb)
         assert Settled.INVALID not in answers
         for one, answer in zip(chosen, answers, strict=True):
+            assert answer is Settled.LATE or one.lease not in self.void[one.partition]
             if verb is not Verb.EXTEND:
                 self.open[name].remove(one)
             if verb is Verb.ACK and answer is Settled.DONE:
@@ -137,7 +143,7 @@ class History:
         if name in self.consumers:
             chosen = self.pick(name, picked)
             if verb is Verb.ACK:
-                self.asked.update((one.partition, one.offset) for one in chosen)
+                self.asked.update(self.counting(chosen))
             self.driver.queues.settle(
                 self.consumers[name].group,
                 [Settle(TOPIC, one.partition, one.lease, one.offset, one.offset, verb) for one in chosen],
@@ -172,6 +178,7 @@ class History:
         self.look()
         await self.driver.queues.reset("g", {(TOPIC, index): offset})
         self.floors[index] = offset
+        self.void[index] |= {one.lease for held in self.open.values() for one in held if one.partition == index}
         self.latest = {turn: last for turn, last in self.latest.items() if turn[0] != index}
         self.acknowledged = {place for place in self.acknowledged if place[0] != index}
         self.asked = {place for place in self.asked if place[0] != index}
