@@ -111,14 +111,14 @@ def test_mqtt_3_1_2_7_a_will_is_stored_with_its_session(tmp_path: Path, monkeypa
         returning = Wire.connected(broker.mqtt, "returning", will=delayed, properties=keep)
         broker.kill()
         broker.start()
-        # It comes back within its will's delay, which goes on over the restart, and says goodbye.
-        back = Wire.connected(broker.mqtt, "returning", clean=False, properties=keep)
-        back.send(Disconnect())
         watcher.close()
         watcher = Wire.connected(broker.mqtt, "watcher", clean=False, properties={props.SESSION_EXPIRY: 1_000})
         message = watcher.next()  # the dying one's, when its grace is over
         assert (message.topic, message.payload) == ("last/words", b"of one")
         watcher.send(Ack(PUBACK, message.packet_id, 0, None))
+        # The other comes back after the grace, but within its will's delay, which goes on over the restart.
+        back = Wire.connected(broker.mqtt, "returning", clean=False, properties=keep)
+        back.send(Disconnect())
         last = Wire.connected(broker.mqtt)
         last.publish("last/words", b"end")
         assert watcher.next().payload == b"end"
