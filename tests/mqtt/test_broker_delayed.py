@@ -12,6 +12,7 @@ import confluent_kafka
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 
+import trivium.blocking
 from tests.mqtt.child import WAIT_S, Child, Device, child_broker, properties
 
 with warnings.catch_warnings():
@@ -135,3 +136,37 @@ def test_what_was_acknowledged_comes_once_through_kills(tmp_path: Path) -> None:
         marker.close()
         consumer.close()
         assert len(found) == len(set(found))
+
+
+def once_id(value: str) -> Any:
+    found = properties(PacketTypes.PUBLISH)
+    found.UserProperty = [("once-id", value)]
+    return found
+
+
+def test_a_message_with_an_id_of_the_devices_own_is_stored_once_also_over_kill_9(tmp_path: Path) -> None:
+    with child_broker(tmp_path) as child:
+        with trivium.blocking.connect(child.native) as client:
+            client.create_topic("counts", 1, {"once.window.ms": "3600000"})
+        sender = Device(child.mqtt, v5=True)
+        for qos in (1, 2, 0):
+            sender.publish("counts/a", b"before")
+            sender.publish("counts/a", b"%d" % qos, qos, properties=once_id("7"))
+            sender.publish("counts/a", b"%d" % qos, qos, retain=True, properties=once_id("8"))
+        sender.close()
+        child.kill()
+        child.start()
+        sender = Device(child.mqtt, v5=True)
+        sender.publish("counts/a", b"again", properties=once_id("7"))
+        sender.publish("counts/a", b"after")
+        retained = Device(child.mqtt, v5=True)
+        retained.subscribe("counts/#", qos=1)
+        assert retained.payloads(1) == [b"1"]  # as the first said, not those that were stored before
+        for device in (sender, retained):
+            device.close()
+        with (
+            trivium.blocking.connect(child.native) as client,
+            client.consumer("counts", start=trivium.EARLIEST) as messages,
+        ):
+            values = [next(iter(messages)).value for _ in range(6)]
+        assert values == [b"before", b"1", b"1", b"before", b"before", b"after"]

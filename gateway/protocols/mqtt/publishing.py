@@ -3,7 +3,8 @@
 A name's topic is made when it is not there; what is published to it meanwhile waits behind, in order, in at most
 `PARKED_BYTES_MAX`. Devices make at most `auto_topics_max` topics; later names go to the catch-all topic, whole. Answers
 are given when the append is durable, so nothing acknowledged is lost. A message with the user property `deliver-at`
-waits for its time (core.schedules).
+waits for its time (core.schedules); one with `once-id`, in a topic that keeps such ids, has an append of its own and is
+acknowledged alike whether it is stored or was before (core.once).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import trio
 
 from core.errors import CoreFailure
 from core.filters import check_topic
-from core.intake import check_transactional, deliver_at
+from core.intake import Intake, check_transactional, deliver_at
 from core.retained import RetainedTable
 from core.schedules import Schedules, Wanted
 from core.state import Change, StateLog
@@ -30,9 +31,10 @@ from gateway.protocols.mqtt.codec.properties import Properties
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.events import RunReceived
 from gateway.protocols.mqtt.records import headers_of
-from trivium.record_batch import BatchHeader
+from trivium.headers import ONCE_ID
+from trivium.record_batch import BatchHeader, parse_header
 from trivium.record_writer import Template, assemble
-from trivium.records import Record
+from trivium.records import Record, build
 
 log = structlog.get_logger(__name__)
 
@@ -109,6 +111,7 @@ class Publisher:
         auto_topics: set[str],
         retained: RetainedTable,
         schedules: Schedules,
+        intake: Intake,
         unlogged: Callable[[str, Record], None],
         flush: Callable[[], None],
     ) -> None:
@@ -120,6 +123,7 @@ class Publisher:
         self._auto_topics = auto_topics  # topics that devices made
         self._retained = retained
         self._schedules = schedules
+        self._intake = intake
         self._unlogged = unlogged
         self._flush = flush
         self._routes: dict[str, Route] = {}
@@ -168,10 +172,14 @@ class Publisher:
             if message.__class__ is RunReceived:
                 if route.special and not self._is_to_be_stored(route, message, now_ms, scheduled):
                     continue
-            elif (message.properties or route.special) and not self._is_to_be_stored(  # type: ignore[union-attr]
-                route, message, now_ms, scheduled
-            ):
-                continue
+            elif message.properties or route.special:  # type: ignore[union-attr]
+                if route.settings.once_window_ms and _has_once_id(message):  # type: ignore[arg-type]
+                    self._append(partitions, now_ms)  # what came before it of its name
+                    partitions = {}
+                    self._store_once(route, message, now_ms)  # type: ignore[arg-type]
+                    continue
+                if not self._is_to_be_stored(route, message, now_ms, scheduled):
+                    continue
             rows = partitions.get(route.partition)
             if rows is None:
                 partitions[route.partition] = [(route, message)]
@@ -179,8 +187,7 @@ class Publisher:
                 rows.append((route, message))
         if scheduled:
             self._schedule(scheduled)
-        if partitions:
-            self._append(partitions, now_ms)
+        self._append(partitions, now_ms)
 
     def _route(self, message: Outgoing | RunReceived) -> Route | None:
         """Where a message goes; None when it was refused, or waits for its topic."""
@@ -229,6 +236,38 @@ class Publisher:
             return False
         return True
 
+    def _store_once(self, route: Route, message: Outgoing, now_ms: int) -> None:
+        """Stores a message with an id of the application's own, unless one with this id was stored before."""
+        topic = self._topics.get(route.topic)
+        assert topic is not None  # the route would be gone
+        headers = headers_of(message.qos, message.retain, message.properties, message.publisher)
+        record = Record(0, now_ms, route.key, message.payload, headers)
+        batch = build([record])
+        try:
+            check_transactional(route.settings, False)
+            header = parse_header(batch)
+            found = self._intake.sort(topic, route.partition, header, batch, [record], now_ms, len(batch))
+        except CoreFailure as failure:
+            _answer(message, reasons.PAYLOAD_FORMAT_INVALID, failure.message)
+            return
+        entries: list[Entry] = [*found.entries]
+        if message.changes:
+            entries.append(self._state.entry(message.changes))
+        fresh = not found.duplicates and not found.scheduled
+        if fresh and message.retain and route.settings.mqtt_retain == "true":
+            entries.append(self._retained.entry([_retained(message, now_ms)]))
+
+        def done(answers: list[Appended]) -> None:
+            try:
+                self._intake.settle(found, answers[0].outcome)
+            except CoreFailure as failure:
+                _answer(message, reasons.UNSPECIFIED, failure.message)
+                self._flush()
+                return
+            self._appended([[(route, message)]], answers, observe=fresh)
+
+        self._engine.append(entries, done)
+
     def _schedule(self, rows: list[tuple[Wanted, Row]]) -> None:
         """One append for what waits for its time. It is not retained: RETAIN counts when a message is published."""
         entry = self._schedules.entry([wanted for wanted, _ in rows])
@@ -237,6 +276,8 @@ class Publisher:
         self._engine.append(entries, lambda answers: self._appended([[row for _, row in rows]], answers))
 
     def _append(self, partitions: dict[int, list[Row]], now_ms: int) -> None:
+        if not partitions:
+            return
         entries: list[Entry] = []
         sent: list[list[Row]] = []
         changes: list[Change] = []
@@ -274,12 +315,12 @@ class Publisher:
 
         self._engine.append(entries, done)
 
-    def _appended(self, sent: list[list[Row]], answers: list[Appended]) -> None:
+    def _appended(self, sent: list[list[Row]], answers: list[Appended], *, observe: bool = True) -> None:
         stored: dict[Connection, list[int]] = {}
         again: list[Outgoing | RunReceived] = []
         for rows, answer in zip(sent, answers, strict=False):
             if answer.outcome is Outcome.APPENDED:
-                if self.observed():
+                if observe and self.observed():
                     self.on_stored(rows, answer)
                 for _, message in rows:
                     if not message.ticket:
@@ -366,6 +407,11 @@ class Publisher:
             name = message[2]
             self._catch_all_places[name] = other, name.encode()
         self.publish(messages)
+
+
+def _has_once_id(message: Outgoing) -> bool:
+    headers = headers_of(message.qos, message.retain, message.properties, message.publisher)
+    return any(name == ONCE_ID for name, _ in headers)
 
 
 def _answer(message: Outgoing | RunReceived, code: int, reason: str) -> None:

@@ -102,6 +102,7 @@ class MqttServer:
             log.topics,
             table,
             broker.schedules,
+            broker.intake,
             self._unlogged,
             self._flush,
         )
