@@ -17,7 +17,7 @@ from gateway.direct_stream import DirectStream
 
 log = structlog.get_logger(__name__)
 
-BACKLOG_CONNECTIONS = 1024
+BACKLOG_CONNECTIONS = 4096
 
 
 class Connection(Protocol):

@@ -1,7 +1,7 @@
 """Prints the MQTT figures with mosquitto, nats-server and amqtt beside us: `python -m interop.mqtt_figures [--quick]`.
 
-Writes docs/figures/mqtt.md. `--cell` measures that cell again and keeps what the page had of the others (they are kept
-in interop/.cache). `--quick` is for development: short runs, nothing written.
+Writes docs/figures/mqtt.md. `--cell` measures that cell again and leaves the others on the page, `--contender` leaves
+what the cell had of the others (kept in interop/.cache). `--quick` is for development: short runs, nothing written.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import datetime
 import json
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from interop import setup
@@ -48,18 +49,23 @@ def keep(cell: str, run: Run) -> None:
     KEPT.write_text(json.dumps(kept))
 
 
-def write() -> None:
-    """The page, out of what was kept."""
+def write(cells: Iterable[str]) -> None:
+    """Puts what was kept of these cells in their places on the page; the rest of it stays."""
     kept = json.loads(KEPT.read_text())
-    lines = ["# Figures: MQTT", "", f"{machine()}.", *INTRODUCTION.splitlines(), ""]
-    for cell in [one for one in CELLS if one in kept]:
+    _, *found = PAGE.read_text().split("\n## ") if PAGE.exists() else [""]
+    sections = {text.partition(" (2")[0]: text.rstrip() for text in found}
+    for cell in cells:
         results = Results()
-        for name, case, contender, unit, found in kept[cell]["values"]:
-            for value in found:
+        for name, case, contender, unit, values in kept[cell]["values"]:
+            for value in values:
                 results.add(name, case, contender, value, unit)
-        lines += [f"## {TITLES[cell]} ({kept[cell]['date']})", "", _table(results, cell), ""]
-        lines += [*(f"- {note}" for note in kept[cell]["notes"]), ""] if kept[cell]["notes"] else []
-    PAGE.write_text("\n".join(lines).rstrip() + "\n")
+        notes = "\n".join(f"- {note}" for note in kept[cell]["notes"])
+        text = f"{TITLES[cell]} ({kept[cell]['date']})\n\n{_table(results, cell)}\n\n{notes}"
+        sections[TITLES[cell]] = text.rstrip()
+    order = [*TITLES.values()]
+    known = sorted(sections, key=lambda title: order.index(title) if title in order else len(order))
+    head = f"# Figures: MQTT\n\n{machine()}.\n{INTRODUCTION}"
+    PAGE.write_text(head + "".join(f"\n## {sections[title]}\n" for title in known))
     print(f"written: {PAGE}")
 
 
@@ -95,7 +101,7 @@ def main() -> int:
         if not options.quick:
             keep(cell, run)
     if not options.quick:
-        write()
+        write(options.cell or list(CELLS))
     return 1 if failed else 0
 
 

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 READ_BYTES_MAX: Final = 131_072  # one read of one socket in one turn
 READY_MAX: Final = 1_024  # sockets in one turn
-ACCEPTS_MAX: Final = 128  # new connections of one listener in one turn
+ACCEPTS_MAX: Final = 1_024  # new connections of one listener in one turn, some 20 us each
 ROUNDS_MAX: Final = 4  # times that output of one turn may lead to more output before other sockets get their turn
 WHEEL_S_MAX: Final = 60  # the longest a connection goes without a look at its deadline
 _OUT: Final = select.EPOLLOUT
