@@ -76,7 +76,8 @@ def main() -> int:
     parser.add_argument("--contender", action="append", choices=list(BY_NAME), help="this one; may be repeated")
     parser.add_argument("--seconds", type=float, default=0, help="of each flow")
     parser.add_argument("--repeats", type=int, default=0)
-    parser.add_argument("--sessions", type=int, default=0, help="stored sessions")
+    parser.add_argument("--sessions", type=int, default=0, help="stored sessions, and subscriptions")
+    parser.add_argument("--retained", type=int, default=0, help="retained messages")
     options = parser.parse_args()
     setup.mqtt_load()
     scale = QUICK if options.quick else FULL
@@ -85,6 +86,7 @@ def main() -> int:
         seconds=options.seconds or scale.seconds,
         repeats=options.repeats or scale.repeats,
         sessions=options.sessions or scale.sessions,
+        retained=options.retained or scale.retained,
         contenders=tuple(BY_NAME[name] for name in options.contender) if options.contender else scale.contenders,
     )
     failed = False

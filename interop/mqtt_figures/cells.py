@@ -24,7 +24,7 @@ from interop.mqtt_figures.contenders import (
     Contender,
 )
 from interop.mqtt_figures.running import Load, LoadError, Run, flow
-from interop.mqtt_figures.scale import sessions, subscriptions
+from interop.mqtt_figures.scale import retained, sessions, subscriptions
 from interop.places import scratch_root
 
 OURS = (TRIVIUM_ASYNC, TRIVIUM_SYNC)
@@ -202,6 +202,7 @@ CELLS: dict[str, Callable[[Run], None]] = {
     "idle": idle,
     "sessions": sessions,
     "subscriptions": subscriptions,
+    "retained": retained,
 }
 TITLES = {
     "disk": "The disk",
@@ -212,5 +213,6 @@ TITLES = {
     "idle": "Idle devices",
     "sessions": "Sessions at rest",
     "subscriptions": "Subscriptions: the index alone, in one process",
+    "retained": "Retained messages: the table alone, in one process",
 }
 BY_NAME = {one.name: one for one in ALL}

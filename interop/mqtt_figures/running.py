@@ -17,18 +17,20 @@ LATE_S = 60  # what a load may take beyond its seconds
 
 @dataclass(frozen=True)
 class Scale:
-    """How long (`seconds` of each flow) and how large: numbers of idle devices, stored sessions, those that return."""
+    """How long (`seconds` of each flow) and how large: numbers of idle devices, stored sessions, those that return,
+    retained messages."""
 
     seconds: float
     repeats: int
     idle: tuple[int, ...]
     sessions: int
     returning: int
+    retained: int
     contenders: tuple[Contender, ...] = ALL
 
 
-FULL = Scale(4, 1, (1_000, 8_000, 15_000), 1_000_000, 19_000)
-QUICK = Scale(2, 1, (500, 1_500), 20_000, 1_000)
+FULL = Scale(4, 1, (1_000, 8_000, 15_000), 1_000_000, 19_000, 10_000_000)
+QUICK = Scale(2, 1, (500, 1_500), 20_000, 1_000, 20_000)
 
 
 class LoadError(Exception):

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from core.matching import SubscriptionIndex
+from interop.bench_retained import measure as measure_retained
 from interop.brokers import BrokerError
 from interop.mqtt_figures.contenders import MOSQUITTO, TRIVIUM_SYNC, Contender, MqttBroker, MqttTrivium
 from interop.mqtt_figures.running import Load, LoadError, Run
 from interop.mqtt_figures.stored import write_sessions
+from interop.places import scratch_root
 
 REST_S: Final = 3  # until sessions that were left have come to rest
 MADE: Final = 20_000  # sessions that are made to see how fast that goes
@@ -149,3 +151,13 @@ def _match_us(index: SubscriptionIndex, name_of: Callable[[int], str], count: in
 
 def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# -- retained messages ------------------------------------------------------------------------------------------------
+
+
+def retained(run: Run) -> None:
+    """The table of retained messages in this process, over a store with `flush = async`."""
+    names = run.scale.retained
+    for title, value, unit in measure_retained(names, scratch_root()):
+        run.results.add("retained", f"{names:,} names of 26 bytes: {title}", OURS, value, unit)
