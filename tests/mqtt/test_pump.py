@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 import trio
+import trio.testing
 import trustme
 from paho.mqtt.enums import CallbackAPIVersion
 from wsproto import ConnectionType, WSConnection
@@ -36,7 +38,7 @@ from gateway.protocols.mqtt.codec.packets import (
 from gateway.protocols.mqtt.half_received import HalfReceived
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.peers import Listener
-from gateway.protocols.mqtt.pump import Pump
+from gateway.protocols.mqtt.pump import STORM_ACCEPTS, Pump
 from tests.mqtt.fake_broker import FakeBroker
 
 clause = pytest.mark.clause
@@ -232,6 +234,28 @@ async def test_too_many_connections_are_closed_at_once() -> None:
         assert await second.receive_some() == b""
         await first.send(PingReq())
         assert await first.next() == PingResp()
+
+
+async def test_in_a_storm_each_turn_begins_with_accepting() -> None:
+    """Whatever else is ready: the system drops whom it cannot keep, and they try again after a second or more."""
+    async with serving() as served:
+        await trio.testing.wait_all_tasks_blocked()
+        pump, listener = served.pump, served.listeners[0].socket
+        clients: list[socket.socket] = []
+
+        def come(count: int) -> None:
+            clients.extend(socket.create_connection(("127.0.0.1", served.tcp)) for _ in range(count))
+
+        come(STORM_ACCEPTS + 1)
+        pump._turn([(listener.fileno(), select.EPOLLIN)])
+        come(5)
+        pump._turn([])
+        assert pump.accepted == STORM_ACCEPTS + 6
+        come(1)
+        pump._turn([])  # it is over
+        assert pump.accepted == STORM_ACCEPTS + 6
+        for client in clients:
+            client.close()
 
 
 async def test_what_is_half_received_is_bounded_over_all_connections() -> None:

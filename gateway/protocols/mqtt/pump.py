@@ -37,7 +37,9 @@ log = structlog.get_logger(__name__)
 
 READ_BYTES_MAX: Final = 131_072  # one read of one socket in one turn
 READY_MAX: Final = 1_024  # sockets in one turn
-ACCEPTS_MAX: Final = 1_024  # new connections of one listener in one turn, some 20 us each
+ACCEPTS_MAX: Final = 4_096  # new connections of one listener in one turn, some 20 us each; as the system keeps at most
+STORM_ACCEPTS: Final = 64  # so many in one turn are a storm: turns are short then, and each begins with accepting,
+STORM_READY_MAX: Final = 128  # or the system would drop who comes next, and they would try again after a second or more
 ROUNDS_MAX: Final = 4  # times that output of one turn may lead to more output before other sockets get their turn
 WHEEL_S_MAX: Final = 60  # the longest a connection goes without a look at its deadline
 _OUT: Final = select.EPOLLOUT
@@ -71,6 +73,7 @@ class Pump:
         self._peers: dict[int, Peer] = {}
         self._listeners: dict[int, Listener] = {}
         self._resting: list[Listener] = []  # listeners that found no file descriptor free
+        self._stormed: list[Listener] = []  # listeners that many came to in the last turn
         self._wheel: dict[int, array[int]] = {}
         self._swept = int(clock())
         self._half_received = HalfReceived()
@@ -110,7 +113,7 @@ class Pump:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-            ready = self._epoll.poll(0, READY_MAX)
+            ready = self._epoll.poll(0, STORM_READY_MAX if self._stormed else READY_MAX)
             busy = bool(ready)
             self._turn(ready)
 
@@ -141,6 +144,7 @@ class Pump:
             listener.socket.close()
         self._listeners.clear()
         self._resting.clear()
+        self._stormed.clear()
         for peer in list(self._peers.values()):
             self._watch(peer)
         with trio.move_on_after(timeout_s / 2):
@@ -175,10 +179,13 @@ class Pump:
         self._in_turn = True
         unready: list[Peer] = []
         peers = self._peers
+        stormed, self._stormed = self._stormed, []
+        for listener in stormed:
+            self._accept(listener, now)
         for fd, mask in ready:
             peer = peers.get(fd)
             if peer is None:
-                if fd in self._listeners:
+                if fd in self._listeners and self._listeners[fd] not in stormed:
                     self._accept(self._listeners[fd], now)
                 continue
             if mask & _OUT:
@@ -279,7 +286,9 @@ class Pump:
     # -- sockets -----------------------------------------------------------------------------------------------------
 
     def _accept(self, listener: Listener, now: float) -> None:
-        for _ in range(ACCEPTS_MAX):
+        for number in range(ACCEPTS_MAX):
+            if number == STORM_ACCEPTS:
+                self._stormed.append(listener)
             try:
                 sock, address = listener.socket.accept()
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
@@ -292,6 +301,8 @@ class Pump:
                 log.error("MQTT accept failed: out of resources", error=str(error))
                 self._epoll.unregister(listener.socket.fileno())
                 self._resting.append(listener)
+                if listener in self._stormed:
+                    self._stormed.remove(listener)
                 return
             if len(self._peers) >= self._connections_max:
                 self.refused += 1
