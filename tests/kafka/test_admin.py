@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from conf.load import load
 from gateway.core_settings import broker_settings
+from gateway.protocols.kafka import handlers_admin
 from gateway.protocols.kafka.api_versions import ApiKey
 from gateway.protocols.kafka.broker_configs import broker_configs
 from gateway.protocols.kafka.errors import ErrorCode
@@ -74,6 +77,16 @@ async def test_create_topics_in_every_version(version: int) -> None:
             assert configs["cleanup.policy"] == ("delete", 5)
         if version >= 7:
             assert result.topic_id == topic.id
+
+
+async def test_more_than_one_copy_is_accepted_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A logger that was used under an earlier configuration keeps it, so that nothing would be captured.
+    monkeypatch.setattr(handlers_admin, "log", structlog.get_logger())
+    async with kafka_listener() as listener:
+        with capture_logs() as logs:
+            [one, three] = await _create(listener.connect(), _topic("one", 1, 1), _topic("three", 1, 3))
+        assert [one.error_code, three.error_code] == [0, 0]
+        assert [line["topic"] for line in logs if line["log_level"] == "warning"] == ["three"]
 
 
 async def test_create_topics_takes_the_brokers_defaults_for_minus_1() -> None:

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from core.store.engine import Append, append
+from conf.load import load
+from core.store.engine import Append, DeleteBefore, append
+from gateway.core_settings import broker_settings
 from gateway.protocols.kafka.api_versions import ApiKey
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.messages import FetchRequest, ListOffsetsRequest, MetadataRequest
@@ -154,6 +156,38 @@ async def test_offsets_by_time(version: int, timestamp: int, offset: int) -> Non
         data = answer.topics[0].partitions[0]
         first_version = {-3: 7, -4: 8, -5: 9}.get(timestamp, 1)
         assert (data.error_code, data.offset) == ((0, offset) if version >= first_version else (35, -1))
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "count", "offsets"),
+    [(-1, 5, [4, 1]), (-1, 1, [4]), (-2, 5, [1]), (1_700_000_000_500, 5, [2, 1]), (2**50, 5, [4, 1]), (-1, 0, [])],
+)
+async def test_offsets_by_time_in_version_0_are_those_at_or_before_it(
+    timestamp: int, count: int, offsets: list[int]
+) -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        await store(listener, batch_of(b"a", b"b"), batch_of(b"c", b"d", timestamp_ms=1_700_000_001_000))
+        topic = listener.broker.topics.get("t")
+        assert topic is not None
+        await append(listener.broker.engine, [DeleteBefore(topic.partitions[0], 1)])
+        partition = ListOffsetsRequest.ListOffsetsPartition(
+            partition_index=0, timestamp=timestamp, max_num_offsets=count
+        )
+        topics = [ListOffsetsRequest.ListOffsetsTopic(name="t", partitions=[partition])]
+        answer = await listener.connect().call(ApiKey.LIST_OFFSETS, 0, ListOffsetsRequest(topics=topics))
+        assert answer.topics[0].partitions[0].old_style_offsets == offsets
+
+
+@pytest.mark.parametrize("version", [0, 4, 13])
+async def test_topics_are_not_made_by_themselves_where_that_is_switched_off(version: int) -> None:
+    config = load(None, {"TRIVIUM_TOPICS_AUTO_CREATE": "false"})
+    async with kafka_listener(settings=broker_settings(config)) as listener:
+        asked = MetadataRequest(
+            topics=[MetadataRequest.MetadataRequestTopic(name="new")], allow_auto_topic_creation=True
+        )
+        (missing,) = (await listener.connect().call(ApiKey.METADATA, version, asked)).topics
+        assert missing.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+        assert listener.broker.topics.get("new") is None
 
 
 async def test_metadata_makes_a_topic_only_when_asked_to() -> None:
