@@ -344,3 +344,28 @@ def test_everything_of_a_session_rests() -> None:
     for name in set(Device.__slots__) - {"session"}:
         assert getattr(back, name) == getattr(device, name), name
     resting.close()
+
+
+def test_the_row_of_one_who_has_returned_does_not_count_until_it_rests_again() -> None:
+    resting = Resting(Pending())
+    devices = [(Device(Session(name, number, 100), 0), 50.0) for number, name in enumerate(("a", "b", "c"), 1)]
+    resting.put(devices)
+    assert resting.take("a") is not None
+    assert resting.take("b") is not None
+    assert len(resting) == 1
+    assert resting.take("a") is None
+    assert resting.due(60.0, 9) == ["c"]
+    assert resting.due(60.0, 1) == ["c"]  # those that are awake do not stand in its way
+    again = Device(Session("a", 1, 100), 77)
+    resting.put([(again, 70.0)])
+    resting.forget("b")
+    resting.forget("c")  # rests, and so stays
+    assert len(resting) == 2
+    assert resting.due(80.0, 9) == ["c", "a"]
+    found = resting.take("a")
+    assert found is not None
+    assert (found[0].position, found[1]) == (77, 70.0)
+    assert resting.take("b") is None
+    resting.put([(Device(Session("b", 9, 100), 5), 90.0)])
+    assert resting.take("b") is not None
+    resting.close()

@@ -370,6 +370,7 @@ class BrokerHandler:
         self._deliveries.remove(device)
         if self.devices.get(client_id) is device:
             del self.devices[client_id]
+        self.resting.forget(client_id)
         self._expiries.take(client_id)
         return forget(device)
 
