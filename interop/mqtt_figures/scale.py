@@ -27,7 +27,7 @@ ONE_MATCH: Final = "one match"
 
 SESSIONS_NOTE: Final = (
     "CONNACK is timed from CONNECT, not from the attempt to connect: of so many at once the system keeps as many as a "
-    "listener has asked for (mosquitto 100, we 4,096) and drops the rest, who try again after 1, 3 and 7 s. "
+    "listener has asked for (mosquitto 100, we 4,096); whom it drops tries again after 1, 3 and 7 s. "
     "Ours keep all they know on disk, and the start folds it; mosquitto's are in memory and end with it."
 )
 
