@@ -34,7 +34,7 @@ class DirectStream(trio.abc.Stream):
             except BlockingIOError:
                 continue
 
-    def send_nowait(self, buffers: Sequence[bytes | memoryview]) -> int:
+    def send_nowait(self, buffers: Sequence[bytes | bytearray | memoryview]) -> int:
         """How many bytes the kernel took from the front of `buffers` (at most SEND_BUFFERS_MAX), possibly none; it is
         offered some SEND_BYTES at a time. Raises OSError when the connection is gone."""
         size = count = 0

@@ -285,6 +285,9 @@ class EmbeddedEngine(Views):
         self._in_flight.append(item)
         self._put(item)
 
+    def write_now(self) -> None:
+        self._writer.write_now()
+
     # Written
 
     def _written(self, group: Group) -> None:
@@ -294,7 +297,7 @@ class EmbeddedEngine(Views):
         durable: list[DurableBatch] = []
         moved: dict[Partition, None] = {}
         segment = group.segment
-        if group.end_place:
+        if segment is not None:
             if segment is not self._segment:
                 if self._segment is not None:
                     self._roll(self._segment)

@@ -212,6 +212,11 @@ class Engine(Protocol):
 
     def append(self, entries: Sequence[Entry], done: Done) -> None: ...
 
+    def write_now(self) -> None:
+        """All that one read brought has been appended: write it in this step, if that can be, not in the next turn of
+        the loop. Answers may come before it returns.
+        """
+
     def read_nowait(
         self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
     ) -> Read | None:

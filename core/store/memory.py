@@ -114,6 +114,9 @@ class MemoryEngine:
         self._travelling.append(_Travelling(self._random.randint(1, self._travel_turns_max), taken, done))
         self._wake.set()
 
+    def write_now(self) -> None:
+        """Nothing to hurry: what is appended has begun to travel."""
+
     def _commit_arrived(self) -> None:
         """Commits the appends that have arrived, as far as no earlier one is still on its way."""
         answers: list[tuple[Done, list[Appended]]] = []

@@ -99,7 +99,8 @@ class Supply:
     def progress(self, share: float, bulk: bool) -> None:
         """The writer has used this share of its segment; `bulk`: with groups so large that they need no zeros."""
         self._share, self._bulk = share, bulk
-        self._wake.release()
+        if self._zeros and not bulk:  # else there is nothing to do, and a thread that wakes costs the loop its lock
+            self._wake.release()
 
     def take(self, small: bool) -> Segment:
         """The next segment; makes it if it must. Raises OSError.

@@ -31,10 +31,6 @@ _IOCB: Final = struct.Struct("<QIIHhIQQqQII")
 _EVENT: Final = struct.Struct("<QQqq")  # data, request, result, second result
 
 
-class _Refused(Exception):
-    """The kernel did not take the request: nothing has happened."""
-
-
 class _KernelSync:
     """One AIO context with one request in flight at a time. Raises OSError where the kernel has none to give."""
 
@@ -62,13 +58,13 @@ class _KernelSync:
         self._call(self._destroy, self._context)
         os.close(self._eventfd)
 
-    async def fdatasync(self, fd: int) -> None:
-        """Not to be cancelled while it waits: callers shield it. Raises OSError, or _Refused before anything began."""
+    def begin_nowait(self, fd: int) -> None:
+        """Raises OSError before anything began."""
         _IOCB.pack_into(self._request, 0, 1, 0, 0, _FDSYNC, 0, fd, 0, 0, 0, 0, _RESFD, self._eventfd)
-        try:
-            self._call(self._submit, self._context, ctypes.c_long(1), self._requests)
-        except OSError as error:
-            raise _Refused from error
+        self._call(self._submit, self._context, ctypes.c_long(1), self._requests)
+
+    async def wait_end(self) -> None:
+        """Raises OSError when the sync failed."""
         while True:
             await trio.lowlevel.wait_readable(self._eventfd)
             os.eventfd_read(self._eventfd)
@@ -89,16 +85,24 @@ class Syncs:
             self._kernel = None
 
     def close(self) -> None:
+        """After the last sync's end."""
         if self._kernel is not None:
             self._kernel.close()
             self._kernel = None
 
-    async def fdatasync(self, file: File) -> None:
-        """As `File.fdatasync`. Callers shield it: a sync that has begun is waited for."""
-        if self._kernel is not None and isinstance(file, RealFile):
-            try:
-                await self._kernel.fdatasync(file.fileno())
-                return
-            except _Refused:
-                self.close()
-        await trio.to_thread.run_sync(file.fdatasync)
+    def begin_nowait(self, file: File) -> bool:
+        """Whether the kernel has taken the sync: then `wait_end` tells of its end. Else nothing has happened."""
+        if self._kernel is None or not isinstance(file, RealFile):
+            return False
+        try:
+            self._kernel.begin_nowait(file.fileno())
+        except OSError:
+            return False
+        return True
+
+    async def wait_end(self) -> None:
+        """The end of the sync that was begun. Raises OSError when it failed."""
+        if self._kernel is None:
+            await trio.sleep_forever()
+        else:
+            await self._kernel.wait_end()

@@ -1,7 +1,11 @@
-"""Group commit: one task takes every append that is waiting, writes them as one group, syncs once, takes the next.
+"""Group commit: every append that is waiting is written as one group and synced once, then the next.
 
-    append -> queue -> writer task: pwritev, then fdatasync in the kernel (`syncs`) -> written(group)
-                                    a supply thread makes the next segments ahead of their use (`supply`)
+    append -> queue -> pwritev, then fdatasync in the kernel (`syncs`) -> written(group)
+                       a supply thread makes the next segments ahead of their use (`supply`)
+
+Who writes: `write_now`, in the step of whoever has appended all that one read brought; the end of a sync, which writes
+what came meanwhile before the synced group is answered, so that the disk works while answers are made; and a task, for
+the rest: appends that nobody hurried, new segments, what a thread has to write.
 
 Rules:
 * Groups are written one after another, so whatever is in a later group proves that the ones before it are durable
@@ -69,7 +73,7 @@ class Group(NamedTuple):
     """What was written as one: durable now, or written (`flush = async`)."""
 
     items: list[Item]
-    segment: Segment
+    segment: Segment | None  # None, and no places, where there was nothing to write
     batches_place: int
     end_place: int
     end_position: int
@@ -90,8 +94,8 @@ class WriterState(NamedTuple):
 
 
 class Writer:
-    """The task that writes. All on the trio thread; `on_written(group)`, `on_no_room(error)` and `on_failed(error)` are
-    called from its task, in the order of the groups."""
+    """`run` is its task. All on the trio thread; `on_written(group)`, `on_no_room(error)` and `on_failed(error)` are
+    called in the order of the groups, from that task or from `write_now`."""
 
     def __init__(
         self,
@@ -105,8 +109,14 @@ class Writer:
     ) -> None:
         self.groups = 0
         self._queue: deque[Item | Signal] = deque()
+        self._gathered: list[Item] = []  # from the queue, a group for the task
+        self._busy = False  # a group is being written, synced or answered: the next has to wait
+        self._syncing: Group | None = None  # in the kernel
+        self._to_sync: Group | None = None  # in a thread, by the task: the kernel did not take it
         self._wake = trio.Event()
         self._stopping = False
+        self._failed = False
+        self._fault: BaseException | None = None  # raised by `on_written` and its like inside `write_now`
         self._supply = supply
         self._room = room
         self._epoch, self._sequence, self._position = state
@@ -134,6 +144,25 @@ class Writer:
         self._stopping = True
         self._wake.set()
 
+    def write_now(self) -> None:
+        """Writes what is waiting, if nothing else is being written and the loop may write it. Raises nothing."""
+        if self._busy or self._gathered or not self._queue:
+            return
+        self._busy = True
+        try:
+            try:
+                written = self._write_waiting()
+            except OSError as error:
+                self._refuse(error)
+            else:
+                if written is not None:
+                    self._on_written(written)
+        except BaseException as fault:  # not the caller's: the task raises it
+            self._fault = fault
+            self._wake.set()
+            return
+        self._rest()
+
     async def flush(self) -> None:
         """Syncs what was written (`flush = async`). Raises OSError."""
         async with self._flushing:
@@ -149,35 +178,84 @@ class Writer:
         """Writes until `stop` or a failure; cancelling does not end it."""
         with trio.CancelScope(shield=True):
             try:
-                while await self._one_group():
-                    pass
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._take_ends)
+                    while await self._step():
+                        pass
+                    nursery.cancel_scope.cancel()
             finally:
                 self._syncs.close()
 
-    async def _one_group(self) -> bool:
+    async def _step(self) -> bool:
         """Writes what is waiting, or waits; False when there will be no more."""
-        items = self._gather()
-        if not items:
-            if self._queue:
-                return True  # a signal was taken
-            if self._stopping:
-                return False
+        if self._fault is not None:
+            raise self._fault
+        if self._failed or (self._stopping and not (self._busy or self._gathered or self._queue)):
+            return False
+        if self._to_sync is not None:
+            await self._sync_in_thread(self._to_sync)
+        elif self._busy or not (self._gathered or self._queue):
             self._wake = trio.Event()
             await self._wake.wait()
-            return True
-        try:
-            group = await self._write(items)
-        except OSError as e:
-            if e.errno not in NO_ROOM or isinstance(e, _SyncFailed):
-                self._on_failed(e)
-                return False
-            self._queue.clear()
-            self._on_no_room(e)
-            return True
-        self._on_written(group)
-        if not self._sync and self._queue:
-            await trio.lowlevel.checkpoint()
+        else:
+            items, self._gathered = self._gathered or self._gather(), []
+            if items:
+                self._busy = True
+                await self._write(items)
+                self._rest()
+                if self._queue and not self._busy:
+                    await trio.lowlevel.checkpoint()
         return True
+
+    def _rest(self) -> None:
+        """A group was answered, refused, or is on its way to the disk."""
+        if self._syncing is None and self._to_sync is None and not self._failed:
+            self._busy = False
+            if self._stopping:
+                self._wake.set()
+
+    async def _take_ends(self) -> None:
+        """Takes the ends of the kernel's syncs."""
+        while True:
+            try:
+                await self._syncs.wait_end()
+            except OSError as error:
+                self._fail(error)
+                return
+            self._synced()
+
+    def _synced(self) -> None:
+        """The kernel has synced a group: the next goes to the disk before this one is answered."""
+        group, self._syncing = self._syncing, None
+        assert group is not None
+        written: Group | None = None
+        failure: OSError | None = None
+        if not self._gathered:
+            try:
+                written = self._write_waiting()
+            except OSError as error:
+                failure = error
+        self._on_written(group)
+        if written is not None:
+            self._on_written(written)
+        if failure is not None:
+            self._refuse(failure)
+        self._rest()
+        self.write_now()  # what the answers led to
+
+    def _refuse(self, error: OSError) -> None:
+        """A group could not be written."""
+        if error.errno not in NO_ROOM or isinstance(error, _SyncFailed):
+            self._fail(error)
+            return
+        self._queue.clear()
+        self._gathered = []
+        self._on_no_room(error)
+
+    def _fail(self, error: OSError) -> None:
+        self._failed = True
+        self._on_failed(error)
+        self._wake.set()
 
     def _gather(self) -> list[Item]:
         """Everything that is waiting and fits a group, up to a signal; a signal at the head is obeyed."""
@@ -201,18 +279,75 @@ class Writer:
             queue.popleft()
         return items
 
-    async def _write(self, items: list[Item]) -> Group:
+    def _write_waiting(self) -> Group | None:
+        """Writes what is waiting in this step, or leaves it to the task. Returns a group that can be answered at once.
+        Raises OSError."""
+        if self._segment is None or time.perf_counter() < self._loop_writes_from:
+            self._wake.set()
+            return None
+        items = self._gather()
+        segment = self._segment
+        if not items:
+            return None
+        length, batches = _measure(items)
+        if segment is None or length > LOOP_WRITE_BYTES_MAX or not _fits(segment, length, batches):
+            self._gathered = items
+            self._wake.set()
+            return None
+        return self._write_here(items, segment)
+
+    async def _write(self, items: list[Item]) -> None:
+        """Writes and answers, as far as that is the task's."""
+        if not any(item.headers for item in items):  # nothing but refusals and duplicates, whose turn has come
+            self._on_written(Group(items, None, 0, 0, self._position))
+            return
+        try:
+            length, batches = _measure(items)
+            segment = await self._segment_for(length, batches)
+            if length > LOOP_WRITE_BYTES_MAX or time.perf_counter() < self._loop_writes_from:
+                group, buffers = self._encode(items, segment)
+                await trio.to_thread.run_sync(
+                    self._write_and_sync, segment, buffers, segment.place, limiter=self._thread
+                )
+                self._wrote(group, length)
+                written: Group | None = group
+            else:
+                written = self._write_here(items, segment)
+        except OSError as error:
+            self._refuse(error)
+            return
+        if written is not None:
+            self._on_written(written)
+
+    def _write_here(self, items: list[Item], segment: Segment) -> Group | None:
+        """Writes on the loop and hands the sync to the kernel. Returns the group if it can be answered at once."""
+        group, buffers = self._encode(items, segment)
+        if not buffers:
+            return group
+        began = time.perf_counter()
+        length = segment.file.pwritev(buffers, segment.place)
+        ended = time.perf_counter()
+        if ended - began > SLOW_WRITE_S:
+            self._loop_writes_from = ended + SLOW_PAUSE_S
+        self._wrote(group, length)
+        if not self._sync:
+            return group
+        if self._syncs.begin_nowait(segment.file):
+            self._syncing = group
+        else:
+            self._to_sync = group
+            self._wake.set()
+        return None
+
+    def _encode(self, items: list[Item], segment: Segment) -> tuple[Group, list[bytes]]:
+        """The group as it will stand in the segment, and its bytes."""
         headers = b"".join([item.headers for item in items])
-        if not headers:  # nothing but refusals and duplicates, whose turn has come
-            segment = self._segment
-            return Group(items, segment, 0, 0, self._position)  # type: ignore[arg-type]
+        if not headers:
+            return Group(items, None, 0, 0, self._position), []
         batches: list[bytes] = []
         for item in items:
             batches += item.batches
         size = sum(map(len, batches))
-        count = len(headers) // ENTRY_HEADER_BYTES
-        length = GROUP_HEADER_BYTES + len(headers) + size
-        segment = await self._segment_for(length, len(batches))
         buffers: list[bytes] = []
         place = segment.place
         if place == 0:
@@ -221,6 +356,7 @@ class Writer:
             )
             segment.header = header
             buffers.append(encode_file_header(header))
+            place = FILE_HEADER_BYTES
         assert segment.header is not None
         if self._sync:
             self._durable_position = self._position
@@ -233,30 +369,9 @@ class Writer:
         buffers += batches
         if size < _JOIN_BYTES_MAX * len(batches):
             buffers = [b"".join(buffers)]
-        await self._put_on_disk(segment, buffers, place, length)
-        start = place or FILE_HEADER_BYTES
-        segment.place = start + length
-        segment.batches += len(batches)
-        self._sequence += 1
-        self._position += count
-        self.groups += 1
-        self._after(segment, length)
-        return Group(items, segment, start + GROUP_HEADER_BYTES + len(headers), segment.place, self._position)
-
-    async def _put_on_disk(self, segment: Segment, buffers: list[bytes], place: int, length: int) -> None:
-        began = time.perf_counter()
-        if length > LOOP_WRITE_BYTES_MAX or began < self._loop_writes_from:
-            await trio.to_thread.run_sync(self._write_and_sync, segment, buffers, place, limiter=self._thread)
-            return
-        segment.file.pwritev(buffers, place)
-        ended = time.perf_counter()
-        if ended - began > SLOW_WRITE_S:
-            self._loop_writes_from = ended + SLOW_PAUSE_S
-        if self._sync:
-            try:
-                await self._syncs.fdatasync(segment.file)
-            except OSError as e:
-                raise _SyncFailed(*e.args) from e
+        batches_place = place + GROUP_HEADER_BYTES + len(headers)
+        position = self._position + len(headers) // ENTRY_HEADER_BYTES
+        return Group(items, segment, batches_place, batches_place + size, position), buffers
 
     def _write_and_sync(self, segment: Segment, buffers: list[bytes], place: int) -> None:
         """In a thread."""
@@ -267,12 +382,20 @@ class Writer:
             except OSError as e:
                 raise _SyncFailed(*e.args) from e
 
+    async def _sync_in_thread(self, group: Group) -> None:
+        assert group.segment is not None
+        try:
+            await trio.to_thread.run_sync(group.segment.file.fdatasync, limiter=self._thread)
+        except OSError as error:
+            self._fail(error)
+            return
+        self._to_sync = None
+        self._on_written(group)
+        self._rest()
+
     async def _segment_for(self, length: int, batches: int) -> Segment:
         segment = self._segment
-        if segment is None or (
-            segment.place
-            and (segment.place + length > segment.capacity or segment.batches + batches > SEGMENT_BATCHES_MAX)
-        ):
+        if segment is None or (segment.place and not _fits(segment, length, batches)):
             segment = await trio.to_thread.run_sync(self._supply.take, length <= _SMALL_BYTES, limiter=self._thread)
             self._segment = segment
             self._report_at = 0
@@ -285,7 +408,14 @@ class Writer:
             segment.capacity = needed
         return segment
 
-    def _after(self, segment: Segment, length: int) -> None:
+    def _wrote(self, group: Group, length: int) -> None:
+        segment = group.segment
+        assert segment is not None
+        segment.place = group.end_place
+        segment.batches += sum(len(item.batches) for item in group.items)
+        self._sequence += 1
+        self._position = group.end_position
+        self.groups += 1
         self._group_bytes += (length - self._group_bytes) // 16
         if segment.place >= self._report_at:
             used = max(segment.place / segment.capacity, segment.batches / SEGMENT_BATCHES_MAX)
@@ -295,6 +425,22 @@ class Writer:
         if self._unchecked_bytes > _FREE_CHECK_BYTES:
             self._unchecked_bytes = 0
             self._room.look()
+
+
+def _measure(items: list[Item]) -> tuple[int, int]:
+    """Bytes of a group, and its batches."""
+    size = GROUP_HEADER_BYTES
+    batches = 0
+    for item in items:
+        size += item.size + len(item.headers)
+        batches += len(item.batches)
+    return size, batches
+
+
+def _fits(segment: Segment, length: int, batches: int) -> bool:
+    """Whether a group goes into a segment that is in use."""
+    place = segment.place or FILE_HEADER_BYTES
+    return place + length <= segment.capacity and segment.batches + batches <= SEGMENT_BATCHES_MAX
 
 
 class _SyncFailed(OSError):

@@ -20,9 +20,12 @@ from tests.store.simulated_disk import SimulatedDisk
 async def test_syncs_one_after_another_and_what_was_written_stays(tmp_path: Path) -> None:
     file = RealDisk(tmp_path).open("f", create=True)
     made = Syncs()
+    if made._kernel is None:
+        pytest.skip("no native AIO here")
     for number in range(5):
         file.pwritev([b"x" * 1000], number * 1000)
-        await made.fdatasync(file)
+        assert made.begin_nowait(file)
+        await made.wait_end()
     made.close()
     assert (tmp_path / "f").read_bytes() == b"x" * 5000
 
@@ -45,22 +48,41 @@ async def test_an_error_of_the_sync_is_raised_and_not_tried_in_another_way(
 
     monkeypatch.setattr(kernel, "_call", with_error)
     monkeypatch.setattr(RealFile, "fdatasync", lambda _: pytest.fail("a failed sync was tried again"))
+    assert made.begin_nowait(file)
     with pytest.raises(OSError, match="Input/output error"):
-        await made.fdatasync(file)
+        await made.wait_end()
 
 
 async def test_where_the_kernel_refuses_a_thread_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = RealDisk(tmp_path).open("f", create=True)
-    made = Syncs()
-    if made._kernel is not None:
-        kernel = made._kernel
-        monkeypatch.setattr(kernel, "_submit", -1)  # no such call: ENOSYS
+    refused = 0
+
+    def refuse(self: Syncs, file: object) -> bool:
+        nonlocal refused
+        refused += 1
+        return False
+
+    monkeypatch.setattr(Syncs, "begin_nowait", refuse)
     synced: list[RealFile] = []
     monkeypatch.setattr(RealFile, "fdatasync", lambda file: synced.append(file))
-    await made.fdatasync(file)
-    await made.fdatasync(file)
-    assert synced == [file, file]
-    assert made._kernel is None
+    async with trio.open_nursery() as nursery:
+        engine = EmbeddedEngine(tmp_path, EngineConfig(reserve_bytes=0))
+        await nursery.start(engine.run)
+        synced.clear()
+        for entries in ([CreatePartition(1)], [entry(1, batch(b"a"))], [entry(1, batch(b"b"))]):
+            assert (await append(engine, entries))[0].outcome is Outcome.APPENDED
+        assert refused == 3
+        assert len(synced) >= 3
+        nursery.cancel_scope.cancel()
+
+
+def test_a_kernel_without_the_call_has_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = RealDisk(tmp_path).open("f", create=True)
+    made = Syncs()
+    if made._kernel is None:
+        pytest.skip("no native AIO here")
+    monkeypatch.setattr(made._kernel, "_submit", -1)  # ENOSYS
+    assert not made.begin_nowait(file)
+    made.close()
 
 
 @pytest.mark.parametrize("why", ["large groups", "slow disk"])

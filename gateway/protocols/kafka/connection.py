@@ -10,6 +10,7 @@ way to the disk) and what unsent answers hold.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,9 @@ class Connection:
         self._responses = responses
         self._frames = FrameReader(limits.request_bytes_max)
         self._slots: deque[Slot] = deque()
+        self._rest: list[Buffer] = []  # taken out of the line, for the writer task to send
+        self._sending = False  # the writer task is at it
+        self._answering = False  # `_send_now` follows
         self._unsent_bytes = 0
         self._collected_bytes = 0  # of an answer that is being put together
         self._responses_counted = False
@@ -138,8 +142,11 @@ class Connection:
             self._count_responses()
         else:
             self._slots.remove(slot)
-        if self._slots and self._slots[0].buffers:
-            self._ready.set()
+        if not self._answering and self._slots and self._slots[0].buffers:
+            if self._pending_bytes:
+                self._ready.set()  # others may be answered in this turn
+            else:
+                self._send_now()
         self._room.set()
 
     def close(self, reason: str) -> None:
@@ -196,6 +203,10 @@ class Connection:
             self._received_bytes = held_bytes + len(chunk)
             for frame in frames:
                 await self._handle(frame)
+            self._answering = True
+            self._dispatcher.write_now()
+            self._answering = False
+            self._send_now()
 
     async def _watch_idle(self) -> None:
         """One timer for the connection rather than one for each read."""
@@ -220,6 +231,7 @@ class Connection:
             await self._holding(self._room.wait())
         waiting = self._dispatcher.handle(self, frame)
         if waiting is not None:
+            self._dispatcher.write_now()
             pipelined = self._slots[-1].request_bytes  # that counts already
             await (waiting if pipelined else self._holding(waiting, DECODED_RATIO))
 
@@ -234,7 +246,7 @@ class Connection:
 
     async def _write(self) -> None:
         while True:
-            out = self._take_ready()
+            out, self._rest = self._rest or self._take_ready(), []
             if not out:
                 if self.draining and not self._slots:
                     break
@@ -243,29 +255,54 @@ class Connection:
                     continue
                 await self._ready.wait()
                 continue
+            self._sending = True
             if not await self._send(out):
                 self.log.warning("closed: the peer does not read", unsent_bytes=self._unsent_bytes)
                 break
+            self._sending = False
             self._room.set()
         self._all.cancel()
 
-    async def _send(self, out: list[Buffer]) -> bool:
-        """Sends all of it; False when the peer takes too long to read."""
+    def _send_now(self) -> None:
+        """Sends what is ready in the caller's step; what the kernel does not take is left to the writer task."""
+        if self._sending or self._rest or not (self._slots and self._slots[0].buffers):
+            return
+        self._rest = self._take_ready()
+        if self._direct is not None:
+            with contextlib.suppress(OSError):  # the writer task meets it too
+                self._rest = self._sent(self._rest)
+        if self._rest or self.draining:
+            self._ready.set()
+        self._room.set()
+
+    def _sent(self, out: list[Buffer]) -> list[Buffer]:
+        """Gives the kernel what it has room for; what is left. Raises OSError when the connection is gone."""
+        assert self._direct is not None
         at, count = 0, len(out)
         while at < count:
-            sent = self._direct.send_nowait(out[at : at + SEND_BUFFERS_MAX]) if self._direct is not None else 0
+            sent = self._direct.send_nowait(out[at : at + SEND_BUFFERS_MAX])
             self._unsent_bytes -= sent
-            whole = sent > 0
+            if not sent:
+                break
             while at < count and sent >= len(out[at]):
                 sent -= len(out[at])
                 at += 1
-            if at < count and (sent or not whole):
-                rest = memoryview(out[at])[sent:]
-                if not await self._send_rest(rest):
+            if sent:
+                out[at] = memoryview(out[at])[sent:]
+                break
+        self._count_responses()
+        return out[at:]
+
+    async def _send(self, out: list[Buffer]) -> bool:
+        """Sends all of it; False when the peer takes too long to read."""
+        while out:
+            if self._direct is not None:
+                out = self._sent(out)
+            if out:
+                if not await self._send_rest(memoryview(out[0])):
                     return False
-                self._unsent_bytes -= len(rest)
-                at += 1
-            self._count_responses()
+                self._unsent_bytes -= len(out.pop(0))
+                self._count_responses()
         return True
 
     async def _send_rest(self, rest: memoryview) -> bool:

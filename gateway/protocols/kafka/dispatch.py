@@ -80,6 +80,10 @@ class Dispatcher:
             return pipelined(self._context, request)
         return self._answer(self._handlers[api], request)
 
+    def write_now(self) -> None:
+        """The requests of one read have been begun: what they append goes to the disk in this step."""
+        self._context.broker.engine.write_now()
+
     def _answer_api_versions(self, request: Request, body: memoryview, served: bool) -> None:
         asked = decode_request(API_VERSIONS, request.version, body) if served else None
         request.version, response = answer_api_versions(request.version, asked)  # type: ignore[arg-type]

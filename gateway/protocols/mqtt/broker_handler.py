@@ -191,6 +191,7 @@ class BrokerHandler:
             self._publisher.publish(publishes)
         self.serve_waiting()
         self._log.append()
+        self._publisher.write_now()
 
     def _put(self, connection: Connection, changes: list[Change], done: Callable[[], object]) -> None:
         """Has changes stored with this turn's others, then answers; a store that cannot ends the connection."""

@@ -315,6 +315,10 @@ class Publisher:
 
         self._engine.append(entries, done)
 
+    def write_now(self) -> None:
+        """All of a turn has been appended, here and elsewhere: it goes to the disk in this step."""
+        self._engine.write_now()
+
     def _appended(self, sent: list[list[Row]], answers: list[Appended], *, observe: bool = True) -> None:
         stored: dict[Connection, list[int]] = {}
         again: list[Outgoing | RunReceived] = []

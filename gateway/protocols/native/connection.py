@@ -10,6 +10,7 @@ not read by a send time-out.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ import structlog
 import trio
 
 from core.errors import CoreFailure
+from gateway.direct_stream import DirectStream
 from gateway.memory_budget import MemoryBudget
 from gateway.protocols.native.codes import CORE_CODES, Refused
 from gateway.protocols.native.context import AskFailed, Buffer, Call, Context
@@ -72,7 +74,9 @@ class Connection:
         self._greeted = False
         self._in_flight = 0
         self._pending_bytes = 0  # of requests without a reply
+        self._direct = stream if isinstance(stream, DirectStream) else None
         self._out: list[Buffer] = []
+        self._sending = False  # the writer task is at it
         self._unsent_bytes = 0
         self._ready = trio.Event()
         self._room = trio.Event()
@@ -136,6 +140,7 @@ class Connection:
                 self._budget.hold(self._cut, self._frames.held_bytes)
             for frame in arrived:
                 await self._handle(frame)
+            self._context.broker.engine.write_now()
 
     async def _handle(self, frame: Frame) -> None:
         if frame.is_reply:
@@ -152,7 +157,9 @@ class Connection:
                 raise RemoteProtocolError("the first frame is no hello")
             HANDLERS.one_way[kind.request.cls](self._call(frame), frame.message)
             return
-        await self._wait_until_ready_for_more()
+        if not self._has_room_for_more:
+            self._context.broker.engine.write_now()
+            await self._wait_until_ready_for_more()
         self._in_flight += 1
         self._pending_bytes += len(frame.payload)
         if not self._greeted:
@@ -170,12 +177,16 @@ class Connection:
         else:
             self._tasks.start_soon(self._serve, frame)
 
+    @property
+    def _has_room_for_more(self) -> bool:
+        return (
+            self._unsent_bytes <= self._limits.output_bytes_max
+            and self._in_flight < IN_FLIGHT_MAX
+            and self._pending_bytes <= self._limits.request_bytes_max
+        )
+
     async def _wait_until_ready_for_more(self) -> None:
-        while (
-            self._unsent_bytes > self._limits.output_bytes_max
-            or self._in_flight >= IN_FLIGHT_MAX
-            or self._pending_bytes > self._limits.request_bytes_max
-        ):
+        while not self._has_room_for_more:
             await self._wait_change()
 
     async def _wait_change(self) -> None:
@@ -279,7 +290,24 @@ class Connection:
     def _send(self, buffers: list[Buffer]) -> None:
         self._out += buffers
         self._unsent_bytes += sum(map(len, buffers))
-        self._ready.set()
+        if self._in_flight or self._sending or self._direct is None:
+            self._ready.set()  # others may be answered in this turn
+        else:
+            self._send_now(self._direct)
+
+    def _send_now(self, stream: DirectStream) -> None:
+        """Sends in the caller's step; what the kernel does not take is left to the writer task."""
+        buffers = self._take_ready()
+        sent = 0
+        with contextlib.suppress(OSError):  # the writer task meets it too
+            sent = stream.send_nowait(buffers)
+        self._unsent_bytes -= sent
+        for buffer in buffers:
+            if sent < len(buffer):
+                self._out.append(memoryview(buffer)[sent:] if sent else buffer)
+            sent = max(0, sent - len(buffer))
+        if self._out or self.draining:
+            self._ready.set()
 
     async def _write(self) -> None:
         sending = trio.CancelScope()
@@ -291,11 +319,13 @@ class Connection:
                     self._ready = trio.Event()
                     await self._ready.wait()
                     continue
+                self._sending = True
                 for buffer in self._take_ready():
                     sending.deadline = trio.current_time() + self._limits.send_timeout_ms_max / 1000
                     await self._stream.send_all(buffer)
                     self._unsent_bytes -= len(buffer)
                 sending.deadline = float("inf")
+                self._sending = False
                 self._room.set()
         if sending.cancelled_caught:
             self.log.warning("closed: the peer does not read", unsent_bytes=self._unsent_bytes)
