@@ -9,7 +9,7 @@ message and exit code 1.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
 
@@ -92,29 +92,30 @@ async def _serve(config: Config, mqtt: MqttSettings) -> None:
             ]
             collector = Collector()
             collector.install()
-            async with trio.open_nursery() as listening:
-                for server in servers:
-                    listening.start_soon(server.run)
-                    for protocol, address in server.listening:
-                        print(f"{protocol} listening on {address}", flush=True)
-                await _wait_for_stop_signal(devices.reload)
-                for server in servers:
-                    server.stop()
-                broker.groups.stop()
+            # Taken before anyone is told that the broker is ready: whoever hears it may stop it at once.
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                async with trio.open_nursery() as listening:
+                    for server in servers:
+                        listening.start_soon(server.run)
+                        for protocol, address in server.listening:
+                            print(f"{protocol} listening on {address}", flush=True)
+                    await _wait_for_stop_signal(signals, devices.reload)
+                    for server in servers:
+                        server.stop()
+                    broker.groups.stop()
             await trio.to_thread.run_sync(stop_spans)
             core_nursery.cancel_scope.cancel()
         store_nursery.cancel_scope.cancel()
     log.info("stopped", longest_gc_pause_ms=round(collector.longest_pause_ms, 1))
 
 
-async def _wait_for_stop_signal(reload: Callable[[], None]) -> None:
+async def _wait_for_stop_signal(signals: AsyncIterator[int], reload: Callable[[], None]) -> None:
     """`reload` is called at every SIGHUP."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async for number in signals:
-            if number != signal.SIGHUP:
-                log.info("stopping", signal=signal.Signals(number).name)
-                return
-            reload()
+    async for number in signals:
+        if number != signal.SIGHUP:
+            log.info("stopping", signal=signal.Signals(number).name)
+            return
+        reload()
 
 
 async def kafka_server(config: Config, broker: Broker) -> Server:

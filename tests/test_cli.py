@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -99,6 +101,26 @@ def test_what_of_the_configuration_shows_only_at_the_start_is_named_too(
         "reason": "File exists",
     }
     assert "[mqtt] rules, catch_all: rule '+/a'" in logs[1]["reason"]
+
+
+_STOPPED_AT_ONCE = """
+import os, signal, sys
+from conf.load import load
+from gateway import serve
+
+serve.print = lambda *line, **how: os.kill(os.getpid(), signal.{signal})
+sys.exit(serve.run(load(None, dict(os.environ))))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_that_comes_with_the_line_that_says_ready_is_a_clean_stop(tmp_path: Path, name: str) -> None:
+    ports = {f"TRIVIUM_{protocol}_LISTEN": "127.0.0.1:0" for protocol in ("KAFKA", "MQTT", "NATIVE")}
+    environment = {**os.environ, **ports, "TRIVIUM_STORE_DATA_DIR": str(tmp_path)}
+    program = _STOPPED_AT_ONCE.format(signal=name)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "stopped" in done.stdout.splitlines()[-1]
 
 
 def test_help_lists_the_verbs() -> None:
