@@ -30,6 +30,7 @@ class Checkpoints:
         self._deliveries = deliveries
         self._last: tuple[int, dict[int, int], int] | None = None
         self._withdrawn = False
+        self._marked: set[int] = set()  # numbers of those that did not rest at the last time, but had something to get
 
     def restore(self) -> None:
         """Sets the bits as they were stored."""
@@ -55,11 +56,13 @@ class Checkpoints:
             if not self._withdrawn:
                 self._log.put([(CHECKPOINT, None)], self._on_withdrawn)
             return
-        for device in devices:
-            if device.pending and device.session.durable:
-                pending.add(device.session.number)
-            else:
-                pending.discard(device.session.number)
+        marked = self._marked
+        self._marked = {one.session.number for one in devices if one.pending and one.session.durable}
+        for number in marked - self._marked:
+            if number in deliveries.devices:  # else it rests, or has ended, and its bit is as it should be
+                pending.discard(number)
+        for number in self._marked:
+            pending.add(number)
         now = deliveries.delivered, dict(tail.held), deliveries.index.version
         if now != self._last or pending.changed:
             self._last = now
