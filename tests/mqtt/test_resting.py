@@ -307,6 +307,26 @@ async def test_numbers_are_given_out_again_and_never_twice(tmp_path: Path) -> No
         assert len(set(numbers)) == 3
 
 
+async def test_groups_are_not_given_the_numbers_of_stored_sessions(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        await leave_two(server)
+        member = Client(server, "member")
+        await member.connect()
+        await member.subscribe("$share/group/shared/+")
+        member.leave()
+    async with serving(tmp_path) as server:
+        publisher = Client(server, "publisher")
+        await publisher.connect(0)
+        assert await comes_back(server, "one") == (True, [])
+        assert (await comes_back(server, "member"))[1] == []
+        member = Client(server, "member")
+        await member.connect(present=True)
+        await publisher.publish("shared/x")
+        (message,) = await member.got()
+        assert isinstance(message, Publish)
+        assert message.topic == "shared/x"
+
+
 async def leave_three_with_the_number_of_one(server: MqttServer) -> Client:
     """As if the end of a session could not be stored, and its number was another's by then."""
     one = server.handler.find("one")

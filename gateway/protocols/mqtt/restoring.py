@@ -23,12 +23,12 @@ STRETCH_SESSIONS: Final = 2_000  # in one step of the loop, some 15 us each
 
 async def restore_sessions(log: SessionLog, deliveries: Deliveries, resting: Resting, now_s: float) -> list[Device]:
     """Returns those that do not rest. Sessions that were connected count as gone from now on."""
-    members: list[Device] = []
+    members: list[tuple[str, int, bytes]] = []
     rows: list[RestingRow] = []
     for client_id, number, row in _numbered(log, deliveries):
         packed = pack_stored(row)
         if any(one[0].startswith("$share/") for one in row.subscriptions):
-            members.append(_enter(unpack(client_id, number, packed), deliveries))
+            members.append((client_id, number, packed))
             continue
         for filter_, *options in row.subscriptions:
             deliveries.restore_subscription(filter_, number, options_of(Subscription(*options)))
@@ -39,7 +39,8 @@ async def restore_sessions(log: SessionLog, deliveries: Deliveries, resting: Res
             await trio.lowlevel.checkpoint()
     resting.put_rows(rows)
     log.forget_loaded()
-    return members
+    # Last: their groups are given numbers, and now it is known which are free.
+    return [_enter(unpack(*member), deliveries) for member in members]
 
 
 def _numbered(log: SessionLog, deliveries: Deliveries) -> Iterator[tuple[str, int, SessionRow]]:
