@@ -5,8 +5,8 @@ are ready, reads each once, feeds its machine, hands all events to the handler i
 with output once. Nothing is allocated for a socket that is silent, and there is no timer: deadlines stand in a wheel of
 one-second slots, in which a connection is looked at when its deadline, as known then, is due.
 
-When many connect at once, each turn begins with accepting and reads few: the system keeps only so many waiting, and drops
-the rest.
+When many connect at once, each turn begins with accepting and reads few: the system keeps only so many waiting, and
+drops the rest.
 
 The handler answers from inside `handle`, or later from other trio callbacks, after which it calls `flush`.
 
