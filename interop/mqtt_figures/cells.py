@@ -30,6 +30,7 @@ from interop.places import scratch_root
 OURS = (TRIVIUM_ASYNC, TRIVIUM_SYNC)
 NEAR = (MOSQUITTO, *OURS)  # where the others would only take time
 FDATASYNC_WRITES = 500
+IDLE_NOTE = "The processor's share includes the pings and 100 messages a second at QoS 1, each of ours after fdatasync."
 
 
 # -- throughput -------------------------------------------------------------------------------------------------------
@@ -134,6 +135,7 @@ def idle(run: Run) -> None:
                 _idle(run, contender, encrypted)
             except (LoadError, BrokerError) as error:
                 run.notes.append(f"{contender.name}, idle devices: {' '.join(str(error).split())[:200]}")
+    run.notes.append(IDLE_NOTE)
 
 
 def _idle(run: Run, contender: Contender, encrypted: bool) -> None:

@@ -25,6 +25,10 @@ OURS: Final = "trivium"
 MATCHES: Final = 2_000  # look-ups in the index, in each row
 ONE_MATCH: Final = "one match"
 
+RETAINED_NOTE: Final = (
+    "The process also holds the store's cache of recent batches (up to 48 MiB) and SQLite's (16 MiB), which do not grow "
+    "with the names."
+)
 SESSIONS_NOTE: Final = (
     "CONNACK is timed from CONNECT, not from the attempt to connect: of so many at once the system keeps as many as a "
     "listener has asked for (mosquitto 100, we 4,096); whom it drops tries again after 1, 3 and 7 s. "
@@ -168,3 +172,4 @@ def retained(run: Run) -> None:
     names = run.scale.retained
     for title, value, unit in measure_retained(names, scratch_root()):
         run.results.add("retained", f"{names:,} names of 26 bytes: {title}", OURS, value, unit)
+    run.notes.append(RETAINED_NOTE)
