@@ -26,8 +26,8 @@ MATCHES: Final = 2_000  # look-ups in the index, in each row
 ONE_MATCH: Final = "one match"
 
 RETAINED_NOTE: Final = (
-    "The process also holds the store's cache of recent batches (up to 48 MiB) and SQLite's (16 MiB), which do not grow "
-    "with the names."
+    "The process also holds the store's cache of recent batches (up to 48 MiB) and SQLite's (16 MiB), which do not "
+    "grow with the names."
 )
 SESSIONS_NOTE: Final = (
     "CONNACK is timed from CONNECT, not from the attempt to connect: of so many at once the system keeps as many as a "
