@@ -14,6 +14,7 @@ import click
 
 from interop.brokers import Trivium
 from interop.fuzz_attacks import ATTACKS, MIB
+from interop.fuzz_native_attacks import NATIVE_ATTACKS
 from interop.fuzz_witness import PeakMemory, Witness
 from interop.places import scratch_root
 
@@ -33,11 +34,12 @@ def main(scale: float, only: str) -> None:
         address = ("127.0.0.1", broker.port)
         witness = Witness(address)
         witness.start()
-        for name, attack in ATTACKS.items():
+        native = ("127.0.0.1", broker.native_port)
+        for name, attack in (ATTACKS | NATIVE_ATTACKS).items():
             if only not in ("", name):
                 continue
             with PeakMemory(broker.rss_anon_bytes) as memory:
-                seen = attack(address, scale)
+                seen = attack(native if name in NATIVE_ATTACKS else address, scale)
             broker.check()
             click.echo(
                 f"{name:18} RssAnon {memory.before_bytes // MIB:5} -> {memory.peak_bytes // MIB:5} MiB"

@@ -10,7 +10,9 @@ from gateway.protocols.kafka import codec
 from gateway.protocols.kafka.schemas import NAMES
 from tests.fuzz.targets import _VERSIONS
 from tests.kafka.codec.random_messages import RandomMessages
+from tests.native.test_frames import MESSAGES
 from trivium.compression import compress
+from trivium.frames.codec import encode
 from trivium.records import Record, build
 
 
@@ -40,6 +42,8 @@ def seeds(target: str) -> list[bytes]:
         case "frames":
             frame = struct.pack(">i", 5) + b"12345"
             return [frame, frame * 3, frame + frame[:7], struct.pack(">i", -1), struct.pack(">i", 5000)]
+        case "native_frames":
+            return [encode(kind, 7, message, len(payload)) + payload for kind, message, payload in MESSAGES]
         case "messages":
             found = []
             for at, (name, version) in enumerate(_VERSIONS):

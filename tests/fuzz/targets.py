@@ -14,6 +14,9 @@ from gateway.protocols.kafka.frames import FrameReader
 from gateway.protocols.kafka.legacy import down_convert, up_convert
 from gateway.protocols.kafka.schemas import SCHEMAS
 from trivium.compression import decompress
+from trivium.errors import RemoteProtocolError as NativeProtocolError
+from trivium.frame_reader import FrameReader as NativeFrameReader
+from trivium.frames.codec import Frame
 from trivium.record_batch import (
     BatchError,
     CorruptBatch,
@@ -137,8 +140,30 @@ def compressed(data: bytes) -> None:
     assert len(opened) <= DECODED_BYTES_MAX
 
 
+def native_frames(data: bytes) -> None:
+    """The native protocol's frames, whole and byte by byte."""
+    whole, whole_error = _feed_native([data])
+    pieces, pieces_error = _feed_native([data[at : at + 1] for at in range(len(data))])
+    assert whole_error == pieces_error
+    if whole_error is None:
+        assert whole == pieces
+
+
+def _feed_native(chunks: list[bytes]) -> tuple[list[Frame], str | None]:
+    reader = NativeFrameReader(FRAME_BYTES_MAX)
+    out: list[Frame] = []
+    try:
+        for chunk in chunks:
+            out += reader.receive(chunk)
+            assert reader.held_bytes <= FRAME_BYTES_MAX
+    except NativeProtocolError as error:
+        return out, str(error)
+    return out, None
+
+
 TARGETS: dict[str, Target] = {
     "frames": frames,
+    "native_frames": native_frames,
     "messages": messages,
     "request_headers": request_headers,
     "message_sets": message_sets,
