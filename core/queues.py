@@ -122,7 +122,7 @@ class Queues:
             with suppress(CoreFailure):  # the store refuses, or somebody has joined: another time
                 if not group.left_ms:
                     async with self._changing:
-                        group.left_ms = wall_ms
+                        self.find(group.id).left_ms = wall_ms
                         await self._store(group)
                 elif 0 <= self.limits.broadcast_expiry_ms <= wall_ms - group.left_ms:
                     log.info("broadcast group expired", group=group.id)
@@ -381,8 +381,8 @@ class Queues:
 
     async def unshare(self, group_id: str, topics: set[str]) -> None:
         """The group reads these topics no longer; their places are forgotten. Raises CoreFailure."""
-        group = self.find(group_id)
         async with self._changing:
+            group = self.find(group_id)
             ours = group.subscription
             if ours is None or not topics:
                 return
@@ -434,8 +434,8 @@ class Queues:
 
     async def pause(self, group_id: str, paused: bool) -> None:
         """A paused group is handed nothing; what its members have they may settle. Durable on return."""
-        group = self.find(group_id)
         async with self._changing:
+            group = self.find(group_id)
             group.paused = paused
             await self._store(group)
             group.wake()
@@ -484,8 +484,8 @@ class Queues:
 
     async def delete(self, group_id: str) -> None:
         """Forgets a group without members, not its dead letters. Durable on return. Raises CoreFailure."""
-        group = self.find(group_id)
         async with self._changing:
+            group = self.find(group_id)
             if any(member.connected for member in group.members.values()):
                 raise CoreFailure(CoreError.GROUP_NOT_EMPTY, f"group {group_id!r} has {len(group.members)} members")
             for queue in list(group.queues.values()):

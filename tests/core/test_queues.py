@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -326,6 +327,32 @@ async def test_a_paused_group_gets_nothing_also_after_a_restart_and_may_settle(a
         await driver.queues.pause("g", False)
         await driver.settled()
         assert consumer.values == [b"1"]
+
+
+async def test_what_is_asked_of_a_group_while_it_is_deleted_finds_none(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        (await driver.join()).leave()
+        refused: list[CoreError] = []
+
+        async def ask(change: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await change()
+            except CoreFailure as failure:
+                refused.append(failure.error)
+
+        queues = driver.queues
+        async with trio.open_nursery() as nursery:
+            for change in (
+                lambda: queues.delete("g"),
+                lambda: queues.delete("g"),
+                lambda: queues.pause("g", True),
+                lambda: queues.unshare("g", {TOPIC}),
+            ):
+                nursery.start_soon(ask, change)
+        assert len(refused) + sum(1 for _ in driver.queues.all()) >= 2
+        await ask(lambda: driver.queues.delete("g"))
+        await driver.crash()
+        assert driver.queues.all() == []  # no row of it has come back
 
 
 async def test_a_broadcast_without_members_is_forgotten_in_time(autojump_clock: MockClock) -> None:
