@@ -1,16 +1,20 @@
-"""What tracing and filters cost, as ratios to plain in the same run: `python -m interop.bench_filters_traces`.
+"""What tracing and filters cost, as ratios to plain in the same run:
+`python -m interop.bench_filters_traces [PART OF A NAME]`.
 
 Loads go through the SDK over the native port to a broker of its own (flush = async, so that the disk says nothing), in
 rounds that take turns: sends of 1 KB, joined and one at a time, to a plain and to a traced topic; pulls of a backlog of
-100 B messages in batches of 500, plain, traced, with a tag filter and with an SQL filter that let a tenth pass.
+100 B messages in batches of 500, plain, traced, with a tag filter and with an SQL filter that let a tenth pass; the same
+backlog through a queue group, each message acknowledged, likewise.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -54,6 +58,43 @@ def pull(topic: str, expected: int, **options: str) -> Cell:
     return run
 
 
+groups = itertools.count()
+
+
+def queue(topic: str, expected: int, **options: str) -> Cell:
+    """A new group with two members reads all of it."""
+
+    async def run(client: trivium.Client) -> int:
+        group, left = f"group{next(groups)}", expected
+        subscribers: list[trivium.subscriber.Subscriber] = []
+
+        async def consume() -> None:
+            nonlocal left
+            async with client.subscribe(
+                topic,
+                group=group,
+                start=trivium.EARLIEST,
+                credit_messages=4_000,
+                **options,  # type: ignore[arg-type]
+            ) as subscriber:
+                subscribers.append(subscriber)
+                async for message in subscriber:
+                    subscriber.ack_nowait(message)
+                    left -= 1
+                    if not left:
+                        for one in subscribers:
+                            one.stop()
+                await subscriber.wait_settled()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consume)
+            tasks.start_soon(consume)
+        return BACKLOG
+
+    return run
+
+
+SQL = "n BETWEEN 0 AND 9 AND TAGS = 'hot'"
 CELLS: dict[str, dict[str, Cell]] = {
     "send, 64 at once": {"plain": send("plain", SENDS, SENDERS), "traced": send("traced", SENDS, SENDERS)},
     "send, one at a time": {"plain": send("plain", SINGLES, 1), "traced": send("traced", SINGLES, 1)},
@@ -61,7 +102,13 @@ CELLS: dict[str, dict[str, Cell]] = {
         "plain": pull("backlog", BACKLOG),
         "traced": pull("backlog-traced", BACKLOG),
         "tags": pull("backlog", BACKLOG // 10, tags="hot"),
-        "sql": pull("backlog", BACKLOG // 10, filter="n BETWEEN 0 AND 9 AND TAGS = 'hot'"),
+        "sql": pull("backlog", BACKLOG // 10, filter=SQL),
+    },
+    "queue group": {
+        "plain": queue("backlog", BACKLOG),
+        "traced": queue("backlog-traced", BACKLOG),
+        "tags": queue("backlog", BACKLOG // 10, tags="hot"),
+        "sql": queue("backlog", BACKLOG // 10, filter=SQL),
     },
 }
 
@@ -83,10 +130,12 @@ async def _send(producer: trivium.Producer, topic: str, headers: dict[str, bytes
     await producer.send(topic, b"x" * 100, headers=headers)
 
 
-async def measure(address: str, pid: int) -> None:
+async def measure(address: str, pid: int, only: str) -> None:
     async with trivium.connect(address) as client:
         await prepare(client)
         for name, variants in CELLS.items():
+            if only not in name:
+                continue
             rates: dict[str, list[float]] = {one: [] for one in variants}
             cpu: dict[str, list[float]] = {one: [] for one in variants}
             for _ in range(ROUNDS):
@@ -116,7 +165,7 @@ def main() -> None:
     command += ["--kafka", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"]
     broker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        anyio.run(measure, address, broker.pid)
+        anyio.run(measure, address, broker.pid, sys.argv[1] if sys.argv[1:] else "")
     finally:
         broker.terminate()
         broker.wait()

@@ -2,6 +2,9 @@
 
     python -m interop.bench_rocketmq [--flush sync|async] [--seconds N]
 
+64 senders, then what they have stored read by one group of the benchmark's Consumer (each message acknowledged), then
+one sender. What stands beside the backlog here is `bench_queues`.
+
 Needs java and mvn: the jars are fetched once, from `interop/peers/rocketmq/pom.xml`. The benchmark tells its rate every
 ten seconds; the best line counts, since the first holds the JVM's warming up.
 """
@@ -29,6 +32,7 @@ OPENS = [
 ]
 READY_S = 40
 _TPS = re.compile(r"Send TPS: (\d+).*?Average RT\(ms\): *([\d.]+)")
+_READ = re.compile(r"TPS: (\d+)")
 
 
 def java(folder: Path, memory: str, *arguments: str) -> list[str]:
@@ -53,21 +57,34 @@ def fetch() -> None:
         subprocess.run(command, cwd=JARS.parent, check=True)
 
 
-def benchmark(folder: Path, names: str, senders: int, seconds: float) -> str:
-    """The benchmark's best line: messages a second, and the mean of a call in ms."""
-    program = "org.apache.rocketmq.example.benchmark.Producer"
-    command = java(folder, "512m", program, "-n", names, "-t", "bt", "-s", "1024", "-w", str(senders))
+def run(command: list[str], seconds: float) -> str:
+    """What a program prints in so many seconds."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
         try:
             child.wait(seconds)
         except subprocess.TimeoutExpired:
             child.kill()
-        said = child.communicate()[0]
+        return child.communicate()[0]
+
+
+def benchmark(folder: Path, names: str, senders: int, seconds: float) -> str:
+    """The benchmark's best line: messages a second, and the mean of a call in ms."""
+    program = "org.apache.rocketmq.example.benchmark.Producer"
+    command = java(folder, "512m", program, "-n", names, "-t", "bt", "-s", "1024", "-w", str(senders))
+    said = run(command, seconds)
     found = [(int(tps), float(mean)) for tps, mean in _TPS.findall(said)]
     if not found:
         return f"no figure: {said[-300:]}"
     tps, mean_ms = max(found)
     return f"{tps:,} msg/s, {1e3 * senders / tps:.3f} ms a message (its own mean: {mean_ms} ms)"
+
+
+def backlog(folder: Path, names: str, seconds: float) -> str:
+    """What a group reads of the backlog: the best of the benchmark's lines, of ten seconds each."""
+    program = "org.apache.rocketmq.example.benchmark.Consumer"
+    said = run(java(folder, "512m", program, "-n", names, "-t", "bt", "-g", "readers", "-p", "false"), seconds)
+    found = [int(tps) for tps in _READ.findall(said)]
+    return f"{max(found):,} msg/s read" if found else f"no figure: {said[-300:]}"
 
 
 @click.command(help=__doc__)
@@ -101,8 +118,9 @@ def main(flush: str, seconds: float) -> None:
         while b"success" not in subprocess.run(make, capture_output=True, check=False).stdout:
             if time.monotonic() > deadline:
                 raise click.ClickException(f"no broker in {READY_S} s; see {folder / 'log'}")
-        for senders in (64, 1):
-            click.echo(f"{flush:6} rocketmq, {senders} senders: {benchmark(folder, names, senders, seconds)}")
+        click.echo(f"{flush:6} rocketmq, 64 senders: {benchmark(folder, names, 64, seconds)}")
+        click.echo(f"{flush:6} rocketmq, backlog: {backlog(folder, names, seconds)}")
+        click.echo(f"{flush:6} rocketmq, 1 sender: {benchmark(folder, names, 1, seconds)}")
     finally:
         for child in children:
             child.kill()
