@@ -3,8 +3,8 @@
 
 Loads go through the SDK over the native port to a broker of its own (flush = async, so that the disk says nothing), in
 rounds that take turns: sends of 1 KB, joined and one at a time, to a plain and to a traced topic; pulls of a backlog of
-100 B messages in batches of 500, plain, traced, with a tag filter and with an SQL filter that let a tenth pass; the same
-backlog through a queue group, each message acknowledged, likewise.
+100 B messages in batches of 500, plain, traced, with a tag filter and with an SQL filter that let a tenth pass;
+the same backlog through a queue group, each message acknowledged, likewise.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Lets a client program restart the broker it talks to.
 
 A program connects to CONTROL (host:port), sends one line, `restart` (SIGTERM, then start) or `kill` (kill -9, then
-start), and reads `ok` when the broker answers again. A program without CONTROL in its environment skips such tests.
+start), and reads `ok` when the broker answers again; or `reset GROUP`, which has a consumer group begin again at the
+earliest records while it runs, ours only. A program without CONTROL in its environment skips such tests.
 """
 
 from __future__ import annotations
@@ -11,12 +12,21 @@ import socket
 import threading
 from collections.abc import Iterator
 
-from interop.brokers import Broker, BrokerError
+import trivium.blocking
+from interop.brokers import Broker, BrokerError, Trivium
 
-COMMANDS = ("restart", "kill")
+COMMANDS = ("restart", "kill", "reset GROUP")
 
 
 def _obey(broker: Broker, command: str) -> str:
+    word, _, group = command.partition(" ")
+    if word == "reset" and isinstance(broker, Trivium):
+        try:
+            with trivium.blocking.connect(f"127.0.0.1:{broker.native_port}") as client:
+                client.reset(group, trivium.EARLIEST)
+        except trivium.TriviumError as error:
+            return f"failed: {error}"
+        return "ok"
     if command not in COMMANDS:
         return f"unknown; known: {' '.join(COMMANDS)}"
     try:

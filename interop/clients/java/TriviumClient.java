@@ -45,6 +45,7 @@ public final class TriviumClient {
         harness.test("group-upgrade-to-kip848", TriviumClient::upgrade);
         Transactions.register(harness);
         Shares.register(harness);
+        Resets.register(harness);
         Administration.register(harness);
         harness.main(names);
     }
