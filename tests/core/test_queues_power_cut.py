@@ -238,7 +238,7 @@ async def test_a_full_disk_refuses_acknowledgements_and_takes_them_when_there_is
     with trio.fail_after(20):
         async with serving(disk) as (_, broker):
             consumer = await Consumer(broker).join()
-            while (0, 5) not in {place for place, _ in consumer.got}:
+            while not {(0, 4), (0, 5)} <= {place for place, _ in consumer.got}:
                 await consumer.wait_for(len(consumer.got) + 1)
             assert {place for place, _ in consumer.got} & {place for place, _ in got} == {(0, 4), (0, 5)}
 
