@@ -1,4 +1,5 @@
-"""One queue group: its subscription, its members, and what they do with what they have. No I/O, no clock.
+"""One queue group: what its members do with what they have, beside what all have in common (`queue_members`). No I/O,
+no clock.
 
 A member is there for as long as its connection is, and `rejoin_ms` longer: who comes back under its name in that time
 keeps what it had. It gets messages while it has credit: never more messages than it granted; bytes it may exceed by one
@@ -12,9 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from core.bitmaps import bits, full
-from core.errors import CoreError, CoreFailure
 from core.filters import levels_match
 from core.queue_codec import GroupRow
+from core.queue_members import Holder, Holders
 from core.queue_partition import Lease, QueuePartition
 from core.queue_traces import QueueTraces
 from core.queue_types import (
@@ -22,7 +23,6 @@ from core.queue_types import (
     REASON_CHARS_MAX,
     Handout,
     Order,
-    Policy,
     QueueLimits,
     Settle,
     Settled,
@@ -34,21 +34,17 @@ from core.tracing import Actor
 from trivium.records import Record
 
 TIMED_OUT: Final = "not settled in time"
-NOT_ARRIVED: Final = "lost with a connection"
-GIVEN_BACK: Final = "given back"
 Matches = Callable[[Record], bool]
 
 
-class Member:
+class Member(Holder):
     """One consumer. `take` gets what is handed out, on the loop, and must not block; `owner` is the front-end's."""
 
     __slots__ = (
         "actor",
         "blocked",
-        "connected",
         "credit_bytes",
         "credit_messages",
-        "id",
         "outgoing",
         "owner",
         "places",
@@ -57,11 +53,10 @@ class Member:
     )
 
     def __init__(self, member_id: str, actor: Actor, take: Callable[[list[Handout]], None]) -> None:
-        self.id = member_id
+        super().__init__(member_id)
         self.actor = actor
         self.take = take
         self.owner: object = None
-        self.connected = True
         self.blocked = False  # it does not read what it was sent
         self.credit_messages = self.credit_bytes = 0
         self.outgoing: list[Handout] = []
@@ -93,8 +88,8 @@ def matcher(subscription: Subscription) -> Matches | None:
     return matches
 
 
-class QueueGroup:
-    """See the module. `wake` is called when there may be something to hand out."""
+class QueueGroup(Holders[Member]):
+    """See the module."""
 
     def __init__(
         self,
@@ -104,24 +99,16 @@ class QueueGroup:
         wake: Callable[[], None],
         traces: QueueTraces | None = None,
     ) -> None:
-        self.id = group_id
+        super().__init__(group_id, row.subscription, row.policy, limits, wake)
         self._traces = traces
-        self.limits = limits
-        self.policy: Policy
         self.paused: bool
         self.is_share: bool
         self.left_ms: int  # of a broadcast: wall clock since when it has no members, 0 when it has, or did a moment ago
         self.committed_only = True  # nothing of open or aborted transactions is handed out
-        self.subscription: Subscription | None
         self.matches: Matches | None = None
         self.set_row(row)
-        self.wake = wake
-        self.members: dict[str, Member] = {}
         self.queues: dict[tuple[str, int], QueuePartition] = {}
-        self.awake: dict[QueuePartition, None] = {}  # those that may have something to hand out, in turn
-        self.busy: dict[QueuePartition, None] = {}  # those that time or the log can change
         self.dying: deque[tuple[QueuePartition, int]] = deque()
-        self._turns: deque[Member] = deque()
 
     @property
     def row(self) -> GroupRow:
@@ -139,59 +126,22 @@ class QueueGroup:
     def broadcast(self) -> bool:
         return self.subscription is not None and self.subscription.broadcast
 
-    def touch(self, queue: QueuePartition) -> None:
-        """Something has changed in the queue."""
-        self.awake[queue] = self.busy[queue] = None
-
     # -- members
-
-    def check_join(self, member_id: str, subscription: Subscription) -> None:
-        """Raises CoreFailure when a member with this subscription cannot be let in."""
-        ours = self.subscription
-        if ours is None or ours.same(subscription):
-            if member_id not in self.members and len(self.members) >= self.limits.members_max:
-                raise CoreFailure(CoreError.GROUP_FULL)
-            return
-        others = [member for member in self.members.values() if member.id != member_id]
-        if others or ours.order is not subscription.order:
-            why = f"has {len(others)} other members" if others else "keeps its order until it is deleted"
-            raise CoreFailure(
-                CoreError.CONTRADICTS_GROUP,
-                f"group {self.id!r} {why} and reads: {ours.describe()}. This member asks: {subscription.describe()}",
-            )
 
     def join(self, member: Member, held: Collection[int], now_ms: int) -> None:
         """Lets it in. Of what it had, when it comes back, it keeps the leases that it still knows."""
         before = self.members.get(member.id)
         if before is not None:
             member.received = before.received
-            self._turns.remove(before)
-            before.connected = False
-            known = {*held, *(handout.lease for handout in before.received[1])}
-            for queue in list(self.busy):
-                self._take_back(queue, member, known, NOT_ARRIVED, now_ms)
-                queue.prolong(member.id, now_ms + self.policy.invisible_ms)
-                self.touch(queue)
-        self.members[member.id] = member
-        self._turns.append(member)
-        self.wake()
+            held = {*held, *(handout.lease for handout in before.received[1])}
+        super().join(member, held, now_ms)
 
     def leave(self, member: Member, now_ms: int, *, failed: bool) -> None:
         """It goes for good: what it has goes to others; `failed`: and has failed."""
         if self._is_current(member):
             if not failed:
-                for queue in list(self.busy):
-                    self._take_back(queue, member, (), GIVEN_BACK, now_ms)
+                self.give_back(member.id, now_ms)
             self._forget(member, now_ms)
-
-    def _take_back(
-        self, queue: QueuePartition, member: Member, kept: Collection[int], reason: str, now_ms: int
-    ) -> None:
-        """Takes leases from a member; that was no attempt."""
-        for lease, mask in queue.release(member.id, kept):
-            self.touch(queue)
-            for bit in bits(mask):
-                self._fail(queue, lease.first + bit, lease.attempt - 1, now_ms, reason, lease.id, dies=False)
 
     def lost(self, member: Member, now_ms: int) -> None:
         """Its connection is gone; it may come back."""
@@ -204,23 +154,13 @@ class QueueGroup:
         return self.members.get(member.id) is member
 
     def _forget(self, member: Member, until_ms: int) -> None:
-        del self.members[member.id]
-        self._turns.remove(member)
-        member.connected = False
+        self.retire(member)
         self._cut(member, until_ms)
 
     def _cut(self, member: Member, until_ms: int) -> None:
         for queue in self.busy:
             queue.cut(member.id, until_ms)
         self.wake()
-
-    def held(self) -> dict[str, int]:
-        """Member -> how many messages it has and has not settled."""
-        found: dict[str, int] = {}
-        for queue in self.busy:
-            for lease in queue.leases.values():
-                found[lease.member] = found.get(lease.member, 0) + lease.pending.bit_count()
-        return found
 
     def grant(self, member: Member, messages: int, size_bytes: int) -> None:
         """The member can take so much more."""
@@ -230,12 +170,7 @@ class QueueGroup:
 
     def next_member(self, queue: QueuePartition) -> Member | None:
         """Whose turn it is to get something from there."""
-        for _ in range(len(self._turns)):
-            member = self._turns[0]
-            self._turns.rotate(-1)
-            if member.wants(queue):
-                return member
-        return None
+        return next((member for member in self.in_turn() if member.wants(queue)), None)
 
     def demands(self, queue: QueuePartition) -> bool:
         """Whether anybody would take something from there."""
@@ -277,17 +212,16 @@ class QueueGroup:
         if one.verb is Verb.EXTEND:
             more_ms = one.delay_ms if one.delay_ms >= 0 else self.policy.invisible_ms
             return Settled.DONE if queue.extend(one.lease, one.first, one.last, now_ms + more_ms) else Settled.LATE
-        reach = queue.floor + self.limits.window_offsets_max if one.verb is Verb.ACK else 0
-        lease, taken, done_before = queue.settle(one.lease, one.first, one.last, reach)
-        wanted = full(one.last - one.first + 1)
         if one.verb is Verb.ACK:
-            queue.complete(one.first, taken)
-            return Settled.DONE if taken | done_before == wanted else Settled.LATE
+            reach = queue.floor + self.limits.window_offsets_max
+            done = queue.acknowledge(one.lease, one.first, one.last, reach)
+            return Settled.DONE if done else Settled.LATE
+        lease, taken, _ = queue.settle(one.lease, one.first, one.last)
         for bit in bits(taken):
-            self._give_back(queue, lease, one.first + bit, one, now_ms)
-        return Settled.DONE if taken == wanted else Settled.LATE
+            self._refuse(queue, lease, one.first + bit, one, now_ms)
+        return Settled.DONE if taken == full(one.last - one.first + 1) else Settled.LATE
 
-    def _give_back(self, queue: QueuePartition, lease: Lease | None, offset: int, one: Settle, now_ms: int) -> None:
+    def _refuse(self, queue: QueuePartition, lease: Lease | None, offset: int, one: Settle, now_ms: int) -> None:
         before = queue.failed.get(offset)
         late = before is not None and not before.leased  # its time was over, which counted
         attempts = before.attempts if late and before is not None else 0 if lease is None else lease.attempt

@@ -11,6 +11,8 @@ Rules:
 - Settling twice is harmless: to acknowledge what is done is done. A lease whose time is over may still be settled for
   as long as nobody else got the message; then it is late. Leases of earlier runs of the broker are not kept, but an
   acknowledgement under one counts likewise, until the message is handed out again.
+- A lease without a time (FOREVER_MS) ends only when it is settled or given back. Where that would hold back the floor
+  for too long, what it holds is `set_aside`: it gets a row of its own, as what has failed has.
 - With order, a key's messages wait for their turn (`queue_turns`); a reset forgets turns.
 - Memory runs ahead of the log. What has changed since the last write is in `changes`; whoever writes it answers when it
   is durable. After a crash what was leased is handed out again.
@@ -21,6 +23,7 @@ No I/O and no clock here: times are passed in.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
@@ -38,6 +41,7 @@ from core.queue_codec import (
     pack_floor,
 )
 from core.queue_turns import Turns
+from core.queue_types import FOREVER_MS
 from core.state import Change
 
 _IN_CHUNK = CHUNK - 1
@@ -124,6 +128,7 @@ class QueuePartition:
         self.turns = Turns()
         self._stored_chunks: set[int] = set()
         self._stored_failed: set[int] = set()
+        self._ending: deque[tuple[list[int], list[int]]] = deque()  # rows whose end is being written, per append
         self._dirty_floor = True
         self._dirty_chunks: set[int] = set()
         self._dirty_failed: set[int] = set()
@@ -156,7 +161,8 @@ class QueuePartition:
             for bit in bits(mask):
                 if self.failed.pop(first + bit, None) is not None:
                     self._dirty_failed.add(first + bit)
-        self.turns.done(first + bit for bit in bits(mask))
+        if self.turns.waiting:
+            self.turns.done(first + bit for bit in bits(mask))
 
     def skip(self, first: int, end: int) -> None:
         """There is nothing to hand out from `first` up to, not with, `end`."""
@@ -168,9 +174,15 @@ class QueuePartition:
             self._jump(end)
 
     def _mark(self, first: int, mask: int) -> None:
+        if mask == 1 and first > self.floor:  # the hot case
+            chunk = first >> CHUNK_BITS
+            self._done[chunk] = self._done.get(chunk, 0) | 1 << (first & _IN_CHUNK)
+            self._dirty_chunks.add(chunk)
+            return
         if first <= self.floor and not mask & (mask + 1):
             self._jump(first + mask.bit_length())
             return
+        at_floor = first <= self.floor
         while mask:
             gap = (mask & -mask).bit_length() - 1
             first += gap
@@ -183,18 +195,21 @@ class QueuePartition:
                 self._dirty_chunks.add(chunk)
             mask >>= width
             first += width
-        self._raise_floor()
+        if at_floor:  # else the floor itself is as undone as before
+            self._raise_floor()
 
     def _jump(self, floor: int) -> None:
         """All below `floor` is done."""
         if floor <= self.floor:
             return
-        for chunk in [chunk for chunk in self._done if (chunk + 1) << CHUNK_BITS <= floor]:
-            self._drop_chunk(chunk)
         self.floor = floor
-        self.end = max(self.end, floor)
+        if floor > self.end:
+            self.end = floor
         self._dirty_floor = True
-        self._raise_floor()
+        if self._done:
+            for chunk in [chunk for chunk in self._done if (chunk + 1) << CHUNK_BITS <= floor]:
+                self._drop_chunk(chunk)
+            self._raise_floor()
 
     def _raise_floor(self) -> None:
         while (mask := self._done.get(self.floor >> CHUNK_BITS)) is not None:
@@ -242,8 +257,43 @@ class QueuePartition:
                 if failed is not None:
                     failed.lease = number
         self.leased_bytes += size_bytes
-        heapq.heappush(self._until, (until_ms, number))
+        self._ends_at(until_ms, number)
         return made
+
+    def _ends_at(self, until_ms: int, number: int) -> None:
+        if until_ms < FOREVER_MS:
+            heapq.heappush(self._until, (until_ms, number))
+
+    def hand_out(self, number: int, member: str, offset: int, until_ms: int) -> None:
+        """Gives the next message to a member: those between the end and this one are passed over."""
+        if offset > self.end:
+            self.skip(self.end, offset)
+        self.end = offset + 1
+        self.lease(number, member, offset, 1, until_ms)
+
+    def hand_again(self, number: int, member: str, offset: int, until_ms: int) -> None:
+        """Gives what `due` has said to a member."""
+        attempt = self.take_due(offset)
+        self.lease(number, member, offset, 1, until_ms, attempt=attempt, again=True)
+
+    def set_aside(self, now_ms: int) -> None:
+        """Everything that members have gets a row of its own, and holds back the floor no longer."""
+        for lease in self.leases.values():
+            for bit in bits(lease.pending):
+                offset = lease.first + bit
+                if offset not in self.failed:
+                    self.fail(offset, lease.attempt - 1, now_ms, "", lease.id).leased = True
+
+    def claim(self, number: int, member: str, offset: int, until_ms: int) -> bool:
+        """A member had this message before a restart and still has it. False: it is done."""
+        failed = self.failed.get(offset)
+        if failed is None:
+            if self.is_done(offset):
+                return False
+            failed = self.fail(offset, 0, 0, "", number)
+        failed.leased = True
+        self.lease(number, member, offset, 1, until_ms, attempt=failed.attempts + 1, again=True)
+        return True
 
     def settle(self, number: int, first: int, last: int, reach: int = 0) -> tuple[Lease | None, int, int]:
         """Takes these offsets out of a lease. Returns the lease, if there still is one, and two masks from `first` on:
@@ -274,6 +324,21 @@ class QueuePartition:
                 taken |= 1 << bit  # it was not handed out again since the start
         return lease, taken, settled
 
+    def acknowledge(self, number: int, first: int, last: int, reach: int = 0) -> bool:
+        """These offsets are done, if they are under the lease (`reach` as of `settle`). False: some were neither that
+        nor done before; nothing was changed for those.
+        """
+        lease = self.leases.get(number)
+        if lease is not None and lease.first == first == last == lease.last:  # the hot case
+            del self.leases[number]
+            self.leased_bytes -= lease.size_bytes
+            self.complete(first, 1)
+            return True
+        _, taken, done_before = self.settle(number, first, last, reach)
+        if taken:
+            self.complete(first, taken)
+        return taken | done_before == full(last - first + 1)
+
     def extend(self, number: int, first: int, last: int, until_ms: int) -> bool:
         """Gives a lease on these offsets more (or less) time. False: some are no longer under it; nothing was done."""
         lease = self.leases.get(number)
@@ -284,7 +349,7 @@ class QueuePartition:
             return False
         lease.take(wanted)
         lease.parts.append([wanted, until_ms])
-        heapq.heappush(self._until, (until_ms, number))
+        self._ends_at(until_ms, number)
         return True
 
     def cut(self, member: str, until_ms: int) -> None:
@@ -293,14 +358,14 @@ class QueuePartition:
             if lease.member == member:
                 for part in lease.parts:
                     part[1] = min(part[1], until_ms)
-                heapq.heappush(self._until, (until_ms, lease.id))
+                self._ends_at(until_ms, lease.id)
 
     def prolong(self, member: str, until_ms: int) -> None:
         """What a member has is its own until then."""
         for lease in self.leases.values():
             if lease.member == member:
                 lease.parts = [[lease.pending, until_ms]]
-                heapq.heappush(self._until, (until_ms, lease.id))
+                self._ends_at(until_ms, lease.id)
 
     def release(self, member: str, kept: Collection[int]) -> Iterator[Expired]:
         """Takes from a member the leases that are not kept; the caller says what becomes of them."""
@@ -400,8 +465,13 @@ class QueuePartition:
         self._dirty_floor = True
 
     def changes(self, wall_ms_of: Callable[[int], int]) -> list[Change]:
-        """The rows to write; then call `written`. `wall_ms_of` turns a monotonic time into wall clock."""
+        """The rows to write; then call `written` or `not_written`, in the same order. `wall_ms_of` turns a monotonic
+        time into wall clock.
+        """
         found: list[Change] = []
+        ended_chunks: list[int] = []
+        ended_failed: list[int] = []
+        self._ending.append((ended_chunks, ended_failed))
         self.turns.write()
         if self._dirty_floor:
             row = FloorRow(self.floor, self.void_before)
@@ -415,6 +485,7 @@ class QueuePartition:
             elif chunk in self._stored_chunks:
                 found.append((done_key(self.group, self.partition, chunk), None))
                 self._stored_chunks.discard(chunk)
+                ended_chunks.append(chunk)
         self._dirty_chunks.clear()
         for offset in self._dirty_failed:
             failed = self.failed.get(offset)
@@ -425,6 +496,7 @@ class QueuePartition:
             elif offset in self._stored_failed:
                 found.append((failed_key(self.group, self.partition, offset), None))
                 self._stored_failed.discard(offset)
+                ended_failed.append(offset)
         self._dirty_failed.clear()
         return found
 
@@ -438,14 +510,27 @@ class QueuePartition:
 
     def written(self) -> bool:
         """The rows are durable. True: some keys' turns have come."""
+        self._ending.popleft()
         return self.turns.written()
 
     def not_written(self) -> None:
         """The rows were refused: everything is written again with the next append."""
+        chunks, offsets = self._ending.popleft()
+        self._stored_chunks.update(chunks)
+        self._stored_failed.update(offsets)
         self.turns.not_written()
+        self.write_all()
+
+    def write_all(self) -> None:
+        """Everything is to be written, as if nothing had been."""
         self._dirty_floor = True
         self._dirty_chunks |= self._done.keys() | self._stored_chunks
         self._dirty_failed |= self.failed.keys() | self._stored_failed
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything before the end is done, and nothing else is known."""
+        return self.floor == self.end and not (self.leases or self.failed or self._done)
 
     @property
     def is_busy(self) -> bool:

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 
 
 class Turns:
-    """The turns of one partition. `held` counts what waits or is ready."""
+    """The turns of one partition. `held` counts what waits or is ready; `waiting` is empty while no turn counts."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, deque[int]] = {}  # key -> offsets that wait; there: a message of it is out
+        self.waiting: dict[int, deque[int]] = {}  # key -> offsets that wait; there: a message of it is out
         self._key_of: dict[int, int] = {}  # offset that is out -> key
         self._turning: list[int] = []  # keys whose message is done
         self._writing: list[int] = []  # keys whose message is done in the append that is on its way
@@ -23,7 +23,7 @@ class Turns:
 
     def __bool__(self) -> bool:
         """Whether some key has a message out."""
-        return bool(self._waiting)
+        return bool(self.waiting)
 
     @property
     def is_dirty(self) -> bool:
@@ -34,7 +34,7 @@ class Turns:
 
     def take(self, offset: int, key: int) -> bool:
         """Whether a message of this key may go out now: then it is the one that is out. Else it waits."""
-        waiting = self._waiting.get(key)
+        waiting = self.waiting.get(key)
         if waiting is None:
             self.out(offset, key)
             return True
@@ -44,7 +44,7 @@ class Turns:
 
     def out(self, offset: int, key: int) -> None:
         """This message is the one that is out."""
-        self._waiting[key] = deque()
+        self.waiting[key] = deque()
         self._key_of[offset] = key
 
     def pass_ready(self) -> int:
@@ -80,10 +80,10 @@ class Turns:
 
     def _turn(self, keys: list[int]) -> None:
         for key in keys:
-            waiting = self._waiting[key]
+            waiting = self.waiting[key]
             if waiting:
                 following = waiting.popleft()
                 self._key_of[following] = key
                 self.ready.append(following)
             else:
-                del self._waiting[key]
+                del self.waiting[key]

@@ -23,6 +23,7 @@ ATTEMPTS_MAX: Final = 1_000
 DELAY_MS_MAX: Final = 30 * 86_400_000
 START_EARLIEST: Final = -2
 START_LATEST: Final = -1
+FOREVER_MS: Final = 1 << 62  # a lease without a time
 
 Done = Callable[[CoreFailure | None], None]
 

@@ -3,15 +3,17 @@
 | key                          | value                                                                     |
 |------------------------------|---------------------------------------------------------------------------|
 | `s` client id                | expiry, 0.0, subscriptions, number in the subscription index (JSON)         |
-| `p` client id                | position in the log, partitions that stand elsewhere, unacknowledged QoS 1  |
+| `p` client id                | position in the log, partitions that stand elsewhere, unacknowledged QoS 1;   |
+|                              | shared subscriptions and the packet ids that are in flight for them          |
 | `i` packet id, client id     | (empty) an inbound QoS 2 packet id that was not released                    |
 | `o` packet id, client id     | state, partition, offset of an outbound QoS 2 message                       |
-| `g` shared subscription      | as `p`, of a group; the messages to be given out again instead of QoS 1       |
+| `g` shared subscription      | position in the log, partitions that stand elsewhere                        |
 | `w` client id                | the will (opaque)                                                         |
 | `f` part                     | bits of the session numbers in it: something may have come for these        |
 | `c`                          | as `p`, without QoS 1: the place in the log up to which the bits say all      |
 | `m` position                | see core.mapping_history                                                  |
 | `t` topic                    | (empty) the topic was made by a device                                    |
+| as core.queue_codec has them | what members of shared subscriptions have of a partition, or had            |
 
 Changes of a turn are collected and appended in one batch; what waits for them is called when they are durable. Each
 key is a row of its own, so compaction keeps the table as large as what it says. At start sessions are folded into a
@@ -27,6 +29,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from core.mapping_history import MAPPING
+from core.queue_codec import KIND_DONE, KIND_FAILED, KIND_FLOOR
+from core.queue_replay import QueueRows
 from core.session_fold import Row, SessionFold
 from core.state import Change, StateLog
 from core.store.engine import Appended, Engine, Outcome
@@ -44,6 +48,7 @@ _POSITION = struct.Struct(">QII")
 _OFFSET = struct.Struct(">IQ")
 _QOS1 = struct.Struct(">HIQ?")
 _OUT = struct.Struct(">BIQ?")
+_NAME = struct.Struct(">II")  # bytes of a shared subscription's name, packet ids behind it
 
 
 @dataclass(slots=True)
@@ -52,13 +57,13 @@ class GroupRow:
 
     position: int
     offsets: dict[int, int]
-    again: list[tuple[int, int]]
 
 
 @dataclass(slots=True)
 class SessionRow:
-    """One session as stored. `qos1` and `outbound`: packet id -> (state, partition, offset, retain); `number` 0: none
-    was stored."""
+    """One session as stored. `qos1` and `outbound`: packet id -> (state, partition, offset, retain); `shared`: packet
+    id -> shared subscription; `number` 0: none was stored.
+    """
 
     expiry_s: int = 0
     number: int = 0
@@ -66,6 +71,7 @@ class SessionRow:
     position: int = 0
     offsets: dict[int, int] = field(default_factory=dict)
     qos1: dict[int, tuple[int, int, bool]] = field(default_factory=dict)
+    shared: dict[int, str] = field(default_factory=dict)
     inbound: set[int] = field(default_factory=set)
     outbound: dict[int, tuple[int, int, int, bool]] = field(default_factory=dict)
 
@@ -76,21 +82,42 @@ def session_change(client_id: str, expiry_s: int, number: int, subscriptions: li
 
 
 def position_change(
-    client_id: str, position: int, offsets: dict[int, int], qos1: dict[int, tuple[int, int, bool]]
+    client_id: str,
+    position: int,
+    offsets: dict[int, int],
+    qos1: dict[int, tuple[int, int, bool]],
+    shared: dict[str, list[int]],
 ) -> Change:
+    """`shared`: shared subscription -> packet ids in flight for it."""
     pieces = [_POSITION.pack(position, len(offsets), len(qos1))]
     pieces += [_OFFSET.pack(partition, offset) for partition, offset in offsets.items()]
     pieces += [_QOS1.pack(packet_id, *place) for packet_id, place in qos1.items()]
+    for name, packet_ids in shared.items():
+        encoded = name.encode()
+        pieces += [_NAME.pack(len(encoded), len(packet_ids)), encoded, struct.pack(f">{len(packet_ids)}H", *packet_ids)]
     return POSITION + client_id.encode(), b"".join(pieces)
 
 
-def group_change(name: str, position: int, offsets: dict[int, int], again: list[tuple[int, int]] | None) -> Change:
-    """A shared subscription's place in the log; `again` None: the group is gone."""
+def _shared(value: bytes, at: int) -> dict[int, str]:
+    """What stands behind the rest of a position."""
+    found: dict[int, str] = {}
+    while at < len(value):
+        size, count = _NAME.unpack_from(value, at)
+        at += _NAME.size
+        name = value[at : at + size].decode()
+        at += size
+        found |= dict.fromkeys(struct.unpack_from(f">{count}H", value, at), name)
+        at += 2 * count
+    return found
+
+
+def group_change(name: str, place: GroupRow | None) -> Change:
+    """A shared subscription's place in the log; None: the group is gone."""
     key = GROUP + name.encode()
-    if again is None:
+    if place is None:
         return key, None
-    pieces = [_POSITION.pack(position, len(offsets), len(again))]
-    pieces += [_OFFSET.pack(partition, offset) for partition, offset in [*offsets.items(), *again]]
+    pieces = [_POSITION.pack(place.position, len(place.offsets), 0)]
+    pieces += [_OFFSET.pack(partition, offset) for partition, offset in place.offsets.items()]
     return key, b"".join(pieces)
 
 
@@ -135,6 +162,7 @@ class SessionLog:
         self._engine = engine
         self._fold = SessionFold()
         self.groups: dict[str, GroupRow] = {}
+        self.queue_rows = QueueRows(0)  # of those groups; times in them say nothing
         self.wills: dict[str, bytes] = {}
         self.topics: set[str] = set()
         self.mappings: dict[int, bytes] = {}  # position -> mapping of names
@@ -189,9 +217,8 @@ class SessionLog:
         elif kind == GROUP:
             self.groups.pop(name.decode(), None)
             if value is not None:
-                position, offsets, _ = _POSITION.unpack_from(value)
-                rows = list(_OFFSET.iter_unpack(value[_POSITION.size :]))
-                self.groups[name.decode()] = GroupRow(position, dict(rows[:offsets]), rows[offsets:])
+                position, _, _ = _POSITION.unpack_from(value)
+                self.groups[name.decode()] = GroupRow(position, dict(_OFFSET.iter_unpack(value[_POSITION.size :])))
         elif kind == WILL:
             if value is None:
                 self.wills.pop(name.decode(), None)
@@ -201,6 +228,8 @@ class SessionLog:
             self.mappings.pop(int.from_bytes(name, "big"), None)
             if value is not None:
                 self.mappings[int.from_bytes(name, "big")] = value
+        elif key[0] in (KIND_FLOOR, KIND_DONE, KIND_FAILED):
+            self.queue_rows.apply(key, value)
         elif kind == TOPIC:
             self.topics.add(name.decode())
         elif kind == BITS:
@@ -222,11 +251,13 @@ def _session_of(rows: list[Row]) -> SessionRow | None:
             return None
         elif kind == POSITION:
             session.position, offsets, qos1 = _POSITION.unpack_from(value)
-            if offsets or qos1:
+            if len(value) > _POSITION.size:
                 at = _POSITION.size
                 split = at + offsets * _OFFSET.size
+                end = split + qos1 * _QOS1.size
                 session.offsets = dict(_OFFSET.iter_unpack(value[at:split]))
-                sent = _QOS1.iter_unpack(value[split : split + qos1 * _QOS1.size])
+                sent = _QOS1.iter_unpack(value[split:end])
+                session.shared = _shared(value, end)
                 session.qos1 = {packet_id: (partition, offset, retain) for packet_id, partition, offset, retain in sent}
         else:
             packet_id = int.from_bytes(kind[1:], "big")

@@ -1,7 +1,8 @@
 """What a QoS 1 message costs in the MQTT front-end without sockets: `python -m interop.bench_mqtt [--profile]`.
 
-Pairs of a publisher and a subscriber with one message in flight each, over a real store with `flush = async`. Sockets
-are replaced by lists, so that what is left is the work of pump, machines, publishing, store and delivery.
+Pairs of a publisher and a subscriber with one message in flight each, over a real store with `flush = async`; then 100
+publishers and a shared subscription of 4 members (`--shared`: only that). Sockets are replaced by lists, so that what
+is left is the work of pump, machines, publishing, store and delivery.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from trivium.records import preload
 
 TURNS = 400
 ENOUGH_MESSAGES = 60_000
+SHARED_PUBLISHERS = 100
+MEMBERS = 4
 
 
 class Wire:
@@ -60,15 +63,15 @@ class Wire:
 
 
 class Clients:
-    """Publishers and subscribers of `pairs` names."""
+    """Publishers of `pairs` names, and a subscriber of each or `members` of a shared subscription of all."""
 
-    def __init__(self, server: MqttServer, pairs: int) -> None:
+    def __init__(self, server: MqttServer, pairs: int, members: int) -> None:
         self.pump = server.pump
         self.publishers = [self._join(10_000 + at) for at in range(pairs)]
-        self.subscribers = [self._join(100_000 + at) for at in range(pairs)]
-        self.publishes = [
-            encode(Publish(f"bench/{at}/v", b"p" * 100, 1, False, False, 7, None), 4) for at in range(pairs)
-        ]
+        self.subscribers = [self._join(100_000 + at) for at in range(members or pairs)]
+        names = [f"bench/{at:04}/v" for at in range(pairs)]
+        self.filters = ["$share/bench/bench/#"] * members or names
+        self.publishes = [encode(Publish(name, b"p" * 100, 1, False, False, 7, None), 4) for name in names]
 
     def _join(self, fd: int) -> Wire:
         wire = Wire(fd)
@@ -88,8 +91,7 @@ class Clients:
 
     async def subscribe(self) -> None:
         wires = self.subscribers
-        names = [f"bench/{at}/v" for at in range(len(wires))]
-        self.turn(wires, [encode(Subscribe(1, [SubscriptionRequest(name, 1)]), 4) for name in names])
+        self.turn(wires, [encode(Subscribe(1, [SubscriptionRequest(name, 1)]), 4) for name in self.filters])
         await self.got(wires)
 
     async def got(self, wires: list[Wire]) -> list[bytes]:
@@ -112,7 +114,7 @@ class Clients:
             await trio.lowlevel.checkpoint()
         took = time.perf_counter() - began
         await self.got(self.publishers)
-        acks = [b"\x40\2" + data[-102:-100] for data in await self.got(self.subscribers)]
+        acks = [_acks(data) for data in await self.got(self.subscribers)]
         for wire, data in zip(self.subscribers, acks, strict=True):
             wire.coming = data
         ready = [(wire.fd, select.EPOLLIN) for wire in self.subscribers]
@@ -121,7 +123,13 @@ class Clients:
         return took + time.perf_counter() - began
 
 
-async def measure(pairs: int, profile: cProfile.Profile | None) -> float:
+def _acks(publishes: bytes) -> bytes:
+    """PUBACKs of PUBLISH packets, all of one size: header, name, packet id, 100 bytes."""
+    size = 2 + publishes[1]
+    return b"".join([b"\x40\2" + publishes[at - 102 : at - 100] for at in range(size, len(publishes) + 1, size)])
+
+
+async def measure(pairs: int, members: int, profile: cProfile.Profile | None) -> float:
     """Microseconds a message."""
     with tempfile.TemporaryDirectory() as directory:
         config = Config.model_validate(
@@ -137,7 +145,7 @@ async def measure(pairs: int, profile: cProfile.Profile | None) -> float:
             server = await open_server(broker, bind_listeners(settings), settings)
             nursery.start_soon(server.run)
             Collector().install()
-            clients = Clients(server, pairs)
+            clients = Clients(server, pairs, members)
             await clients.subscribe()
             for _ in range(3):
                 await clients.exchange()
@@ -155,8 +163,12 @@ async def measure(pairs: int, profile: cProfile.Profile | None) -> float:
 
 def main() -> None:
     profile = cProfile.Profile() if "--profile" in sys.argv else None
-    for pairs in (1, 10, 100, 1000):
-        print(f"{pairs:5} pairs: {trio.run(measure, pairs, profile if pairs == 100 else None):6.1f} us a message")
+    shared_only = "--shared" in sys.argv
+    for pairs in () if shared_only else (1, 10, 100, 1000):
+        profiled = profile if pairs == 100 else None
+        print(f"{pairs:5} pairs: {trio.run(measure, pairs, 0, profiled):6.1f} us a message")
+    took = trio.run(measure, SHARED_PUBLISHERS, MEMBERS, profile if shared_only else None)
+    print(f"{SHARED_PUBLISHERS:5} publishers, {MEMBERS} members: {took:6.1f} us a message")
     if profile is not None:
         pstats.Stats(profile).sort_stats("tottime").print_stats(45)
 

@@ -47,6 +47,7 @@ FLOWS: dict[str, dict[str, float | str]] = {
     "QoS 1, persistent sessions, 100 pairs": {**PAIRS, "clean": 0},
     "QoS 1, 100 pairs, subscribers of `a/b/+`": {**PAIRS, "style": "plus"},
     "QoS 1, 100 pairs, subscribers of `a/b/#`": {**PAIRS, "style": "hash"},
+    "QoS 1, 100 publishers, a shared subscription of 4": {**PAIRS, "subs": 4, "style": "share"},
     "QoS 1, retained, 1 to 1, 50 in flight": {"pubs": 1, "subs": 1, "qos": 1, "window": 50, "retain": 1},
 }
 OTHERS_FLOWS = (0, 1, 3)  # the others get few flows: they take long and set no goal

@@ -5,11 +5,12 @@
  * Flow (mode=flow, the default). `pubs` publishers and `subs` subscribers over `topics` names `bench/<t>/v`: publisher i
  * takes names i, i + pubs, ... in turn (only i mod topics unless walk=1), subscriber j takes `filters` names from
  * j * filters on, each as a filter of `style` (exact, plus: bench/<t>/+, hash: bench/<t>/#, mixed: half exact, then
- * both). Publishers keep `window` messages of `payload` bytes unacknowledged at `qos` (QoS 0: as much as the socket
+ * both; share: all subscribers are members of one shared subscription of bench/#). Publishers keep `window` messages of `payload` bytes unacknowledged at `qos` (QoS 0: as much as the socket
  * takes); with `rate` they send that many a second together instead, and latency counts from the moment a message was
  * due. Subscribers ask for `subqos` (default: qos). `warm` seconds are not counted, `seconds` are. retain=1 sets RETAIN,
  * clean=0 makes sessions persistent, tls=1 encrypts without checking the certificate.
- * A publisher alone on its name numbers its messages: `gaps` and `repeats` in what subscribers saw are reported.
+ * A publisher alone on its name numbers its messages: `gaps` and `repeats` in what subscribers saw are reported (not of
+ * a shared subscription).
  *
  * Devices. `idle` further connections subscribe to `idle/<i>/c` each and send PINGREQ every `keepalive` seconds, spread
  * evenly; `probe` messages a second at QoS 1 go to devices chosen at random, and their latency is `probe_*`. When all
@@ -207,6 +208,10 @@ static void put_connect(Conn *c) {
 
 static void topic_filter(char *into, int topic, int number) {
     const char *kind = style;
+    if (!strcmp(style, "share")) {
+        strcpy(into, "$share/load/bench/#");
+        return;
+    }
     if (!strcmp(style, "mixed")) kind = number & 1 ? (number & 2 ? "hash" : "plus") : "exact";
     sprintf(into, "bench/%d/%s", topic, !strcmp(kind, "plus") ? "+" : !strcmp(kind, "hash") ? "#" : "v");
 }
@@ -375,7 +380,7 @@ static void on_publish(Conn *c, int first, const uint8_t *body, int size) {
     }
     delivered++;
     if (measuring && stamp >= zero_ns) hist_add(&latency, now_ns() - stamp);
-    if (c->role == SUB && pubs && pubs <= topics && !walk && filters == 1 && subqos) {
+    if (c->role == SUB && pubs && pubs <= topics && !walk && filters == 1 && subqos && strcmp(style, "share")) {
         if (c->sequence && sequence > c->sequence + 1) gaps += sequence - c->sequence - 1;
         if (c->sequence && sequence <= c->sequence) repeats++;
         c->sequence = sequence;

@@ -100,6 +100,7 @@ class Device:
         self.client.on_subscribe = self._on_subscribe
         self.reason = ""  # the reason string of the last SUBACK
         self.client.on_unsubscribe = lambda _c, _u, _m, _r, _p: self._answers.put("unsubscribed")
+        self.client.manual_ack_set(options.get("holds", False))  # acknowledges only what it is told to
         self.client.username_pw_set(options.get("user"), options.get("password"))
         self.client.on_publish = lambda _c, _u, _m, code, _p: self.published.append(code.value)
         self.client.on_disconnect = lambda _c, _u, _f, code, _p: self.ends.put(code.value)

@@ -23,6 +23,8 @@ from gateway.protocols.mqtt.codec.packets import (
 from gateway.protocols.mqtt.codec.properties import encode_property
 from gateway.protocols.mqtt.errors import LocalProtocolError
 from gateway.protocols.mqtt.limits import Limits
+from gateway.protocols.mqtt.message import Message
+from gateway.protocols.mqtt.outbound import Handed
 from gateway.protocols.mqtt.session import QOS1_SENT, QOS2_RELEASED, QOS2_SENT, STORED, Delivery, Session
 from tests.mqtt.driver import Driver, connected, message, run
 
@@ -430,16 +432,40 @@ def test_a_message_whose_packet_id_was_not_stored_is_stored_before_it_is_sent_ag
     assert (again.packet_id, again.qos, again.dup) == (1, 2, False)
 
 
+def shared(driver: Driver, one: Message, lease: int = 1, now_s: float = 0.0) -> Handed:
+    return driver.connection.deliver_one(
+        one, 2, now_s, retain_as_published=False, identifiers=b"", group="$share/g/t", lease=lease
+    )
+
+
+def test_a_message_of_a_shared_subscription_is_not_taken_leased_or_over() -> None:
+    session = durable()
+    driver = connected(5, session=session, properties={props.RECEIVE_MAXIMUM: 2, props.MAXIMUM_PACKET_SIZE: 100})
+    assert shared(driver, message(qos=1)) is Handed.LEASED
+    assert shared(driver, message(qos=0)) is Handed.OVER
+    assert shared(driver, message(qos=1, payload=bytes(200))) is Handed.OVER  # too large counts as delivered
+    late = message(qos=1)
+    late.expires_s = 5.0
+    assert shared(driver, late, now_s=5.0) is Handed.OVER
+    assert shared(driver, message(qos=2)) is Handed.OVER  # stays with this member, whatever comes
+    assert shared(driver, message(qos=1)) is Handed.NOT
+    assert driver.connection.stalled
+    assert [one.lease for one in (session.inflight or {}).values()] == [1, 0]
+    driver.connection.disconnect(0x8B)
+    assert shared(driver, message(qos=1)) is Handed.NOT
+
+
 @clause("MQTT-4.4.0-2", "MQTT-4.8.2-6", v=5)
 def test_mqtt_4_4_0_2_a_refusing_acknowledgement_ends_the_message() -> None:
     for qos, kind in ((1, PUBACK), (2, PUBREC)):
         session = Session("c")
         driver = connected(5, session=session)
-        driver.connection.deliver(run(message(qos=qos)), 0, 2, 0.0, group=5)
+        shared(driver, message(qos=qos), lease=7)
         driver.send(Ack(kind, driver.one().packet_id, 0x83, None))
         event = driver.event()
-        assert isinstance(event, ev.DeliveryEnded)
-        assert (event.code, event.delivery.group) == (0x83, 5)
+        assert isinstance(event, ev.DeliveriesEnded)
+        [delivery] = event.deliveries
+        assert (event.code, delivery.group, delivery.lease) == (0x83, "$share/g/t", 7 * (qos == 1))
         assert session.inflight is None
         assert driver.received() == []
 

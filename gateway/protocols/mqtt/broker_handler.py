@@ -17,7 +17,9 @@ import structlog
 import trio
 
 from core import sessions as stored
-from core.sessions import SessionLog
+from core.queue_partition import QueuePartition
+from core.queue_replay import QueueRows
+from core.sessions import GroupRow, SessionLog
 from core.state import Change
 from core.wills import Pending
 from gateway.protocols.mqtt import events as ev
@@ -43,6 +45,7 @@ from gateway.protocols.mqtt.session_rows import (
     session_row,
     unstored_changes,
 )
+from gateway.protocols.mqtt.shared import Group
 from gateway.protocols.mqtt.subscribing import Subscribing
 from gateway.protocols.mqtt.will_codec import pack_will, unpack_will
 
@@ -73,7 +76,7 @@ class BrokerHandler:
         self._log = log_
         self._publisher = publisher
         self._deliveries = deliveries
-        self._subscribing = Subscribing(deliveries, retained, self._put, self._group_rows)
+        self._subscribing = Subscribing(deliveries, retained, self._put, self._store_groups)
         self._expiry_s_max = expiry_s_max
         self._admission = admission
         self._sessions_max = sessions_max
@@ -92,16 +95,12 @@ class BrokerHandler:
     async def load(self, now_s: float) -> None:
         """Takes over the stored sessions; those that were connected count as gone from now on."""
         self._checkpoints.restore()
-        for device in await restore_sessions(self._log, self._deliveries, self.resting, now_s):
+        members = await restore_sessions(self._log, self._deliveries, self.resting, now_s)
+        self._load_groups()
+        for device in members:
             self.devices[device.session.client_id] = device
+            await self._claim(device)
             self._expire_later(device, now_s)
-        for name, place in self._log.groups.items():
-            group = self._deliveries.groups.get(name)
-            if group is not None:
-                group.position, group.offsets, group.again = place.position, place.offsets, place.again
-            else:
-                self._log.put([stored.group_change(name, 0, {}, None)])
-        self._log.groups = {}
         for client_id, packed in self._log.wills.items():
             will = unpack_will(packed)
             delay_s = float(will.properties.get(props.WILL_DELAY, 0))
@@ -111,6 +110,34 @@ class BrokerHandler:
             self._restart_wills.add(client_id)
         self._log.wills = {}
         await self._checkpoints.mark()
+
+    def _load_groups(self) -> None:
+        """Shared subscriptions as they were left. What no session has any more goes."""
+        queues: dict[str, list[QueuePartition]] = {}
+        rows = self._log.queue_rows
+        for name, partition in rows.places():
+            if name in self._deliveries.groups and self._deliveries.has(partition):
+                queues.setdefault(name, []).append(rows.take(QueuePartition(name, "", partition, partition)))
+        for name, place in self._log.groups.items():
+            group = self._deliveries.groups.get(name)
+            if group is None:
+                self._log.put([stored.group_change(name, None)])
+            else:
+                group.load(place, queues.get(name, ()))
+        self._log.groups = {}
+        self._log.put(rows.orphans())
+        self._log.queue_rows = QueueRows(0)
+
+    async def _claim(self, device: Device) -> None:
+        """What a session had in flight for shared subscriptions is still its own."""
+        inflight = device.session.inflight or {}
+        for packet_id, delivery in inflight.items():
+            group = self._deliveries.groups.get(delivery.group)
+            if group is not None and delivery.state == ses.QOS1_SENT and self._deliveries.has(delivery.partition):
+                floor = await self._deliveries.start_of(group, delivery.partition)
+                inflight[packet_id] = group.claim(device.session.client_id, delivery, floor)
+                if group.id not in device.groups:
+                    device.groups.append(group.id)
 
     def _expiry_of(self, client_id: str) -> float:
         device = self.find(client_id)
@@ -158,6 +185,9 @@ class BrokerHandler:
                 if device.access is None or _may_publish(event.connection, event.ticket, event.topic):
                     publishes.append(event._replace(publisher=device.session.client_id) if device.no_local else event)
                 continue
+            if type(event) is ev.DeliveriesEnded:
+                self._deliveries.ended_deliveries(event.connection, event.deliveries, event.code)
+                continue
             if type(event) is ev.PublishReceived:
                 if _may_publish(event.connection, event.ticket, event.publish.topic):
                     publishes.append(outgoing_of(event.connection, event.ticket, event.publish))
@@ -177,9 +207,6 @@ class BrokerHandler:
                 case ev.WindowOpened(connection):
                     if isinstance(connection.user, Device):
                         self._deliveries.window_opened(connection.user)
-                case ev.DeliveryEnded(connection, _, delivery, code):
-                    if code < 0x80:
-                        self._deliveries.acknowledged(connection, delivery)
                 case ev.Closed():
                     self._on_closed(event, publishes)
                 case _:
@@ -407,7 +434,7 @@ class BrokerHandler:
         for device in self.devices.values():
             if device.dirty and device.connection is not None:
                 self._log.put(position_changes(device, *self._deliveries.cursor(device)))
-        self._log.put(self._group_rows())
+        self._store_groups()
         self._checkpoints.put(self.devices.values())
 
     async def keep_positions(self) -> None:
@@ -417,19 +444,27 @@ class BrokerHandler:
         self.store([], lambda _: answered.set())
         await answered.wait()
 
-    def _group_rows(self) -> list[Change]:
-        """The places of shared subscriptions that have moved since they were stored, if a member is durable; with each
-        what its durable members have in flight, or that would be lost to a kill: it stands before the place.
-        """
+    def _store_groups(self) -> None:
+        """Has the places of shared subscriptions stored that have moved since they were, if a member is durable."""
         deliveries = self._deliveries
-        changes = [stored.group_change(name, 0, {}, None) for name in deliveries.groups_gone]
-        deliveries.groups_gone.clear()
-        for group in [one for one in deliveries.groups.values() if one.dirty and one.durable]:
-            for device in group.order:
-                if device.dirty and device.session.durable:
-                    changes += position_changes(device, *deliveries.cursor(device))
-            changes.append(group.row(*deliveries.cursor(group)))
-        return changes
+        deliveries.store_packet_ids()  # as above
+        if deliveries.groups_gone:
+            self._log.put(deliveries.groups_gone)
+            deliveries.groups_gone = []
+        for group in deliveries.groups.values():
+            if group.dirty and (group.durable or group.stored):
+                self._store_group(group)
+            elif group.dirty:
+                group.drop_idle()
+
+    def _store_group(self, group: Group) -> None:
+        place = GroupRow(*self._deliveries.cursor(group))
+        self._log.put(*group.changes(place, self._deliveries.has))
+
+    def store_group(self, group: Group, done: Callable[[bool], None]) -> None:
+        """Has the place of a shared subscription stored now; `done(durable)`."""
+        self._store_group(group)
+        self.store([], done)
 
     # -- QoS 2 to devices --------------------------------------------------------------------------------------------
 
@@ -453,7 +488,7 @@ class BrokerHandler:
             changes = unstored_changes(device, unstored)
             changes += position_changes(device, *self._deliveries.cursor(device))
             if device.groups:
-                changes += self._group_rows()
+                self._store_groups()
             self._put(connection, changes, partial(_send_stored, connection, len(unstored)))
         self._log.append()
 

@@ -74,9 +74,7 @@ class Deliveries(Live):
             offsets = device.offsets
             for partition in self.partitions_for(device):
                 try:
-                    start = device.offsets.get(partition)
-                    if start is None:
-                        start = await self._engine.offset_at(partition, device.position)
+                    start = await self.start_of(device, partition)
                     target = self.tail.end(partition) if self.tail.position == position else held.get(partition)
                     if target is None:
                         target = await self._engine.offset_at(partition, position)
@@ -97,9 +95,7 @@ class Deliveries(Live):
         offsets = device.offsets
         for partition in self.partitions_for(device):
             try:
-                start = offsets.get(partition)
-                if start is None:
-                    start = await self._engine.offset_at(partition, device.position)
+                start = await self.start_of(device, partition)
                 target = await self._engine.offset_at(partition, change)
                 target = min(target, held.get(partition, target))
                 if start < target and not await self._read_on(device, partition, start, target):
@@ -253,20 +249,30 @@ class Deliveries(Live):
         for named in self._runs(stretch):
             if matches(group.filter, named.name):
                 for message in named.passing(group.selections).messages:
-                    if message.offset >= offset and not self._to_member(group, message, now_s):
+                    if message.offset < offset:
+                        continue
+                    if not group.is_new(message.partition, message.offset):
+                        group.over(message.partition, message.offset, None)
+                    elif not self._to_member(group, message, now_s):
                         return message.offset
         return None
 
     async def _give_again(self, group: Group) -> bool:
         """What members that left had not acknowledged; False when nobody has room before the end."""
-        while group.again:
-            place = group.again[0]
-            message = await self.read_message(*place)
-            if not group.again or group.again[0] != place:
+        while group.awake:
+            queue = next(iter(group.awake))
+            offset = queue.due(0)
+            if offset is None:
+                del group.awake[queue]
                 continue
-            if message is not None and not self._to_member(group, message, time.time()):
+            message = await self.read_message(queue.partition, offset)
+            if queue not in group.awake or queue.due(0) != offset:
+                continue
+            if message is None:
+                queue.complete(offset, 1)  # the log no longer has it
+                group.dirty = True
+            elif not self._to_member(group, message, time.time(), queue):
                 return False
-            group.again.pop(0)
         return True
 
     async def _redeliver(self, device: Device) -> bool:
@@ -289,9 +295,9 @@ class Deliveries(Live):
         if message is None:
             return b""
         if delivery.group:
-            group = self.groups_by_number.get(delivery.group)
-            subscription = group.members.get(device) if group is not None else None
-            return encoded_identifiers([subscription.identifier] if subscription and subscription.identifier else [])
+            group = self.groups.get(delivery.group)
+            member = group.members.get(device.session.client_id) if group is not None else None
+            return member.identifiers if member is not None else b""
         retained = delivery.partition == self.retained_partition
         position = ALL if retained else self._engine.position_at(delivery.partition, delivery.offset)
         granted = device.granted(message.topic.decode(), position, None)

@@ -63,7 +63,7 @@ class Device:
         self.retained: list[RetainedMessages] = []
         self.stored_out: set[int] = set()  # outbound packet ids with an entry in the log
         self.closing: Connection | None = None  # the last connection, whose answers may be on their way
-        self.groups: list[int] = []  # numbers of the shared subscriptions it is a member of
+        self.groups: list[str] = []  # the shared subscriptions that it is a member of or has something of
         self.has_will = False  # the connection's will stands in the log
         self.stored = False  # the session has rows in the log
         self.stored_expiry_s = session.expiry_s

@@ -12,7 +12,7 @@ connection sends the replies in the order of the tickets. Answers to a closed co
 | ReceiptReceived     | `receipt_done`, when "released" is durable                                 |
 | SubscribeReceived   | `subscribe_done`                                                           |
 | UnsubscribeReceived | `unsubscribe_done`                                                         |
-| DeliveryEnded       | none; only for shared subscriptions (`group`), or all when `observed`        |
+| DeliveriesEnded     | none; only for shared subscriptions, or all when `observed`        |
 | WindowOpened        | none; delivery that had stopped may go on                                  |
 | Closed              | none; the last event of its connection                                     |
 """
@@ -90,12 +90,11 @@ class UnsubscribeReceived(NamedTuple):
     unsubscribe: Unsubscribe
 
 
-class DeliveryEnded(NamedTuple):
-    """The client acknowledged (code below 0x80) or discarded (0x80 and above) a message."""
+class DeliveriesEnded(NamedTuple):
+    """The client acknowledged (code below 0x80) or discarded (0x80 and above) messages."""
 
     connection: Connection
-    packet_id: int
-    delivery: Delivery
+    deliveries: list[Delivery]
     code: int
 
 
@@ -126,7 +125,7 @@ Event: TypeAlias = (
     | ReceiptReceived
     | SubscribeReceived
     | UnsubscribeReceived
-    | DeliveryEnded
+    | DeliveriesEnded
     | WindowOpened
     | Closed
 )
@@ -154,7 +153,7 @@ class Outbox:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.dirty: list[Connection] = []
-        self.observed = False  # DeliveryEnded is wanted of all messages
+        self.observed = False  # DeliveriesEnded is wanted of all messages
         self.packets_in = 0
         self.connects_in = 0
         self.controls_out = 0  # packets that are no PUBLISH

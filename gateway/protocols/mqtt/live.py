@@ -21,6 +21,8 @@ from core.delivery import LogTail, Stretch, records_of
 from core.filters import parse_filter
 from core.mapping_history import MappingHistory
 from core.matching import OPTIONS_BITS, OPTIONS_MASK, SubscriptionIndex
+from core.queue_partition import QueuePartition
+from core.state import Change
 from core.store.engine import Engine
 from core.topics import Topic, Topics
 from gateway.protocols.mqtt.codec import properties as props
@@ -30,6 +32,7 @@ from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.events import RunReceived
 from gateway.protocols.mqtt.message import Message, Run, plain_run
+from gateway.protocols.mqtt.outbound import Handed
 from gateway.protocols.mqtt.pending import Pending
 from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.selection import passes
@@ -127,7 +130,7 @@ class Live:
         self.delivered = 0  # batches that were looked at
         self.groups: dict[str, Group] = {}
         self.groups_by_number: dict[int, Group] = {}
-        self.groups_gone: list[str] = []  # whose rows are to be deleted
+        self.groups_gone: list[Change] = []  # what takes away their rows
         self.number_max = 0  # of those that were given out
         self._numbers_free = array("I")
         self._topics_wanted: Counter[str] = Counter()  # topics that filters name; "" for those that name any
@@ -195,34 +198,31 @@ class Live:
         group = self.groups.get(name)
         if group is None:
             filter_ = parse_filter(name)[1]
-            group = Group(name, filter_, self.take_number(), self.tail.position)
+            group = Group(name, filter_, self.take_number(), self.tail.position, self.catch_up)
             self.groups[name] = self.groups_by_number[group.number] = group
             self._topics_wanted.update(self._names_of(filter_))
-        group.select(subscription.selection)
-        self.index.add(group.filter, group.number, bool(group.selection) << _SELECTED_SHIFT)
-        group.join(device, subscription)
-        group.dirty = True
+        group.share(device, subscription)
+        self.index.add(group.filter, group.number, bool(group.selections) << _SELECTED_SHIFT)
         self.catch_up(group)
 
     def _unshare(self, device: Device, group: Group) -> None:
-        group.leave(device)
-        group.dirty = True
+        group.unshare(device)
         if not group.members:
-            del self.groups[group.name], self.groups_by_number[group.number]
+            del self.groups[group.id], self.groups_by_number[group.number]
             self.index.remove(group.filter, group.number)
             self._topics_wanted.subtract(self._names_of(group.filter))
             self._topics_wanted += Counter()
-            self.groups_gone.append(group.name)
+            self.groups_gone += group.gone()
+            self._numbers_free.append(group.number)
         elif not group.present:
             self.end(group)
 
     def remove(self, device: Device) -> None:
         """The session is over."""
-        for number in list(device.groups):
-            group = self.groups_by_number[number]
-            group.take_back(device)
+        for group in self.groups_of(device):
+            group.give_back(device.session.client_id, 0)
+            group.dirty = True
             self.end(group)
-            self.catch_up(group)
         for filter_ in list(device.session.subscriptions or {}):
             self.unsubscribe(device, filter_)
         number = device.session.number
@@ -230,6 +230,10 @@ class Live:
             del self.devices[number]
             self.resting_pending.discard(number)
             self._numbers_free.append(number)
+
+    def groups_of(self, device: Device) -> list[Group]:
+        """The shared subscriptions that it is a member of or has something of."""
+        return [group for name in device.groups if (group := self.groups.get(name)) is not None]
 
     def _names_of(self, filter_: str) -> list[str]:
         found = self._mapping.topics_of(parse_filter(filter_)[1])
@@ -241,6 +245,15 @@ class Live:
         if owner is None or owner[0].name.startswith("__") or not owner[0].settings.mqtt_visible:
             return None
         return owner[0]
+
+    def has(self, partition: int) -> bool:
+        """Whether a partition still exists."""
+        return self._topics.owner(partition) is not None
+
+    async def start_of(self, reader: Device | Group, partition: int) -> int:
+        """Where a reader that is behind goes on in a partition. Raises UnknownPartition."""
+        offset = reader.offsets.get(partition)
+        return await self._engine.offset_at(partition, reader.position) if offset is None else offset
 
     def hides(self, filter_: str) -> bool:
         """Whether all topics that the filter names are not for MQTT."""
@@ -325,7 +338,11 @@ class Live:
         devices = self.devices
         for target in plan:
             device = devices.get(target[0])
-            if target.simple and device is not None and device.live and device.access is None:
+            if device is None and target.simple:
+                group = self.groups_by_number.get(target[0])
+                if group is not None and group.live and self._plain_to_member(group, run):
+                    continue
+            elif target.simple and device is not None and device.live and device.access is None:
                 connection = device.connection
                 if connection is not None and connection.deliver_plain(run, target.qos):
                     if device.session.durable:
@@ -363,7 +380,6 @@ class Live:
         published: bool,
         identifiers: bytes,
         now_s: float,
-        group: int = 0,
     ) -> int:
         connection = device.connection
         if connection is None:
@@ -377,22 +393,27 @@ class Live:
             now_s,
             retain_as_published=published,
             identifiers=identifiers if connection.version == V5 else b"",
-            group=group,
         )
         if taken > start and self.traces is not None and self.traces.active:
-            name = self.groups_by_number[group].name if group else ""
-            self.traces.delivered(connection, run.messages[start:taken], name)
+            self.traces.delivered(connection, run.messages[start:taken], "")
+        self._changed(device, connection)
+        return taken
+
+    def _changed(self, device: Device, connection: Connection) -> None:
+        """Something was handed to it."""
         if device.session.durable:
             device.dirty = True
             if connection.has_unstored:
                 self._storing.add(device)
-        return taken
 
-    def acknowledged(self, connection: Connection, delivery: Delivery) -> None:
-        """The client has a message; for traces."""
-        if self.traces is not None and self.traces.active:
-            group = self.groups_by_number.get(delivery.group)
-            self.traces.acknowledged(connection, delivery, "" if group is None else group.name)
+    def ended_deliveries(self, connection: Connection, deliveries: list[Delivery], code: int) -> None:
+        """The client has messages, or will not have them (`code` from 0x80 on)."""
+        for delivery in deliveries:
+            if delivery.lease and (group := self.groups.get(delivery.group)) is not None:
+                group.acknowledged(delivery)
+        if code < 0x80 and self.traces is not None and self.traces.active:
+            for delivery in deliveries:
+                self.traces.acknowledged(connection, delivery, delivery.group)
 
     def _deliver_to_group(self, group: Group, partition: int, run: Run, now_s: float) -> None:
         if group.live:
@@ -401,22 +422,64 @@ class Live:
                     self._fall_behind(group, partition, message.offset)
                     return
 
-    def _to_member(self, group: Group, message: Message, now_s: float) -> bool:
-        """Gives a message to the member whose turn it is; False when nobody who may read it has room."""
-        run = Run([message])
+    def _plain_to_member(self, group: Group, run: Run) -> bool:
+        """One message without anything to be looked at, to the member whose turn it is; False, and nothing is done,
+        where `_to_member` must look.
+        """
+        member = group.first
+        if run.plain_qos != 1 or len(run.payloads) != 1 or member is None or member.identifiers:
+            return False
+        device = member.device
+        connection = device.connection
+        if connection is None or device.access is not None:
+            return False
+        lease = group.next_lease()
+        if not connection.deliver_plain(run, member.qos, group.id, lease):
+            return False
+        group.pass_turn()
+        group.hand_out(lease, member, run.partition, run.base_offset, None)
         group.dirty = True
-        denied = 0
-        members = group.in_turn()
-        for device in members:
-            if device.access is not None and not device.access.may_read(message.topic):
-                denied += 1
+        if device.session.durable:
+            device.dirty = True
+        return True
+
+    def _to_member(self, group: Group, message: Message, now_s: float, again: QueuePartition | None = None) -> bool:
+        """Gives a message to the member whose turn it is; False when nobody who may read it has room. `again`: the
+        queue in which it was due.
+        """
+        group.dirty = True
+        asked = refused = 0
+        for member in group.in_turn():
+            asked += 1
+            device = member.device
+            connection = device.connection
+            if connection is None or (device.access is not None and not device.access.may_read(message.topic)):
+                refused += 1
                 continue
-            subscription = group.members[device]
-            identifiers = encoded_identifiers([subscription.identifier] if subscription.identifier else [])
-            published = subscription.retain_as_published
-            if self._hand_over(device, run, 0, subscription.qos, published, identifiers, now_s, group.number):
-                return True
-        return 0 < denied == len(members)
+            lease = group.next_lease()
+            handed = connection.deliver_one(
+                message,
+                member.qos,
+                now_s,
+                retain_as_published=member.retain_as_published,
+                identifiers=member.identifiers if connection.version == V5 else b"",
+                group=group.id,
+                lease=lease,
+            )
+            if handed is Handed.NOT:
+                continue
+            if handed is Handed.LEASED:
+                group.hand_out(lease, member, message.partition, message.offset, again)
+            else:
+                group.over(message.partition, message.offset, again)
+            if self.traces is not None and self.traces.active:
+                self.traces.delivered(connection, [message], group.id)
+            self._changed(device, connection)
+            return True
+        if refused < asked or not asked:
+            return False
+        group.over(message.partition, message.offset, again)  # nobody may read it
+        return True
 
     def deliver_unlogged(self, named: NamedRun) -> None:
         """Messages of QoS 0 that are not in the log, to those who are connected."""
@@ -490,20 +553,21 @@ class Live:
             self._join_tail(device)
         else:
             self.catch_up(device)
-        for number in device.groups:
-            self.catch_up(self.groups_by_number[number])
+        for group in self.groups_of(device):
+            group.connected(device)
 
     def window_opened(self, device: Device) -> None:
         """There is room for more."""
         self.catch_up(device)
-        for number in device.groups:
-            self.catch_up(self.groups_by_number[number])
+        for group in self.groups_of(device):
+            self.catch_up(group)
 
     def ended(self, device: Device) -> None:
         """Its connection is over."""
         self.end(device)
-        for number in device.groups:
-            group = self.groups_by_number[number]
+        device.groups = [group.id for group in self.groups_of(device)]
+        for group in self.groups_of(device):
+            group.disconnected(device)
             if not group.present:
                 self.end(group)
 
@@ -526,7 +590,7 @@ class Live:
         device.pending = device.dirty = True
         device.position, device.offsets = position, {**held, **offsets}
         if isinstance(device, Group):
-            device.again.clear()
+            device.rewind(offsets)
         elif device.session.subscriptions:
             for filter_, subscription in device.session.subscriptions.items():
                 device.session.subscriptions[filter_] = subscription._replace(since=0)

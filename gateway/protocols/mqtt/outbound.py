@@ -11,6 +11,7 @@ At QoS 2 in a durable session the packet id is made durable before PUBLISH: `del
 
 from __future__ import annotations
 
+import enum
 from math import ceil
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from gateway.protocols.mqtt.codec.packets import V5, Ack
 from gateway.protocols.mqtt.codec.primitives import encode_varint
 from gateway.protocols.mqtt.codec.writer import acks, encode, publish_head
 from gateway.protocols.mqtt.errors import LocalProtocolError, protocol_error
-from gateway.protocols.mqtt.events import DeliveryEnded, Outbox, ReceiptReceived, WindowOpened
+from gateway.protocols.mqtt.events import DeliveriesEnded, Outbox, ReceiptReceived, WindowOpened
 from gateway.protocols.mqtt.inbound import Inbound
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.message import Message, Run, head_of
@@ -37,6 +38,14 @@ from gateway.protocols.mqtt.session import (
 
 _new = tuple.__new__
 _CONNECTED = State.CONNECTED
+
+
+class Handed(enum.Enum):
+    """What became of a message for a shared subscription: not taken, in flight at QoS 1, or nothing is awaited."""
+
+    NOT = 0
+    LEASED = 1
+    OVER = 2
 
 
 class Unsent(NamedTuple):
@@ -86,13 +95,12 @@ class Outbound(Inbound):
         *,
         retain_as_published: bool = False,
         identifiers: bytes = b"",
-        group: int = 0,
     ) -> int:
         """Send `run.messages[start:]` as far as there is room; returns the index of the first one not taken.
 
         `granted_qos` is the highest of the matching subscriptions, `identifiers` their encoded subscription identifier
-        properties (MQTT 5), `now_s` Unix time, `group` the shared subscription. When less than all was taken,
-        WindowOpened follows. A closed connection takes nothing.
+        properties (MQTT 5), `now_s` Unix time. When less than all was taken, WindowOpened follows. A closed
+        connection takes nothing.
         """
         if self.state is not State.CONNECTED:
             return start
@@ -130,11 +138,11 @@ class Outbound(Inbound):
             if self._quota <= 0 or room <= 0 or self._redeliver:
                 self.stalled = True
                 return index
-            room -= self._publish_new(message, qos, retain, identifiers, now_s, own, group)
+            room -= self._publish_new(message, qos, retain, identifiers, now_s, own)
             waiting = self._waiting_bytes > 0
         return len(messages)
 
-    def deliver_plain(self, run: Run, granted_qos: int) -> bool:
+    def deliver_plain(self, run: Run, granted_qos: int, group: str = "", lease: int = 0) -> bool:
         """Send all of a plain run at QoS 1; False, and nothing is sent, where `deliver` must look at the messages."""
         session = self.session
         if (
@@ -173,12 +181,12 @@ class Outbound(Inbound):
             inflight = session.inflight = {}
         partition, offset = run.partition, run.base_offset
         if count == 1:
-            inflight[packet_id] = _new(Delivery, (QOS1_SENT, partition, offset, False, 0))
+            inflight[packet_id] = _new(Delivery, (QOS1_SENT, partition, offset, False, group, lease))
             data = head + packet_id.to_bytes(2, "big") + tail
         else:
             pieces: list[bytes] = []
             for head, tail in forms:
-                inflight[packet_id] = _new(Delivery, (QOS1_SENT, partition, offset, False, 0))
+                inflight[packet_id] = _new(Delivery, (QOS1_SENT, partition, offset, False, group, lease))
                 pieces += (head, packet_id.to_bytes(2, "big"), tail)
                 packet_id += 1
                 offset += 1
@@ -193,10 +201,48 @@ class Outbound(Inbound):
         self.output_bytes += size
         return True
 
+    def deliver_one(
+        self,
+        message: Message,
+        granted_qos: int,
+        now_s: float,
+        *,
+        retain_as_published: bool,
+        identifiers: bytes,
+        group: str,
+        lease: int,
+    ) -> Handed:
+        """As `deliver`, a message of a shared subscription."""
+        qos = message.qos if message.qos < granted_qos else granted_qos
+        expired = message.expires_s is not None and message.expires_s <= now_s
+        if qos == 0 or expired:
+            taken = self.deliver(
+                Run([message]), 0, qos, now_s, retain_as_published=retain_as_published, identifiers=identifiers
+            )
+            return Handed.OVER if taken else Handed.NOT
+        room = self.limits.output_bytes_max - self.output_bytes - self.unsent_bytes - self._waiting_bytes
+        if self.state is not _CONNECTED:
+            return Handed.NOT
+        if self._quota <= 0 or room <= 0 or self._redeliver:
+            self.stalled = True
+            return Handed.NOT
+        own = self.version == V5 and (bool(identifiers) or self._alias_max > 0)
+        retain = retain_as_published and message.retain
+        added = self._publish_new(message, qos, retain, identifiers, now_s, own, group, lease if qos == 1 else 0)
+        return Handed.LEASED if added and qos == 1 else Handed.OVER
+
     def _publish_new(
-        self, message: Message, qos: int, retain: bool, identifiers: bytes, now_s: float, own: bool, group: int
+        self,
+        message: Message,
+        qos: int,
+        retain: bool,
+        identifiers: bytes,
+        now_s: float,
+        own: bool,
+        group: str = "",
+        lease: int = 0,
     ) -> int:
-        """One new message at QoS 1 or 2. Returns the bytes it added to the output."""
+        """One new message at QoS 1 or 2. Returns the bytes it added to the output, 0 if it is too large."""
         session = self.session
         assert session is not None
         inflight = session.inflight
@@ -206,7 +252,7 @@ class Outbound(Inbound):
         if qos == 2 and session.durable:
             if not self._fits(message, identifiers):
                 return 0
-            inflight[packet_id] = Delivery(QOS2_STORING, message.partition, message.offset, retain, group)
+            inflight[packet_id] = Delivery(QOS2_STORING, message.partition, message.offset, retain, group, lease)
             self._quota -= 1
             return self._wait_behind(packet_id, message, 2, retain, identifiers)
         if self._waiting_bytes:
@@ -215,11 +261,8 @@ class Outbound(Inbound):
             added = self._publish(message, qos, retain, packet_id, identifiers, now_s, own)
         if added:
             state = QOS1_SENT if qos == 1 else QOS2_SENT
-            inflight[packet_id] = _new(Delivery, (state, message.partition, message.offset, retain, group))
+            inflight[packet_id] = _new(Delivery, (state, message.partition, message.offset, retain, group, lease))
             self._quota -= 1
-        elif group:
-            delivery = Delivery(QOS1_SENT, message.partition, message.offset, retain, group)
-            self._delivery_ended(packet_id, delivery, reasons.PACKET_TOO_LARGE)
         return added
 
     def _wait_behind(self, packet_id: int, message: Message, qos: int, retain: bool, identifiers: bytes) -> int:
@@ -417,7 +460,7 @@ class Outbound(Inbound):
             self._send_control(acks(props.PUBREL, [packet_id]))
         else:
             self._forget(session, packet_id)
-            self._delivery_ended(packet_id, delivery, reasons.UNSPECIFIED)
+            self._delivery_ended(delivery, reasons.UNSPECIFIED)
 
     # -- acknowledgements from the client ----------------------------------------------------------------------------
 
@@ -429,6 +472,8 @@ class Outbound(Inbound):
         if inflight is None:
             return
         ended = 0
+        told: list[Delivery] = []
+        observed = self.outbox.observed
         for packet_id in packet_ids:
             delivery = inflight.get(packet_id)
             if delivery is None:
@@ -437,8 +482,10 @@ class Outbound(Inbound):
                 raise protocol_error("PUBACK for a message of QoS 2")
             del inflight[packet_id]
             ended += 1
-            if delivery.group or self.outbox.observed:
-                self._delivery_ended(packet_id, delivery, reasons.SUCCESS)
+            if delivery.group or observed:
+                told.append(delivery)
+        if told:
+            self.outbox.events.append(DeliveriesEnded(self, told, reasons.SUCCESS))  # type: ignore[arg-type]
         if not inflight:
             session.inflight = None
         if ended:
@@ -458,7 +505,7 @@ class Outbound(Inbound):
             session.inflight = None
         self._place_free()
         if delivery.group or self.outbox.observed:
-            self._delivery_ended(ack.packet_id, delivery, ack.code)
+            self._delivery_ended(delivery, ack.code)
 
     def _on_pubrec(self, ack: Ack) -> None:
         session = self.session
@@ -475,7 +522,7 @@ class Outbound(Inbound):
         if ack.code >= 0x80:
             self._forget(session, packet_id)
             self._place_free()
-            self._delivery_ended(packet_id, delivery, ack.code)
+            self._delivery_ended(delivery, ack.code)
         elif delivery.state == QOS2_RELEASED:
             self._reply_now(props.PUBREL, packet_id)
         elif delivery.state == QOS2_SENT and session.durable:
@@ -501,7 +548,7 @@ class Outbound(Inbound):
             raise protocol_error("PUBCOMP before PUBREL")
         self._forget(session, ack.packet_id)
         self._place_free()
-        self._delivery_ended(ack.packet_id, delivery, reasons.SUCCESS)
+        self._delivery_ended(delivery, reasons.SUCCESS)
 
     def _forget(self, session: Session, packet_id: int) -> None:
         assert session.inflight is not None
@@ -509,9 +556,9 @@ class Outbound(Inbound):
         if not session.inflight:
             session.inflight = None
 
-    def _delivery_ended(self, packet_id: int, delivery: Delivery, code: int) -> None:
+    def _delivery_ended(self, delivery: Delivery, code: int) -> None:
         if delivery.group or self.outbox.observed:
-            self.outbox.events.append(DeliveryEnded(self, packet_id, delivery, code))  # type: ignore[arg-type]
+            self.outbox.events.append(DeliveriesEnded(self, [delivery], code))  # type: ignore[arg-type]
 
     # -- room --------------------------------------------------------------------------------------------------------
 

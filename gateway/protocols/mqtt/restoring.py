@@ -1,6 +1,6 @@
 """Stored sessions at start: from the session log into the index and the table of those at rest, in bounded memory.
 
-Only members of shared subscriptions, which do not rest, become objects.
+Only members of shared subscriptions, and who has something of one, become objects: they do not rest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ async def restore_sessions(log: SessionLog, deliveries: Deliveries, resting: Res
     rows: list[RestingRow] = []
     for client_id, number, row in _numbered(log, deliveries):
         packed = pack_stored(row)
-        if any(one[0].startswith("$share/") for one in row.subscriptions):
+        if row.shared or any(one[0].startswith("$share/") for one in row.subscriptions):
             members.append((client_id, number, packed))
             continue
         for filter_, *options in row.subscriptions:

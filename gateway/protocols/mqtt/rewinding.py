@@ -57,13 +57,7 @@ class Rewinder:
         return {owner[0].name for owner in owners if owner is not None}
 
     async def _store(self, reader: Device | Group) -> None:
-        if isinstance(reader, Device):
-            if not reader.session.durable:
-                return
-            changes = [session_row(reader.session), *position_changes(reader, reader.position, reader.offsets)]
-        elif reader.durable:
-            changes = [reader.row(reader.position, reader.offsets)]
-        else:
+        if not (reader.session.durable if isinstance(reader, Device) else reader.durable):
             return
         self._handler.put_positions()  # with it, that there is something to get
         stored = trio.Event()
@@ -73,7 +67,11 @@ class Rewinder:
             durable.append(done)
             stored.set()
 
-        self._handler.store(changes, answered)
+        if isinstance(reader, Device):
+            changes = [session_row(reader.session), *position_changes(reader, reader.position, reader.offsets)]
+            self._handler.store(changes, answered)
+        else:
+            self._handler.store_group(reader, answered)
         await stored.wait()
         if not durable[0]:
             raise CoreFailure(CoreError.STORE_FULL)

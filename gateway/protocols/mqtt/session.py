@@ -32,7 +32,8 @@ class Delivery(NamedTuple):
     partition: int
     offset: int
     retain: bool = False  # the RETAIN flag it was sent with
-    group: int = 0  # the shared subscription it was sent for; 0 for none
+    group: str = ""  # the shared subscription it was sent for; empty for none
+    lease: int = 0  # at QoS 1 for a shared subscription; 0 for none
 
 
 class Subscription(NamedTuple):

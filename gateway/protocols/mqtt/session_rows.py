@@ -25,7 +25,12 @@ def position_changes(device: Device, position: int, offsets: dict[int, int]) -> 
         for packet_id, delivery in inflight.items()
         if delivery.state == ses.QOS1_SENT
     }
-    changes = [stored.position_change(session.client_id, position, offsets, qos1)]
+    shared: dict[str, list[int]] = {}
+    if device.groups:
+        for packet_id, delivery in inflight.items():
+            if delivery.group:
+                shared.setdefault(delivery.group, []).append(packet_id)
+    changes = [stored.position_change(session.client_id, position, offsets, qos1, shared)]
     over = [one for one in device.stored_out if one not in inflight or inflight[one].state == ses.QOS1_SENT]
     for packet_id in over:
         device.stored_out.discard(packet_id)
@@ -59,9 +64,9 @@ def inflight_of(row: SessionRow) -> dict[int, Delivery]:
     partition ([MQTT-4.6.0-1]).
     """
     inflight = {
-        packet_id: Delivery(ses.QOS1_SENT, partition, offset, retain)
+        packet_id: Delivery(ses.QOS1_SENT, partition, offset, retain, row.shared.get(packet_id, ""))
         for packet_id, (partition, offset, retain) in row.qos1.items()
     }
     for packet_id, place in row.outbound.items():
-        inflight[packet_id] = Delivery(*place)
+        inflight[packet_id] = Delivery(*place, row.shared.get(packet_id, ""))
     return dict(sorted(inflight.items(), key=lambda item: (item[1].partition, item[1].offset)))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeAlias
 
+from core.errors import CoreFailure
 from core.filters import parse_filter
 from core.selectors import InvalidFilter
 from core.state import Change
@@ -30,15 +31,13 @@ Put: TypeAlias = Callable[[Connection, list[Change], Callable[[], object]], None
 
 
 class Subscribing:
-    """`put` stores changes and then answers; `group_rows` are the changed places of shared subscriptions."""
+    """`put` stores changes and then answers; `store_groups` has the places of shared subscriptions stored with them."""
 
-    def __init__(
-        self, deliveries: Deliveries, retained: Retained, put: Put, group_rows: Callable[[], list[Change]]
-    ) -> None:
+    def __init__(self, deliveries: Deliveries, retained: Retained, put: Put, store_groups: Callable[[], None]) -> None:
         self._deliveries = deliveries
         self._retained = retained
         self._put = put
-        self._group_rows = group_rows
+        self._store_groups = store_groups
 
     def subscribe(self, connection: Connection, ticket: int, subscribe: Subscribe) -> None:
         device = connection.user
@@ -69,7 +68,8 @@ class Subscribing:
                 retained.append((request.filter, subscription))
         done = partial(self._subscribed, device, connection, ticket, codes, reason, retained)
         if device.session.durable:
-            self._put(connection, [session_row(device.session), *self._group_rows()], done)
+            self._store_groups()
+            self._put(connection, [session_row(device.session)], done)
         else:
             done()
 
@@ -88,9 +88,11 @@ class Subscribing:
         if selection and device.selective >= SELECTIVE_MAX and filter_ not in subscriptions:
             return reasons.QUOTA_EXCEEDED, f"more than {SELECTIVE_MAX} subscriptions with a filter"
         group = self._deliveries.groups.get(filter_)
-        if group is not None and group.contradicts(device, selection):
-            theirs, asked = group.selection or "nothing", selection or "nothing"
-            return reasons.IMPLEMENTATION_ERROR, f"the members of {filter_} filter by {theirs!r}, not by {asked!r}"
+        if group is not None:
+            try:
+                group.check_join(device.session.client_id, group.reads(selection))
+            except CoreFailure as failure:
+                return reasons.IMPLEMENTATION_ERROR, failure.message
         return None
 
     def _subscribed(
