@@ -57,6 +57,17 @@ def check_shared(received: list[Names], log: Names) -> list[str]:
     return violated
 
 
+def check_shared_once(received: list[Names], log: Names, names_at_qos_2: set[str]) -> list[str]:
+    """Each message has come to some member, and at QoS 2 to one of them, once."""
+    violated = check_shared(received, log)
+    for name in names_at_qos_2:
+        found = sorted(payload for one in received for payload in one.get(name, []))
+        if len(found) > len(set(found)):
+            twice = sorted({one for one in found if found.count(one) > 1})
+            violated.append(f"shared at QoS 2, {twice[:5]} ({len(twice)}) of {name} came more than once")
+    return violated
+
+
 def check_retained(retained: dict[str, bytes], log: Names) -> list[str]:
     """What is retained is the last of the log, for names whose messages all say RETAIN."""
     wanted = {name: payloads[-1] for name, payloads in log.items()}

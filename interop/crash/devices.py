@@ -110,6 +110,51 @@ class Client:
         self.paho.loop_stop()
 
 
+class Leaver:
+    """A member of a shared subscription that acknowledges nothing and ends its session: others must get all that it
+    was given. `durable`: the session outlives its connection, until `end`.
+    """
+
+    def __init__(self, client_id: str, address: str, filter_: str, *, durable: bool) -> None:
+        self._client_id = client_id
+        self._host, _, port = address.rpartition(":")
+        self._port = int(port)
+        self._durable = durable
+        self._subscribed = threading.Event()
+        self._paho = self._client(clean=not durable)
+        self._paho.manual_ack_set(True)
+        self._paho.on_connect = lambda client, *_: client.subscribe(filter_, 1)
+        self._paho.on_subscribe = lambda *_: self._subscribed.set()
+        self._paho.connect(self._host, self._port, 60)
+        self._paho.loop_start()
+        if not self._subscribed.wait(PAUSE_TIMEOUT_S):
+            raise WorkerError(f"{client_id}: SUBSCRIBE was not answered")
+
+    def _client(self, *, clean: bool) -> paho.Client:
+        settings: dict[str, Any] = {"clean_session": clean, "reconnect_on_failure": False}
+        return paho.Client(CallbackAPIVersion.VERSION2, self._client_id, **settings)
+
+    def cut(self) -> None:
+        """Its connection is lost."""
+        self._paho.loop_stop()
+        sock = self._paho.socket()
+        if sock is not None:
+            sock.close()
+
+    def end(self) -> None:
+        """Its session is over; the broker must be there."""
+        if self._durable:
+            ended = threading.Event()
+            client = self._client(clean=True)
+            client.on_connect = lambda client, *_: client.disconnect()
+            client.on_disconnect = lambda *_: ended.set()
+            client.connect(self._host, self._port, 60)
+            client.loop_start()
+            if not ended.wait(PAUSE_TIMEOUT_S):
+                raise WorkerError(f"{self._client_id} did not connect")
+            client.loop_stop()
+
+
 class DevicePublisher(Worker):
     """Publishes at one QoS; `retain` to names of its own. Every message is acknowledged before it rests."""
 

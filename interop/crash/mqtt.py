@@ -1,9 +1,10 @@
 """kill -9 under MQTT and Kafka clients in one broker: `python -m interop.crash.mqtt --rounds N`.
 
 Beside a Kafka producer and a Kafka group: devices that publish at QoS 1 and 2, some of it retained, wills of clients
-that are cut, a durable subscriber at QoS 2 of everything (what Kafka clients produce too), a shared subscription. After
-each round, with all at rest, everything is held against the log as Kafka reads it. Wills that a kill delayed are looked
-for at the end of a generation, after the broker's grace for clients that come back.
+that are cut, a durable subscriber at QoS 2 of everything (what Kafka clients produce too), a shared subscription with
+members that leave without having acknowledged anything, one at QoS 2. After each round, with all at rest, everything is
+held against the log as Kafka reads it. Wills that a kill delayed are looked for at the end of a generation, after the
+broker's grace for clients that come back.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from interop.brokers import BrokerError, Trivium
 from interop.crash import device_checks as checks
-from interop.crash.devices import Client, DevicePublisher, WillClients
+from interop.crash.devices import Client, DevicePublisher, Leaver, WillClients
 from interop.crash.ledger import Ledger
 from interop.crash.load import CLIENT, PARTITIONS, GroupReader, IdempotentProducer, Worker, WorkerError, read_all
 from interop.places import scratch_root
@@ -58,6 +59,9 @@ class Run:
         self.workers: list[Worker] = [*self.devices, self.wills, producer, GroupReader("reader", kafka, self.ledger)]
         self.whole = Client("whole", mqtt, self.ledger)
         self.members = [Client(f"member-{number}", mqtt, self.ledger, version=4 + number) for number in range(2)]
+        self.once = [Client(f"once-{number}", mqtt, self.ledger, version=4 + number) for number in range(2)]
+        self.shared = [(member, "$share/crash/", 1) for member in self.members]
+        self.shared += [(member, "$share/once/", 2) for member in self.once]
         for worker in self.workers:
             worker.start()
 
@@ -69,8 +73,9 @@ class Run:
         admin = AdminClient({**CLIENT, "bootstrap.servers": self.broker.bootstrap})
         if self.topic:
             self.whole.until_answered(lambda: self.whole.paho.unsubscribe(f"{self.topic}/#"))
-            for member in self.members:
-                member.until_answered(lambda member=member: member.paho.unsubscribe(f"$share/crash/{self.topic}/#"))
+            for member, group, _ in self.shared:
+                filter_ = f"{group}{self.topic}/#"
+                member.until_answered(lambda member=member, filter_=filter_: member.paho.unsubscribe(filter_))
             for future in admin.delete_topics([self.topic]).values():
                 future.result(20)
         self.topic = f"crash-devices-{self._generation}"
@@ -78,9 +83,10 @@ class Run:
             future.result(20)
         self.whole.received.clear()
         self.whole.until_answered(lambda: self.whole.paho.subscribe(f"{self.topic}/#", 2))
-        for member in self.members:
+        for member, group, qos in self.shared:
             member.received.clear()
-            member.until_answered(lambda member=member: member.paho.subscribe(f"$share/crash/{self.topic}/#", 1))
+            asked = [(f"{group}{self.topic}/#", qos)]
+            member.until_answered(lambda member=member, asked=asked: member.paho.subscribe(asked))
         for device in self.devices:
             device.sent = {}
         self.wills.owed = []
@@ -103,8 +109,17 @@ class Run:
 
     def round(self) -> None:
         """Load, kill, restart, settle, check. Raises BrokerError or WorkerError where it cannot go on."""
+        leavers = [
+            Leaver(f"leaver-{durable}", self.mqtt, f"$share/crash/{self.topic}/#", durable=durable)
+            for durable in (False, True)
+            if self.random.random() < 0.7
+        ]
         self.resume()
         time.sleep(self.random.uniform(0.05, LOAD_S_MAX))
+        for leaver in leavers:
+            if self.random.random() < 0.5:
+                leaver.cut()
+        time.sleep(self.random.uniform(0.0, 0.1))
         self.broker.check()
         self._kill()
         if self.random.random() < 0.2:
@@ -114,6 +129,9 @@ class Run:
         self.broker.start()
         time.sleep(self.random.uniform(0.0, 0.3))
         self.pause()
+        for leaver in leavers:
+            leaver.cut()
+            leaver.end()
         self.check()
 
     def _kill(self) -> None:
@@ -143,6 +161,10 @@ class Run:
         self._eventually(
             lambda: [self._received(member) for member in self.members],
             lambda found: checks.check_shared(found, log),
+        )
+        self._eventually(
+            lambda: [self._received(member) for member in self.once],
+            lambda found: checks.check_shared_once(found, log, once),
         )
         violated = checks.check_published(self.qos1.sent, log, once=False)
         violated += checks.check_published(self.qos2.sent, log, once=True)
@@ -186,7 +208,7 @@ class Run:
     def end(self) -> None:
         for worker in self.workers:
             worker.ending = True
-        for client in (self.whole, *self.members, *(device.client for device in self.devices)):
+        for client in (self.whole, *self.members, *self.once, *(device.client for device in self.devices)):
             client.paho.loop_stop()
 
 
