@@ -91,6 +91,8 @@ class Load:
                 self.disk.mark("ack", entries, answers)
 
             self.engine.append(entries, done)
+            if self.rng.random() < 0.3:
+                self.engine.write_now()
             while self.waiting > self.rng.choice([0, 3, 10]):
                 await trio.lowlevel.checkpoint()
             if self.rng.random() < 0.1:
