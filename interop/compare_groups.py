@@ -8,12 +8,10 @@ instances; static members; the KIP-848 protocol, and groups that change from one
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from core.group_subscription import build_assignment, build_subscription
@@ -21,7 +19,7 @@ from gateway.protocols.kafka.api_versions import ApiKey as Api
 from gateway.protocols.kafka.messages import ListGroupsRequest
 from interop import compare_requests as ask
 from interop.brokers import ApacheKafka, Broker, Trivium
-from interop.compare_wire import Connection, Notes, prepare
+from interop.compare_wire import Connection, Notes, compare, prepare
 
 # Kafka answers metadata that it cannot read with "unknown server error"; ours is the error a client can act on.
 DELIBERATE = {"mixed: join with broken metadata"}
@@ -403,17 +401,9 @@ def answers_of(broker: Broker) -> dict[str, object]:
 
 
 def main() -> int:
-    directory = Path(tempfile.mkdtemp(prefix="compare-groups-"))
-    try:
-        ours = answers_of(Trivium(directory / "trivium", config="[groups]\ninitial_rebalance_delay_ms = 0\n"))
-        theirs = answers_of(ApacheKafka(directory / "kafka", settings={"group.initial.rebalance.delay.ms": "0"}))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    different = [question for question in theirs if theirs[question] != ours[question]]
-    for question in different:
-        print(f"{question}\n  trivium {ours[question]}\n  kafka   {theirs[question]}")
-    print(f"{len(theirs) - len(different)} of {len(theirs)} answers are the same")
-    return 1 if set(different) - DELIBERATE else 0
+    trivium = partial(Trivium, config="[groups]\ninitial_rebalance_delay_ms = 0\n")
+    kafka = partial(ApacheKafka, settings={"group.initial.rebalance.delay.ms": "0"})
+    return compare(answers_of, trivium, kafka, DELIBERATE)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,9 @@ what, offsets, and what Kafka's tools are shown of groups.
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from gateway.protocols.kafka.api_versions import ApiKey as Api
@@ -33,7 +30,7 @@ from gateway.protocols.kafka.messages import (
     ShareGroupHeartbeatRequest,
 )
 from interop.brokers import ApacheKafka, Broker, Trivium
-from interop.compare_wire import Notes, prepare, wait_until
+from interop.compare_wire import Notes, compare, prepare, wait_until
 from trivium.records import Record, build
 
 # Kafka hands out the offset of a transaction's marker, which its clients then call a gap.
@@ -406,17 +403,7 @@ def answers_of(broker: Broker) -> dict[str, object]:
 
 
 def main() -> int:
-    directory = Path(tempfile.mkdtemp(prefix="compare-shares-"))
-    try:
-        ours = answers_of(Trivium(directory / "trivium"))
-        theirs = answers_of(ApacheKafka(directory / "kafka"))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    different = [question for question in theirs if theirs[question] != ours.get(question)]
-    for question in different:
-        print(f"{question}\n  trivium {ours.get(question)}\n  kafka   {theirs[question]}")
-    print(f"{len(theirs) - len(different)} of {len(theirs)} answers are the same")
-    return 1 if set(different) - DELIBERATE else 0
+    return compare(answers_of, Trivium, ApacheKafka, DELIBERATE)
 
 
 if __name__ == "__main__":

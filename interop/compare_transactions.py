@@ -7,11 +7,8 @@ Kafka ends transactions in several steps and ours in one.
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from gateway.protocols.kafka.api_versions import ApiKey as Api
@@ -28,7 +25,7 @@ from gateway.protocols.kafka.messages import (
     TxnOffsetCommitRequest,
 )
 from interop.brokers import ApacheKafka, Broker, Trivium
-from interop.compare_wire import Notes, prepare
+from interop.compare_wire import Notes, compare, prepare
 from trivium.records import Record, build
 
 DELIBERATE = {
@@ -368,17 +365,7 @@ def answers_of(broker: Broker) -> dict[str, object]:
 
 
 def main() -> int:
-    directory = Path(tempfile.mkdtemp(prefix="compare-transactions-"))
-    try:
-        ours = answers_of(Trivium(directory / "trivium"))
-        theirs = answers_of(ApacheKafka(directory / "kafka"))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    different = [question for question in theirs if theirs[question] != ours[question]]
-    for question in different:
-        print(f"{question}\n  trivium {ours[question]}\n  kafka   {theirs[question]}")
-    print(f"{len(theirs) - len(different)} of {len(theirs)} answers are the same")
-    return 1 if set(different) - DELIBERATE else 0
+    return compare(answers_of, Trivium, ApacheKafka, DELIBERATE)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,14 @@ partitions and groups, error texts, throttling) is left out or sorted.
 
 from __future__ import annotations
 
+import shutil
 import socket
 import struct
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from gateway.protocols.kafka.api_versions import ApiKey
@@ -139,3 +142,23 @@ def wait_until(holds: Callable[[], bool]) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError("the broker does not become ready")
         time.sleep(0.2)
+
+
+def compare(
+    answers_of: Callable[[Broker], dict[str, object]],
+    trivium: Callable[[Path], Broker],
+    kafka: Callable[[Path], Broker],
+    deliberate: Set[str],
+) -> int:
+    """Asks both brokers, each over a directory of its own, and prints what they answer differently. Returns the exit
+    code: 1 for a difference that is not `deliberate`."""
+    directory = Path(tempfile.mkdtemp(prefix="compare-"))
+    try:
+        ours, theirs = answers_of(trivium(directory / "trivium")), answers_of(kafka(directory / "kafka"))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    different = [question for question in theirs if theirs[question] != ours.get(question)]
+    for question in different:
+        print(f"{question}\n  trivium {ours.get(question)}\n  kafka   {theirs[question]}")
+    print(f"{len(theirs) - len(different)} of {len(theirs)} answers are the same")
+    return 1 if set(different) - deliberate else 0
