@@ -69,3 +69,19 @@ async def test_large_answers_arrive_whole_through_a_small_socket() -> None:
                 at += len(batch)
             assert at == len(data)
         await client.stream.aclose()
+
+
+async def test_a_drain_ends_with_the_last_answer() -> None:
+    """Whichever turn the answer comes in: it is sent where it is made, and the writer task has to hear of it."""
+    async with kafka_listener(topics={"t": 1}) as listener:
+        for number in range(20):
+            client = listener.connect(*pair(100_000))
+            connection = listener.connections[-1]
+            await client.send(ApiKey.PRODUCE, 9, produce(batch_of(b"%d" % number)))
+            while not connection._slots:
+                await trio.lowlevel.checkpoint()
+            connection.drain()
+            assert (await client.receive())[1].responses[0].partition_responses[0].error_code == 0
+            with trio.fail_after(10):
+                await client.wait_closed()
+            await client.stream.aclose()
