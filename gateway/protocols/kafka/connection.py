@@ -1,16 +1,15 @@
 """One Kafka connection: frames in, responses out in request order (the trio side of the protocol).
 
-A reader task takes every frame that one read brought and handles it; a writer task joins the responses that are ready
-and sends them. Produce is *pipelined*: its handler returns at once and the answer fills its place in the line later,
-so that many batches share one sync. Every other request is awaited before the next is begun, as Kafka does. Limits:
-frames by `request_bytes_max`, unsent bytes and requests in flight by stopping to read, a peer that does not read by a
-send time-out. Over all connections together two budgets bound what requests hold (half-received, waiting, or on their
-way to the disk) and what unsent answers hold.
+A reader task takes every frame that one read brought and handles it; answers leave in the step that made them ready,
+or by the writer task. Produce is *pipelined*: its handler returns at once and the answer fills its place in the line
+later, so that many batches share one sync. Every other request is awaited before the next is begun, as Kafka does.
+Limits: frames by `request_bytes_max`, unsent bytes and requests in flight by stopping to read, a peer that does not
+read by a send time-out. Over all connections together two budgets bound what requests hold (half-received, waiting, or
+on their way to the disk) and what unsent answers hold.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -18,22 +17,20 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
-from gateway.direct_stream import READ_BYTES, SEND_BUFFERS_MAX, DirectStream
+from gateway.direct_stream import READ_BYTES
 from gateway.memory_budget import MemoryBudget
+from gateway.output import Buffer, Output
 from gateway.protocols.kafka.dispatch import Dispatcher
 from gateway.protocols.kafka.errors import RemoteProtocolError
 from gateway.protocols.kafka.frames import FrameReader
 
 log = structlog.get_logger(__name__)
 
-JOIN_BYTES_MAX = 4 * 1024  # larger buffers are gathered as they are
 REQUESTS_IN_FLIGHT_MAX = 1_000
 COUNTED_FROM_BYTES = 16 * 1024  # what one connection holds below this is not worth the counting
 DECODED_RATIO = 8  # what a request that waits takes as objects, to its bytes: a fetch of many partitions
 RESPONSE_SHARE = 4  # an answer may take this part of the memory that is left for answers ...
 RESPONSE_BYTES_MIN = 1024 * 1024  # ... but always so much
-
-Buffer = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +63,18 @@ class Connection:
     ) -> None:
         self._dispatcher = dispatcher
         self._stream = stream
-        self._direct = stream if isinstance(stream, DirectStream) else None
+        self._output = Output(stream, self._take_ready, self._sent, self._is_finished, limits.send_timeout_ms_max)
         self._limits = limits
         self._budget = budget
         self._responses = responses
         self._frames = FrameReader(limits.request_bytes_max)
         self._slots: deque[Slot] = deque()
-        self._rest: list[Buffer] = []  # taken out of the line, for the writer task to send
-        self._sending = False  # the writer task is at it
-        self._answering = False  # `_send_now` follows
+        self._answering = False  # `send_now` follows
         self._unsent_bytes = 0
         self._collected_bytes = 0  # of an answer that is being put together
         self._responses_counted = False
         self._pending_bytes = 0  # of pipelined requests whose response is not ready
         self._received_bytes = 0  # which the frames being handled keep in memory
-        self._ready = trio.Event()
         self._room = trio.Event()
         self._receiving: trio.CancelScope | None = None
         self._active_at = trio.current_time()
@@ -97,7 +91,7 @@ class Connection:
             self._receiving.cancel()
         if self.waiting is not None:
             self.waiting.set()
-        self._ready.set()
+        self._output.wake()
 
     async def run(self) -> None:
         try:
@@ -113,7 +107,7 @@ class Connection:
                     finally:
                         self._budget.hold(self._cut, 0)
                         self.draining = True
-                        self._ready.set()
+                        self._output.wake()
         finally:
             self._all.cancel()
             self._responses.hold(self._cut_unread, 0)
@@ -144,9 +138,9 @@ class Connection:
             self._slots.remove(slot)
         if not self._answering and self._slots and self._slots[0].buffers:
             if self._pending_bytes:
-                self._ready.set()  # others may be answered in this turn
+                self._output.wake()  # others may be answered in this turn
             else:
-                self._send_now()
+                self._output.send_now()
         self._room.set()
 
     def close(self, reason: str) -> None:
@@ -206,7 +200,7 @@ class Connection:
             self._answering = True
             self._dispatcher.write_now()
             self._answering = False
-            self._send_now()
+            self._output.send_now()
 
     async def _watch_idle(self) -> None:
         """One timer for the connection rather than one for each read."""
@@ -245,86 +239,22 @@ class Connection:
         self._budget.hold(self._cut, self._frames.held_bytes)
 
     async def _write(self) -> None:
-        while True:
-            out, self._rest = self._rest or self._take_ready(), []
-            if not out:
-                if self.draining and not self._slots:
-                    break
-                self._ready = trio.Event()
-                if self._slots and self._slots[0].buffers:
-                    continue
-                await self._ready.wait()
-                continue
-            self._sending = True
-            if not await self._send(out):
-                self.log.warning("closed: the peer does not read", unsent_bytes=self._unsent_bytes)
-                break
-            self._sending = False
-            self._room.set()
+        if not await self._output.run():
+            self.log.warning("closed: the peer does not read", unsent_bytes=self._unsent_bytes)
         self._all.cancel()
 
-    def _send_now(self) -> None:
-        """Sends what is ready in the caller's step; what the kernel does not take is left to the writer task."""
-        if self._sending or self._rest or not (self._slots and self._slots[0].buffers):
-            return
-        self._rest = self._take_ready()
-        if self._direct is not None:
-            with contextlib.suppress(OSError):  # the writer task meets it too
-                self._rest = self._sent(self._rest)
-        if self._rest or self.draining:
-            self._ready.set()
-        self._room.set()
-
-    def _sent(self, out: list[Buffer]) -> list[Buffer]:
-        """Gives the kernel what it has room for; what is left. Raises OSError when the connection is gone."""
-        assert self._direct is not None
-        at, count = 0, len(out)
-        while at < count:
-            sent = self._direct.send_nowait(out[at : at + SEND_BUFFERS_MAX])
-            self._unsent_bytes -= sent
-            if not sent:
-                break
-            while at < count and sent >= len(out[at]):
-                sent -= len(out[at])
-                at += 1
-            if sent:
-                out[at] = memoryview(out[at])[sent:]
-                break
-        self._count_responses()
-        return out[at:]
-
-    async def _send(self, out: list[Buffer]) -> bool:
-        """Sends all of it; False when the peer takes too long to read."""
-        while out:
-            if self._direct is not None:
-                out = self._sent(out)
-            if out:
-                if not await self._send_rest(memoryview(out[0])):
-                    return False
-                self._unsent_bytes -= len(out.pop(0))
-                self._count_responses()
-        return True
-
-    async def _send_rest(self, rest: memoryview) -> bool:
-        """What the kernel had no room for at once; False when the peer takes too long to read."""
-        with trio.move_on_after(self._limits.send_timeout_ms_max / 1000) as sending:
-            await self._stream.send_all(rest)
-        return not sending.cancelled_caught
+    def _is_finished(self) -> bool:
+        return self.draining and not self._slots
 
     def _take_ready(self) -> list[Buffer]:
-        """The responses at the head of the line, small buffers joined."""
+        """The responses at the head of the line."""
         out: list[Buffer] = []
-        small: list[Buffer] = []
         slots = self._slots
         while slots and slots[0].buffers:
-            for buffer in slots.popleft().buffers:
-                if len(buffer) < JOIN_BYTES_MAX:
-                    small.append(buffer)
-                    continue
-                if small:
-                    out.append(b"".join(small))
-                    small = []
-                out.append(buffer)
-        if small:
-            out.append(b"".join(small))
+            out += slots.popleft().buffers
         return out
+
+    def _sent(self, size_bytes: int) -> None:
+        self._unsent_bytes -= size_bytes
+        self._count_responses()
+        self._room.set()

@@ -2,7 +2,7 @@
 
 A reader takes every frame that one read brought. Sends and their like are begun in the order they came, and answered
 when durable; every other request has a task of its own, so that a pull may wait while others are served. The broker may
-ask the client too (`ask`, numbers of its own) and say what needs no answer (`tell`). A writer joins what is ready.
+ask the client too (`ask`, numbers of its own) and say what needs no answer (`tell`).
 Limits: frames by `request_bytes_max`, requests in flight, their bytes and unsent bytes by stopping to read, unanswered
 requests to the client by ASKED_MAX, half-received frames over all connections by the memory budget, a peer that does
 not read by a send time-out.
@@ -10,7 +10,6 @@ not read by a send time-out.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +19,11 @@ import structlog
 import trio
 
 from core.errors import CoreFailure
-from gateway.direct_stream import DirectStream
+from gateway.direct_stream import READ_BYTES
 from gateway.memory_budget import MemoryBudget
+from gateway.output import Buffer, Output
 from gateway.protocols.native.codes import CORE_CODES, Refused
-from gateway.protocols.native.context import AskFailed, Buffer, Call, Context
+from gateway.protocols.native.context import AskFailed, Call, Context
 from gateway.protocols.native.handlers import HANDLERS
 from trivium.errors import ErrorCode, RemoteProtocolError
 from trivium.frame_reader import FrameReader
@@ -33,8 +33,6 @@ from trivium.frames.declare import Message
 
 log = structlog.get_logger(__name__)
 
-READ_BYTES = 256 * 1024
-JOIN_BYTES_MAX = 64 * 1024  # larger buffers are sent as they are: a copy costs more than a call
 IN_FLIGHT_MAX = 256
 ERROR_CHARS_MAX = 1_000
 HELLO = 1
@@ -74,11 +72,9 @@ class Connection:
         self._greeted = False
         self._in_flight = 0
         self._pending_bytes = 0  # of requests without a reply
-        self._direct = stream if isinstance(stream, DirectStream) else None
+        self._output = Output(stream, self._take_ready, self._sent, self._is_finished, limits.send_timeout_ms_max)
         self._out: list[Buffer] = []
-        self._sending = False  # the writer task is at it
         self._unsent_bytes = 0
-        self._ready = trio.Event()
         self._room = trio.Event()
         self._receiving: trio.CancelScope | None = None
         self._all = trio.CancelScope()
@@ -100,7 +96,7 @@ class Connection:
             self._receiving.cancel()
         for waker in self.wakers:
             waker.set()
-        self._ready.set()
+        self._output.wake()
 
     async def run(self) -> None:
         try:
@@ -290,60 +286,23 @@ class Connection:
     def _send(self, buffers: list[Buffer]) -> None:
         self._out += buffers
         self._unsent_bytes += sum(map(len, buffers))
-        if self._in_flight or self._sending or self._direct is None:
-            self._ready.set()  # others may be answered in this turn
+        if self._in_flight:
+            self._output.wake()  # others may be answered in this turn
         else:
-            self._send_now(self._direct)
-
-    def _send_now(self, stream: DirectStream) -> None:
-        """Sends in the caller's step; what the kernel does not take is left to the writer task."""
-        buffers = self._take_ready()
-        sent = 0
-        with contextlib.suppress(OSError):  # the writer task meets it too
-            sent = stream.send_nowait(buffers)
-        self._unsent_bytes -= sent
-        for buffer in buffers:
-            if sent < len(buffer):
-                self._out.append(memoryview(buffer)[sent:] if sent else buffer)
-            sent = max(0, sent - len(buffer))
-        if self._out or self.draining:
-            self._ready.set()
+            self._output.send_now()
 
     async def _write(self) -> None:
-        sending = trio.CancelScope()
-        with sending:
-            while True:
-                if not self._out:
-                    if self.draining and not self._in_flight:
-                        break
-                    self._ready = trio.Event()
-                    await self._ready.wait()
-                    continue
-                self._sending = True
-                for buffer in self._take_ready():
-                    sending.deadline = trio.current_time() + self._limits.send_timeout_ms_max / 1000
-                    await self._stream.send_all(buffer)
-                    self._unsent_bytes -= len(buffer)
-                sending.deadline = float("inf")
-                self._sending = False
-                self._room.set()
-        if sending.cancelled_caught:
+        if not await self._output.run():
             self.log.warning("closed: the peer does not read", unsent_bytes=self._unsent_bytes)
         self._all.cancel()
 
+    def _is_finished(self) -> bool:
+        return self.draining and not self._in_flight
+
     def _take_ready(self) -> list[Buffer]:
-        """What is to be sent, small buffers joined."""
         taken, self._out = self._out, []
-        joined: list[Buffer] = []
-        small: list[Buffer] = []
-        for buffer in taken:
-            if len(buffer) < JOIN_BYTES_MAX:
-                small.append(buffer)
-                continue
-            if small:
-                joined.append(b"".join(small))
-                small = []
-            joined.append(buffer)
-        if small:
-            joined.append(b"".join(small))
-        return joined
+        return taken
+
+    def _sent(self, size_bytes: int) -> None:
+        self._unsent_bytes -= size_bytes
+        self._room.set()

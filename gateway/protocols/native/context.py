@@ -12,10 +12,10 @@ import trio
 
 from core.broker import Broker
 from core.topics import Topic
+from gateway.output import Buffer
 from gateway.protocols.native.codes import Refused
 from trivium.errors import ErrorCode
 
-Buffer = bytes | bytearray | memoryview
 Reply = Callable[[Any], None]  # takes the reply's message
 Answer = Any | tuple[Any, Sequence[Buffer]]  # the reply's message, or with the buffers of its payload
 

@@ -16,8 +16,9 @@ from core.errors import CoreFailure
 from core.queue_group import Member, QueueGroup
 from core.queue_types import Handout, Order, Settle, Settled, Subscription, Verb
 from core.queues import Queues
+from gateway.output import Buffer
 from gateway.protocols.native.codes import CORE_CODES, Refused
-from gateway.protocols.native.context import Area, Buffer, Call, Peer, Reply
+from gateway.protocols.native.context import Area, Call, Peer, Reply
 from gateway.protocols.native.handlers_traces import actor_of
 from trivium.errors import ErrorCode
 from trivium.frames.connection import Done
