@@ -1,4 +1,4 @@
-"""One connection to a broker: several requests in flight, each with a time-out of its own.
+"""One connection to a broker: several requests in flight.
 
 A request that is cancelled or timed out gives up its correlation id at once, and its reply is dropped when it comes.
 When the connection is lost every request in flight raises Disconnected; the owner opens another.
@@ -10,7 +10,6 @@ UNKNOWN_KIND. A one-way message is taken at once, by a function that must not bl
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from trivium.errors import Disconnected, ErrorCode, RemoteProtocolError, RequestRefused, RequestTimedOut
+from trivium.errors import Disconnected, ErrorCode, RemoteProtocolError, RequestRefused
 from trivium.frame_reader import FrameReader
 from trivium.frames.codec import KIND_OF, KINDS, REPLY_BIT, VERSION_MAX, VERSION_MIN, Frame, encode
 from trivium.frames.connection import MAGIC, Error, Hello, Welcome
@@ -166,12 +165,10 @@ class Connection:
         head = encode(KIND_OF[type(message)], 0, message, sum(map(len, payload)))
         await self._send(b"".join((head, *payload)))
 
-    async def request(
-        self, message: Any, payload: Sequence[Buffer] = (), *, timeout_s: float = math.inf
-    ) -> tuple[Any, memoryview]:
-        """The reply's message and payload.
+    async def request(self, message: Any, payload: Sequence[Buffer] = ()) -> tuple[Any, memoryview]:
+        """The reply's message and payload. The caller sets the time: when it is over the request may have been done.
 
-        Raises RequestRefused, RequestTimedOut (the request may have been done), Disconnected, LocalProtocolError.
+        Raises RequestRefused, Disconnected, LocalProtocolError.
         """
         async with self._slots:
             if self.closed:
@@ -181,11 +178,8 @@ class Connection:
             head = encode(kind, correlation, message, sum(map(len, payload)))
             waiting = self._waiting[correlation] = _Waiting()
             try:
-                with anyio.fail_after(None if math.isinf(timeout_s) else timeout_s):
-                    await self._send(b"".join((head, *payload)))
-                    await waiting.done.wait()
-            except TimeoutError:
-                raise RequestTimedOut(f"no answer to {type(message).__name__} in {timeout_s} s") from None
+                await self._send(b"".join((head, *payload)))
+                await waiting.done.wait()
             finally:
                 self._waiting.pop(correlation, None)
         if waiting.error is not None:

@@ -26,6 +26,7 @@ import anyio
 import anyio.abc
 
 from trivium.client import Client
+from trivium.connection import Connection
 from trivium.errors import Disconnected, RequestTimedOut, TriviumError
 from trivium.frames.halves import (
     COMMIT,
@@ -164,7 +165,7 @@ class HalfProducer:
         while True:
             try:
                 connection = await self._client.connection()
-                await connection.request(JoinProducers(self._group), timeout_s=self._client.request_timeout_s)
+                await self._join(connection)
                 task_status.started()
                 task_status = anyio.TASK_STATUS_IGNORED
                 await connection.lost.wait()
@@ -174,6 +175,14 @@ class HalfProducer:
                 if task_status is not anyio.TASK_STATUS_IGNORED:
                     raise
                 await anyio.sleep(REJOIN_S)
+
+    async def _join(self, connection: Connection) -> None:
+        limit_s = self._client.request_timeout_s
+        try:
+            with anyio.fail_after(limit_s):
+                await connection.request(JoinProducers(self._group))
+        except TimeoutError:
+            raise RequestTimedOut(f"no answer to JoinProducers in {limit_s} s") from None
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 Rules:
 - One request of a producer is on its way at a time; what is sent meanwhile waits, and goes together with the next. So
-  order is kept whatever is lost, and a busy producer sends large batches by itself.
+  order is kept whatever is lost, and a busy producer sends large batches by itself. The task of the producer makes the
+  requests; a `send` that finds it idle, and was alone last time too, makes its own, which saves two changes of task.
 - Every message gets an id at once (`trivium.message_ids`), which stays with it wherever it goes.
 - Batches carry a producer id and sequence. A request whose answer was lost is sent again, byte for byte, and the broker
   stores it once. After a refusal the sequence no longer fits, so a new id is taken.
@@ -71,11 +72,14 @@ class Producer:
         self._buffer_bytes_max = buffer_bytes_max
         self._ids = MessageIds()
         self._unplaced: list[Outgoing] = []  # of topics whose partitions are not known yet
+        self._placing = False  # they are being asked for
         self._waiting: dict[_Key, list[Outgoing]] = {}
         self._waiting_bytes = 0
         self._news = anyio.Event()
         self._room = anyio.Event()
         self._closing = False
+        self._delivering = False  # a request is on its way
+        self._crowded = False  # the last one carried more than one message
         self._round = 0  # of partitions for records without a key: one at a time, so that they share a batch
         self._producer: NewProducerReply | None = None
         self._sequences: dict[_Key, int] = {}
@@ -117,8 +121,13 @@ class Producer:
         )
         if self._waiting_bytes and self._waiting_bytes + one.size > self._buffer_bytes_max:
             await self._wait_room(one.size)
+        alone = not (self._delivering or self._crowded or self._waiting or self._linger_s)
         self._take_in(one)
         try:
+            if alone and not self._unplaced:
+                await self._deliver_next()
+            else:
+                self._news.set()
             return await one.wait()
         finally:
             one.dropped = True
@@ -155,6 +164,7 @@ class Producer:
         if self._waiting_bytes and self._waiting_bytes + one.size > self._buffer_bytes_max:
             raise BufferFull(f"{self._waiting_bytes} bytes wait to be sent: send more slowly, or use send()")
         self._take_in(one)
+        self._news.set()
         return one
 
     async def send_all(self, messages: Sequence[NewMessage]) -> list[Sent]:
@@ -235,7 +245,7 @@ class Producer:
         if self._closing:
             raise Closed("the producer is closed")
         count = self._client.known_partitions(one.topic)
-        if count is None:
+        if count is None or self._placing or self._unplaced:  # none overtakes what waits for its topic
             self._unplaced.append(one)
         else:
             where = (one.topic, self._choose(one, count))
@@ -245,7 +255,6 @@ class Producer:
             else:
                 queue.append(one)
         self._waiting_bytes += one.size
-        self._news.set()
 
     def _choose(self, one: Outgoing, count: int) -> int:
         if one.partition is not None:
@@ -261,6 +270,7 @@ class Producer:
     async def _place_all(self) -> None:
         """Asks for the partitions of new topics."""
         unplaced, self._unplaced = self._unplaced, []
+        self._placing = True
         for one in unplaced:
             try:
                 where = await self._place(one)
@@ -272,25 +282,37 @@ class Producer:
                 raise
             else:
                 self._waiting.setdefault(where, []).append(one)
+        self._placing = False
 
     async def run(self) -> None:
         """Sends what waits until the producer is closed and nothing waits any more."""
         while True:
             if self._unplaced:
                 await self._place_all()
-            if not self._waiting:
+            if self._delivering or not self._waiting:
                 if self._unplaced:
                     continue
-                if self._closing:
+                if self._closing and not self._delivering:
                     return
                 self._news = anyio.Event()
                 await self._news.wait()
                 continue
             if self._linger_s and not self._closing:
                 await anyio.sleep(self._linger_s)
-            taken = self._take()
-            if taken:
-                await self._deliver(taken)
+            await self._deliver_next()
+
+    async def _deliver_next(self) -> None:
+        taken = self._take()
+        if not taken:
+            return
+        self._crowded = sum(map(len, taken.values())) > 1
+        self._delivering = True
+        try:
+            await self._deliver(taken)
+        finally:
+            self._delivering = False
+            if self._waiting or self._closing:
+                self._news.set()  # where a sender did it, the task goes on
 
     def _take(self) -> dict[_Key, list[Outgoing]]:
         """At most one batch for each partition, and REQUEST_BYTES_MAX together."""
@@ -331,6 +353,7 @@ class Producer:
                 _fail(batch, error)
             return
         except BaseException:
+            self._start_anew()
             for batch in taken.values():
                 _fail(batch, Closed("the producer was cancelled: the record may be stored"))
             raise

@@ -8,17 +8,13 @@ Rules (the page for other languages is docs/native-protocol.md):
   correlation id means nothing.
 - Counts and lengths are bounded by the bytes that are there. Whatever is no frame raises RemoteProtocolError.
 
-Measured (2 cores, Python 3.11): prefix 3.5 us, a head of three entries 12 us compiled, 52 interpreted: per request,
-never per record.
+Measured (2 cores, Python 3.11): a frame with one entry 4 us either way: per request, never per record.
 """
 
 from __future__ import annotations
 
-import io
 import struct
-from typing import Any, NamedTuple
-
-import construct as c
+from typing import NamedTuple
 
 from trivium.errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from trivium.frames import (
@@ -35,6 +31,7 @@ from trivium.frames import (
     traces,
     transactions,
 )
+from trivium.frames.compiled import Compiled, compiled
 from trivium.frames.declare import Declared, Kind, Message
 
 AREAS = (
@@ -67,10 +64,9 @@ assert len(KIND_OF) == len(KINDS), "one class stands for two kinds"
 
 _DECLARED = {number: kind.request for number, kind in KINDS.items()}
 _DECLARED |= {number | REPLY_BIT: kind.reply for number, kind in KINDS.items() if kind.reply is not None}
-_PREFIX = c.Struct(
-    "size" / c.Int32ub, "head_size" / c.Int32ub, "kind" / c.Int8ub, "status" / c.Int8ub, "correlation" / c.Int32ub
-).compile()
-_REFUSALS = (c.ConstructError, struct.error, UnicodeError, OverflowError, ValueError)
+_COMPILED: dict[int, Compiled] = {}  # by kind; 0: an Error
+_PREFIX = struct.Struct(">IIBBI")  # size, head_size, kind, status, correlation
+_REFUSALS = (struct.error, ValueError, TypeError, AttributeError)
 
 
 class Frame(NamedTuple):
@@ -91,65 +87,50 @@ def encode(
     kind: int, correlation: int, message: Message, payload_bytes: int = 0, status: int = ErrorCode.NONE
 ) -> bytes:
     """A frame without its payload, `payload_bytes` of which follow. Raises LocalProtocolError for what does not fit."""
-    declared = connection.ERROR if status else _DECLARED[kind]
+    pieces: list[bytes] = [b""]
     try:
-        head = declared.fields.build(_plain(message))
-        size = PREFIX_BYTES - SIZE_BYTES + len(head) + payload_bytes
-        prefix = _PREFIX.build(
-            {"size": size, "head_size": len(head), "kind": kind, "status": status, "correlation": correlation}
-        )
+        _compiled(kind, status).write(message, pieces.append)
+        head_size = sum(map(len, pieces))
+        size = PREFIX_BYTES - SIZE_BYTES + head_size + payload_bytes
+        pieces[0] = _PREFIX.pack(size, head_size, kind, status, correlation)
     except _REFUSALS as error:
         raise LocalProtocolError(f"{type(message).__name__} does not fit its frame: {error}") from None
-    return bytes(prefix + head)
+    return b"".join(pieces)
 
 
 def decode(frame: memoryview) -> Frame:
     """One whole frame, its size field included. Raises RemoteProtocolError."""
-    prefix = _PREFIX.parse(bytes(frame[:PREFIX_BYTES]))
-    head_end = PREFIX_BYTES + prefix.head_size
+    size, head_size, kind, status, correlation = _PREFIX.unpack_from(frame)
+    head_end = PREFIX_BYTES + head_size
     if head_end > len(frame):
-        raise RemoteProtocolError(f"a head of {prefix.head_size} bytes in a frame of {prefix.size}")
-    kind, status = prefix.kind, prefix.status
-    declared = connection.ERROR if status else _DECLARED.get(kind)
+        raise RemoteProtocolError(f"a head of {head_size} bytes in a frame of {size}")
     message = None
-    if declared is not None:
-        message = _parse(declared, bytes(frame[PREFIX_BYTES:head_end]))
+    if status or kind in _DECLARED:
+        message = _parse(kind, status, bytes(frame[PREFIX_BYTES:head_end]))
     elif kind & REPLY_BIT:
         raise RemoteProtocolError(f"a reply of unknown kind {kind}")
     if status and not kind & REPLY_BIT:
         raise RemoteProtocolError(f"a request with status {status}")
-    return Frame(kind, status, prefix.correlation, message, frame[head_end:])
+    return Frame(kind, status, correlation, message, frame[head_end:])
 
 
-def _parse(declared: Declared, head: bytes) -> Message:
-    stream = io.BytesIO(head)
+def _parse(kind: int, status: int, head: bytes) -> Message:
     try:
-        parsed = declared.fields.parse_stream(stream)
+        message, end = _compiled(kind, status).read(head, 0)
     except _REFUSALS as error:
-        raise RemoteProtocolError(f"malformed {declared.cls.__name__}: {error}") from None
-    if stream.tell() != len(head):
-        raise RemoteProtocolError(f"{len(head) - stream.tell()} bytes after {declared.cls.__name__}")
-    return _typed(declared, parsed)
+        raise RemoteProtocolError(f"malformed {_declared(kind, status).cls.__name__}: {error}") from None
+    if end != len(head):
+        raise RemoteProtocolError(f"{len(head) - end} bytes after {type(message).__name__}")
+    return message
 
 
-def _typed(declared: Declared, parsed: Any) -> Message:
-    values = []
-    for name in declared.cls._fields:
-        value = parsed[name]
-        item = declared.items.get(name)
-        if item is not None:
-            value = [_typed(item, one) for one in value]
-        elif isinstance(value, list):
-            value = list(value)
-        values.append(value)
-    return declared.cls(*values)
+def _declared(kind: int, status: int) -> Declared:
+    return connection.ERROR if status else _DECLARED[kind]
 
 
-def _plain(message: Any) -> dict[str, Any]:
-    return {name: _plain_value(value) for name, value in message._asdict().items()}
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(one) if hasattr(one, "_asdict") else one for one in value]
-    return value
+def _compiled(kind: int, status: int) -> Compiled:
+    number = 0 if status else kind
+    found = _COMPILED.get(number)
+    if found is None:  # at first use: most clients speak a few kinds
+        found = _COMPILED[number] = compiled(_declared(kind, status))
+    return found

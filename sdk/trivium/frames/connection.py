@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import construct as c
 
-from trivium.frames.declare import TEXT, Declared, Kind
+from trivium.frames.declare import LONG_TEXT, TEXT, Declared, Kind
 
 MAGIC = b"TRIVIUM"
 
@@ -67,9 +67,8 @@ _WELCOME = Declared(
     Welcome,
     c.Struct("version" / c.Int8ub, "cluster_id" / TEXT, "frame_bytes_max" / c.Int32ub, "in_flight_max" / c.Int32ub),
 )
-_LONG_TEXT = c.PascalString(c.Int32ub, "utf8")
 
-STATUS = Declared(Status, c.Struct("text" / _LONG_TEXT))
+STATUS = Declared(Status, c.Struct("text" / LONG_TEXT))
 
 KINDS = {
     1: Kind(_HELLO, _WELCOME),

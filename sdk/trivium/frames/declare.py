@@ -6,8 +6,7 @@ a range for each area, never used again for something else:
     1-15 connection, topics, sending, pulling, offsets    16-39 queues    40-63 schedules, half messages, deduplication
     64-87 filters, traces, request and reply, resets      88-103 administration
 
-What is compiled (`.compile()`, for frames that carry data) does not notice a string that is cut short, so such a head
-ends with a number, which does.
+compiled.py makes functions of the fields; a kind of field that it does not know is an error there.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import construct as c
 
 TEXT = c.PascalString(c.Int16ub, "utf8")
+LONG_TEXT = c.PascalString(c.Int32ub, "utf8")
 BYTES = c.Prefixed(c.Int32ub, c.GreedyBytes)
 FLAG = c.Int8ub
 

@@ -77,9 +77,9 @@ KINDS = {
                 "selector" / TEXT,
                 "bytes_max" / c.Int32ub,
                 "wait_ms" / c.Int32ub,
-            ).compile(),
+            ),
             {"entries": _PULL},
         ),
-        Declared(PullReply, c.Struct("entries" / list_of(_PULLED.fields)).compile(), {"entries": _PULLED}),
+        Declared(PullReply, c.Struct("entries" / list_of(_PULLED.fields)), {"entries": _PULLED}),
     ),
 }

@@ -165,7 +165,7 @@ KINDS = {
     19: Kind(
         Declared(
             Deliver,
-            c.Struct("stream" / c.Int32ub, "entries" / list_of(_DELIVERY.fields)).compile(),
+            c.Struct("stream" / c.Int32ub, "entries" / list_of(_DELIVERY.fields)),
             {"entries": _DELIVERY},
         ),
         None,
@@ -188,6 +188,6 @@ KINDS = {
         Declared(
             SettleRequest, c.Struct("stream" / c.Int32ub, "entries" / list_of(_ENTRY.fields)), {"entries": _ENTRY}
         ),
-        Declared(SettleReply, c.Struct("statuses" / list_of(c.Int8ub)).compile()),
+        Declared(SettleReply, c.Struct("statuses" / list_of(c.Int8ub))),
     ),
 }

@@ -6,13 +6,11 @@ from typing import Final, NamedTuple
 
 import construct as c
 
-from trivium.frames.declare import FLAG, TEXT, Declared, Kind, list_of
+from trivium.frames.declare import BYTES, FLAG, TEXT, Declared, Kind, list_of
 
 UNKNOWN: Final = 0
 DELIVERED: Final = 1
 CANCELLED: Final = 2
-
-_LONG_BYTES = c.Prefixed(c.Int32ub, c.GreedyBytes)
 
 
 class Cancel(NamedTuple):
@@ -61,7 +59,7 @@ _ROW = Declared(
         "topic" / TEXT,
         "partition" / c.Int32sb,
         "has_key" / FLAG,
-        "key" / _LONG_BYTES,
+        "key" / BYTES,
         "value_bytes" / c.Int32ub,
     ),
 )

@@ -105,10 +105,10 @@ KINDS = {
     6: Kind(
         Declared(
             Send,
-            c.Struct("flags" / c.Int8ub, "transactional_id" / TEXT, "entries" / list_of(_SEND.fields)).compile(),
+            c.Struct("flags" / c.Int8ub, "transactional_id" / TEXT, "entries" / list_of(_SEND.fields)),
             {"entries": _SEND},
         ),
-        Declared(SendReply, c.Struct("entries" / list_of(_SENT.fields)).compile(), {"entries": _SENT}),
+        Declared(SendReply, c.Struct("entries" / list_of(_SENT.fields)), {"entries": _SENT}),
     ),
     40: Kind(
         Declared(SendIf, c.Struct("topic" / TEXT, "partition" / c.Int32ub, "last_offset" / c.Int64sb)),
