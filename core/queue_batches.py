@@ -5,13 +5,15 @@ Memory: at most OPENED_MAX batches of OPENED_BYTES_MAX together (as they lie in 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from core.delivery import Stretch, committed_batches, records_of
-from core.store.engine import DataDamaged, Engine, OffsetOutOfRange, Read, UnknownPartition
-from trivium.records import Record, build
+from core.delivery import DECODED_BYTES_MAX, Stretch, committed_batches, records_of
+from core.queue_types import Handout
+from core.store.engine import Buffer, DataDamaged, Engine, OffsetOutOfRange, Read, UnknownPartition
+from trivium.record_batch import BatchError, parse_header
+from trivium.records import Record, build, decode
 
 OPENED_MAX = 64
 OPENED_BYTES_MAX = 16 * 1024 * 1024
@@ -31,6 +33,9 @@ class Opened:
         for index in range(bisect_left(self._offsets, offset), len(self.records)):
             yield self.records[index]
 
+    def between(self, first: int, last: int) -> list[Record]:
+        return self.records[bisect_left(self._offsets, first) : bisect_right(self._offsets, last)]
+
     def at(self, offset: int) -> Record | None:
         record = next(self.from_offset(offset), None)
         return record if record is not None and record.offset == offset else None
@@ -39,6 +44,34 @@ class Opened:
 def pack(records: list[Record]) -> bytes:
     """One batch of these records (at least one) at their own offsets."""
     return build(records, keep_offsets=True)
+
+
+def in_order(handouts: Iterable[Handout]) -> list[Buffer]:
+    """The batches of one partition's handouts by rising offset, for a reader that passes once over them and over what
+    is meant, and takes what it does not meet for gone: those that reach into each other become one of what is meant.
+    """
+    together: list[list[Handout]] = []
+    reach = -1
+    for header, handout in sorted(((parse_header(one.batch), one) for one in handouts), key=lambda pair: pair[0][0]):
+        if header.base_offset > reach:
+            together.append([])
+        together[-1].append(handout)
+        reach = max(reach, header.last_offset)
+    return [batch for some in together for batch in _joined(some)]
+
+
+def _joined(handouts: Sequence[Handout]) -> list[Buffer]:
+    batches = list({id(one.batch): one.batch for one in handouts}.values())
+    if len(batches) == 1:
+        return batches
+    found: list[Record] = []
+    try:
+        for one in handouts:
+            opened = Opened(decode(one.batch, DECODED_BYTES_MAX), len(one.batch))
+            found += [record for first, last in one.ranges for record in opened.between(first, last)]
+    except BatchError:
+        return batches  # for the reader to find out
+    return [pack(sorted(found, key=lambda record: record.offset))]
 
 
 class OpenedBatches:

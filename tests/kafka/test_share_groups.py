@@ -116,6 +116,16 @@ def acquired(answer: Any) -> list[tuple[int, int, int]]:
     return [(one.first_offset, one.last_offset, one.delivery_count) for one in only(answer).acquired_records]
 
 
+def batches(answer: Any) -> list[bytes]:
+    found: list[bytes] = []
+    left = bytes(only(answer).records)  # type: ignore[arg-type]
+    while left:
+        size_bytes = parse_header(left).size_bytes
+        found.append(left[:size_bytes])
+        left = left[size_bytes:]
+    return found
+
+
 async def joined(listener: Listener, name: str = "m", group: str = "g") -> Member:
     await listener.broker.configs.update(Scope.GROUP, group, lambda _: {SHARE_RESET: "earliest"})
     member = Member(listener, listener.connect(), name, group)
@@ -150,6 +160,25 @@ async def test_records_are_acquired_accepted_released_and_rejected() -> None:
         assert settled.acknowledge_error_code == 0
         again_accepted = only(await member.fetch((1, 1, [ACCEPT])))
         assert again_accepted.acknowledge_error_code == 0  # as Kafka, for what all are done with
+
+
+async def test_records_of_different_delivery_counts_come_in_one_order() -> None:
+    """Clients pass once over the records and what they have acquired, and call what they do not meet there a gap."""
+    async with kafka_listener(topics={"t": 1}) as listener:
+        member = await joined(listener)
+        await store(listener, b"0", b"1", b"2", b"3")
+        assert acquired(await member.fetch(wait_ms=10_000)) == [(0, 3, 1)]
+        await member.acknowledge(0, 2, [RENEW, RELEASE, RENEW])
+        assert acquired(await member.fetch(wait_ms=10_000)) == [(1, 1, 2)]
+        await member.acknowledge(0, 3, [RELEASE])
+        answer = await member.fetch(wait_ms=10_000)
+        assert acquired(answer) == [(0, 0, 2), (1, 1, 3), (2, 3, 2)]
+        assert [record.value for batch in batches(answer) for record in decode(batch, 1 << 20)] == [
+            b"0",
+            b"1",
+            b"2",
+            b"3",
+        ]
 
 
 async def test_two_members_share_a_partition_and_one_that_closes_gives_back() -> None:

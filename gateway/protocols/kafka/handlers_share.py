@@ -3,12 +3,13 @@ core.share_sessions'."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from core.errors import CoreError, CoreFailure
+from core.queue_batches import in_order
 from core.queue_types import Handout, Verb
 from core.share_groups import HEARTBEAT_INTERVAL_MS
 from core.share_sessions import Acknowledgement, Place, ShareSession
@@ -25,7 +26,6 @@ from gateway.protocols.kafka.messages import (
     ShareGroupHeartbeatRequest,
     ShareGroupHeartbeatResponse,
 )
-from trivium.record_batch import parse_header
 
 if TYPE_CHECKING:
     from gateway.protocols.kafka.context import Context
@@ -198,10 +198,11 @@ async def share_fetch(context: Context, request: Request) -> Message:
     elif not body.is_renew_ack:
         sessions.forget_done(session)
         handouts = await _wait_for_some(context, request, session, body, wait=not wanted)
+    by_place: dict[Place, list[Handout]] = {}
     for handout in handouts:
-        place = (handout.topic, handout.partition)
-        answer = answers.setdefault(place, Fetched(partition_index=handout.partition, records=[]))
-        _add(answer, handout)
+        by_place.setdefault((handout.topic, handout.partition), []).append(handout)
+    for place, handed in by_place.items():
+        _add(answers.setdefault(place, Fetched(partition_index=place[1], records=[])), handed)
     response = _by_topic(context, answers)
     response.responses += unknown.responses
     response.acquisition_lock_timeout_ms = _lock_ms(context, session)
@@ -271,15 +272,12 @@ async def _wait_for_some(
     return sessions.taken(session)
 
 
-def _add(answer: Fetched, handout: Handout) -> None:
-    """A batch may be handed out in several parts; it is sent once, batches by rising offset."""
-    buffers: list[Any] = list(answer.records or [])
-    if all(one is not handout.batch for one in buffers):
-        buffers.append(handout.batch)
-        buffers.sort(key=lambda one: parse_header(one).base_offset)
-        answer.records = buffers
-    answer.acquired_records += [
+def _add(answer: Fetched, handouts: Sequence[Handout]) -> None:
+    buffers: list[Any] = in_order(handouts)
+    answer.records = buffers
+    answer.acquired_records = [
         ShareFetchResponse.AcquiredRecords(first_offset=first, last_offset=last, delivery_count=handout.attempt)
+        for handout in handouts
         for first, last in handout.ranges
     ]
     answer.acquired_records.sort(key=lambda one: one.first_offset)
