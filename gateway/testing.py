@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -23,11 +26,24 @@ from typing import Final, Self
 READY_S_MAX: Final = 60.0
 STOP_S_MAX: Final = 30.0
 _PR_SET_PDEATHSIG: Final = 1
+_PORT_MIN, _PORT_END = 10_000, 32_768  # below those that Linux gives to connections and to port 0
 _LISTENERS: Final = {"kafka": "--kafka", "mqtt": "--mqtt", "ws": "--mqtt-ws", "native": "--native"}
 
 
 class BrokerFailed(Exception):
     """The broker did not start or stop; the text holds the end of its log."""
+
+
+def free_port() -> int:
+    """A port on loopback to listen on, and to find again: while its broker is down, the system gives it to nobody.
+
+    A client that tries one of the system's own ports again and again may even be connected to itself.
+    """
+    while True:
+        port = _PORT_MIN + secrets.randbelow(_PORT_END - _PORT_MIN)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _end_with_parent() -> None:
@@ -41,7 +57,7 @@ class RunningBroker:
     def __init__(self, folder: Path, config: str = "") -> None:
         self._folder = folder
         self._config = config
-        self._addresses = dict.fromkeys(_LISTENERS, "127.0.0.1:0")
+        self._addresses = {name: f"127.0.0.1:{free_port()}" for name in _LISTENERS}
         self._process: subprocess.Popen[bytes] | None = None
         self._start()
 

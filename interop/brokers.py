@@ -7,10 +7,8 @@ the exec to the first answered request (ApiVersions; CONNECT where only MQTT is 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
-import random
 import re
 import shutil
 import signal
@@ -22,11 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from gateway.testing import free_port
 from interop.places import KAFKA_JARS, PEERS, trivium_command
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
-PORT_MIN, PORT_MAX = 10_000, 32_000
 _PROBE = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 _MQTT_PROBE = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
 _PR_SET_PDEATHSIG = 1
@@ -34,14 +32,6 @@ _PR_SET_PDEATHSIG = 1
 
 class BrokerError(Exception):
     """A broker did not start, or ended when it should not have; the text holds the end of its log."""
-
-
-def free_port() -> int:
-    """A loopback port that was free a moment ago, and is not one the system gives out by itself."""
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", random.randrange(PORT_MIN, PORT_MAX)))
-            return int(probe.getsockname()[1])
 
 
 def answers(host: str, port: int, probe: bytes = _PROBE, answer_bytes: int = 8, timeout_s: float = 0.5) -> bool:

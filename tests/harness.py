@@ -15,6 +15,7 @@ from core.broker import Broker
 from core.store.memory import MemoryEngine
 from gateway.core_settings import broker_settings
 from gateway.serve import kafka_server
+from tests.patience import PATIENCE_S
 
 
 class RunningBroker:
@@ -32,13 +33,13 @@ class RunningBroker:
     def start(self, config: Config) -> None:
         self._config = config
         self._thread.start()
-        self._ready.wait(30)
+        self._ready.wait(PATIENCE_S)
         if self._failed:
             raise self._failed
 
     def stop(self) -> None:
         trio.from_thread.run_sync(self._stop.cancel, trio_token=self.token)
-        self._thread.join(30)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
         if self._failed:
             raise self._failed

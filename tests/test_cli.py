@@ -19,6 +19,7 @@ from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import Append, CreatePartition, append
 from gateway import serve
 from gateway.cli import main
+from tests.patience import PATIENCE_S
 from trivium.record_batch import parse_header
 from trivium.records import Record, build
 
@@ -118,7 +119,9 @@ def test_a_signal_that_comes_with_the_line_that_says_ready_is_a_clean_stop(tmp_p
     ports = {f"TRIVIUM_{protocol}_LISTEN": "127.0.0.1:0" for protocol in ("KAFKA", "MQTT", "NATIVE")}
     environment = {**os.environ, **ports, "TRIVIUM_STORE_DATA_DIR": str(tmp_path)}
     program = _STOPPED_AT_ONCE.format(signal=name)
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     assert "stopped" in done.stdout.splitlines()[-1]
 

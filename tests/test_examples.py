@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.testing import BrokerFailed, RunningBroker
+from gateway.testing import BrokerFailed, RunningBroker, free_port
+from tests.patience import PATIENCE_S
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -20,7 +21,7 @@ def _start(name: str, *arguments: str) -> subprocess.Popen[str]:
 
 def _run(name: str, *arguments: str) -> str:
     process = _start(name, *arguments)
-    said = process.communicate(timeout=30)[0]
+    said = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 0
     return said
 
@@ -42,7 +43,7 @@ def test_a_worker_finishes_what_it_has_at_sigterm(trivium_broker: RunningBroker)
     assert worker.stdout is not None
     assert sorted(worker.stdout.readline() for _ in range(3)) == ["b'0'\n", "b'1'\n", "b'2'\n"]
     worker.send_signal(signal.SIGTERM)
-    assert worker.communicate(timeout=30)[0] == ""
+    assert worker.communicate(timeout=PATIENCE_S)[0] == ""
     assert worker.returncode == 0
     # What it has done is acknowledged: the next worker gets what is new only.
     _run("produce.py", trivium_broker.native, "jobs", "k", "3")
@@ -50,12 +51,12 @@ def test_a_worker_finishes_what_it_has_at_sigterm(trivium_broker: RunningBroker)
     assert again.stdout is not None
     assert again.stdout.readline() == "b'3'\n"
     again.send_signal(signal.SIGTERM)
-    assert again.communicate(timeout=30)[0] == ""
+    assert again.communicate(timeout=PATIENCE_S)[0] == ""
 
 
 def test_a_users_own_test_with_the_plugin() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "test_orders.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
 
@@ -63,3 +64,9 @@ def test_a_users_own_test_with_the_plugin() -> None:
 def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(BrokerFailed, match="nonsense"):
         RunningBroker(tmp_path, "[nonsense]\nx = 1\n")
+
+
+def test_nobody_is_given_the_port_of_a_broker_that_is_down() -> None:
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(given.read_text().split()[0]) if given.exists() else 49_152
+    assert all(1_024 <= free_port() < first for _ in range(20))

@@ -24,6 +24,7 @@ from core.queue_types import START_EARLIEST, Handout, Settle, Settled, Subscript
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import Append, Outcome, append
 from core.tracing import Actor
+from tests.patience import PATIENCE_S
 from tests.store.batches import read_all
 from tests.store.simulated_disk import SimulatedDisk
 from trivium import headers
@@ -180,7 +181,7 @@ async def losses(disk: SimulatedDisk, seed: int, count: int) -> int:
     for point, cut in disk.cuts(points, seed):
         known = next(known for at, known in reversed(marks) if at < point)
         try:
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE_S):
                 await check(cut, known)
         except* (AssertionError, CoreFailure, trio.TooSlowError):
             found += 1
@@ -221,7 +222,7 @@ async def test_a_full_disk_refuses_acknowledgements_and_takes_them_when_there_is
         got = sorted(consumer.got)
         await consumer.settle(got[:1], Verb.ACK)
         disk.faults.capacity_bytes = disk.used_bytes() + 60_000
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             while await stored(broker):
                 pass
         with pytest.raises(CoreFailure) as refused:
@@ -230,12 +231,12 @@ async def test_a_full_disk_refuses_acknowledgements_and_takes_them_when_there_is
         with pytest.raises(CoreFailure):
             await consumer.settle(got[5:], Verb.NACK)
         disk.faults.capacity_bytes = None
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             while not await stored(broker):
                 pass
         assert await consumer.settle(got[3:4], Verb.ACK) == [Settled.DONE]
         assert await consumer.settle(got[1:3], Verb.ACK) == [Settled.DONE] * 2  # refused is not done: it is said again
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_S):
         async with serving(disk) as (_, broker):
             consumer = await Consumer(broker).join()
             while not {(0, 4), (0, 5)} <= {place for place, _ in consumer.got}:

@@ -20,12 +20,12 @@ def run(name: str, examples: int) -> None:
     for seed in valid:
         target(seed)
 
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.binary(max_size=300))
     def by_chance(data: bytes) -> None:
         target(data)
 
-    @settings(max_examples=examples * 2, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples * 2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(valid), st.data())
     def changed(seed: bytes, data: st.DataObject) -> None:
         mutated = bytearray(seed)

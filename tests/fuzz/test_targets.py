@@ -11,13 +11,13 @@ import sys
 import pytest
 
 from tests.fuzz.targets import TARGETS
+from tests.patience import PATIENCE_S
 
-TIMEOUT_S = 120
 EXAMPLES = 150
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_any_bytes_return_or_raise_the_declared_error(name: str) -> None:
     command = [sys.executable, "-m", "tests.fuzz.run_target", name, str(EXAMPLES)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"

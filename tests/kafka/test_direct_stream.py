@@ -11,6 +11,7 @@ from gateway.direct_stream import SEND_BYTES, DirectStream
 from gateway.protocols.kafka.api_versions import ApiKey
 from tests.kafka.test_connection import fetch, produce
 from tests.kafka.wire import batch_of, kafka_listener
+from tests.patience import PATIENCE_S
 
 
 def pair(buffer_bytes: int) -> tuple[DirectStream, trio.SocketStream]:
@@ -82,6 +83,6 @@ async def test_a_drain_ends_with_the_last_answer() -> None:
                 await trio.lowlevel.checkpoint()
             connection.drain()
             assert (await client.receive())[1].responses[0].partition_responses[0].error_code == 0
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_S):
                 await client.wait_closed()
             await client.stream.aclose()

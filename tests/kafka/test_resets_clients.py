@@ -15,13 +15,14 @@ import pytest
 import trivium
 import trivium.blocking
 from tests.native.harness import Addresses, in_thread
+from tests.patience import PATIENCE_S
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its import uses what Python deprecates
     from kafka import KafkaConsumer, TopicPartition
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:kafka")
-WAIT_S = 60
+WAIT_S = PATIENCE_S
 PARTITIONS = 4
 RECORDS = 400
 Seen = Callable[[int, int], None]  # partition, offset

@@ -31,9 +31,10 @@ from gateway.protocols.kafka.messages import (
     ShareGroupDescribeRequest,
     ShareGroupHeartbeatRequest,
 )
+from gateway.testing import free_port
 from tests.kafka.wire import Listener, WireClient, batch_of, kafka_listener
 from tests.mqtt.child import Child, child_broker
-from tests.native.test_restart import free_port
+from tests.patience import PATIENCE_S
 from trivium.record_batch import parse_header
 from trivium.records import build_control, decode
 
@@ -403,23 +404,22 @@ def test_librdkafkas_share_consumers_and_what_is_accepted_over_kill_9(tmp_path: 
         earliest = ConfigEntry(SHARE_RESET, "earliest", incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ConfigResource.Type.GROUP, "g", incremental_configs=[earliest])
         for future in admin.incremental_alter_configs([resource]).values():
-            future.result(30)
+            future.result(PATIENCE_S)
         with trivium.blocking.connect(child.native) as client, client.producer() as producer:
             client.create_topic("t", 1)
             for number in range(10):
                 producer.send("t", b"%d" % number)
         first = consumer(child, **explicit)
-        seen: list[bytes] = []
-        while len(seen) < 10:
+        seen: set[bytes] = set()
+        while len(seen) < 10:  # what was released comes again at once
             for message in first.poll(1.0):
                 assert message.error() is None
-                seen.append(message.value())
+                seen.add(message.value())
                 accepts = message.offset() % 2 == 0
                 first.acknowledge(message, AcknowledgeType.ACCEPT if accepts else AcknowledgeType.RELEASE)
             if len(seen) < 10:
-                first.commit_sync(30.0)
-        # What was released comes again at once: only what came first counts here.
-        assert set(first.commit_sync(30.0).values()) <= {None}
+                first.commit_sync(PATIENCE_S)
+        assert set(first.commit_sync(PATIENCE_S).values()) <= {None}
         child.kill()
         child.start()
         first.close()
@@ -427,7 +427,7 @@ def test_librdkafkas_share_consumers_and_what_is_accepted_over_kill_9(tmp_path: 
         again: set[bytes] = set()
         while len(again) < 5:
             again |= {message.value() for message in second.poll(1.0) if message.error() is None}
-        second.commit_sync(30.0)
+        second.commit_sync(PATIENCE_S)
         assert again == {b"%d" % number for number in range(1, 10, 2)}
         assert len(second.poll(1.0)) == 0
         second.close()
@@ -441,7 +441,7 @@ def test_consumption_goes_on_over_kill_9(tmp_path: Path) -> None:
         earliest = ConfigEntry(SHARE_RESET, "earliest", incremental_operation=AlterConfigOpType.SET)
         resource = ConfigResource(ConfigResource.Type.GROUP, "g", incremental_configs=[earliest])
         for future in admin.incremental_alter_configs([resource]).values():
-            future.result(30)
+            future.result(PATIENCE_S)
         with trivium.blocking.connect(child.native) as client, client.producer() as producer:
             client.create_topic("t", 2)
             for number in range(count):

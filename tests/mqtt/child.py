@@ -17,7 +17,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-WAIT_S = 15
+from tests.patience import PATIENCE_S
+
+WAIT_S = PATIENCE_S
 
 
 class Child:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mqtt.child import Child, Device, child_broker
+from tests.mqtt.child import WAIT_S, Child, Device, child_broker
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its import uses what Python deprecates
@@ -86,13 +86,13 @@ def test_aborted_records_never_reach_a_device_open_ones_not_before_their_commit(
     producer = KafkaProducer(bootstrap_servers=broker.kafka, transactional_id="ledger-writer")
     producer.init_transactions()
     producer.begin_transaction()
-    producer.send("ledger", key=b"a", value=b"aborted").get(10)
+    producer.send("ledger", key=b"a", value=b"aborted").get(WAIT_S)
     publisher = Device(broker.mqtt)
     publisher.publish("ledger/b", b"behind an open transaction", 1)
     assert device.messages.empty()
     producer.abort_transaction()
     producer.begin_transaction()
-    producer.send("ledger", key=b"a", value=b"committed").get(10)
+    producer.send("ledger", key=b"a", value=b"committed").get(WAIT_S)
     producer.commit_transaction()
     assert device.payloads(2) == [b"behind an open transaction", b"committed"]
     producer.close()

@@ -9,7 +9,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from tests.mqtt.child import Child, Device, child_broker, properties
+from tests.mqtt.child import WAIT_S, Child, Device, child_broker, properties
 
 clause = pytest.mark.clause
 
@@ -147,7 +147,7 @@ def test_qos_2_is_delivered_once_through_kill_in_the_middle(tmp_path: Path) -> N
             device.resume(broker.mqtt)
             assert device.session_present
         for info in infos:
-            info.wait_for_publish(15)
+            info.wait_for_publish(WAIT_S)
         sender.publish("once/a", b"end", 2)
         while (payload := receiver.get().payload) != b"end":
             got.append(payload)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.protocols.mqtt.codec.packets import Disconnect
-from tests.mqtt.child import Device, child_broker
+from tests.mqtt.child import WAIT_S, Device, child_broker
 from tests.mqtt.wire import Wire
 
 with warnings.catch_warnings():
@@ -53,7 +53,7 @@ def test_the_latest_record_of_each_key_of_a_kafka_table_is_retained_for_devices(
         admin.close()
         producer = KafkaProducer(bootstrap_servers=broker.kafka)
         for key, value in ((b"eur", b"1"), (b"usd", b"2"), (b"eur", b"3"), (b"gbp", b"4"), (b"gbp", None)):
-            producer.send("prices", key=key, value=value).get(10)
+            producer.send("prices", key=key, value=value).get(WAIT_S)
         producer.close()
         for _ in range(2):
             device = Device(broker.mqtt)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from conf.load import load
 from gateway.cli import main
 from gateway.core_settings import mqtt_settings
-from tests.mqtt.child import Device, child_broker
+from tests.mqtt.child import WAIT_S, Device, child_broker
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # its import uses what Python deprecates
@@ -51,7 +51,7 @@ def test_rules_hold_both_ways(tmp_path: Path) -> None:
         device.publish("fleet/car7/telemetry/cpu/0", b"device", retain=True)
         device.publish("fleet/car7/other", b"no rule", 1)
         producer = KafkaProducer(bootstrap_servers=broker.kafka)
-        producer.send("telemetry", key=b"car8/cpu/1", value=b"kafka").get(10)
+        producer.send("telemetry", key=b"car8/cpu/1", value=b"kafka").get(WAIT_S)
         producer.close()
         messages = [device.get() for _ in range(2)]
         assert [(m.topic, m.payload) for m in messages] == [

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway.cli import main
-from tests.mqtt.child import Device, child_broker
+from tests.mqtt.child import WAIT_S, Device, child_broker
 from tests.mqtt.test_passwords import _file
 
 
@@ -23,7 +23,7 @@ def _connect(port: int, user: str | None, password: str | None) -> int:
     client.username_pw_set(user, password)
     client.connect("127.0.0.1", port)
     client.loop_start()
-    code: int = answers.get(timeout=15)
+    code: int = answers.get(timeout=WAIT_S)
     client.disconnect()
     client.loop_stop()
     client._reset_sockets()
@@ -54,7 +54,7 @@ def test_who_is_gone_from_the_password_file_is_cut_at_a_reload(tmp_path: Path, m
         assert _connect(broker.mqtt, "nobody", None) == 0x86
         (tmp_path / "passwords").write_text("".join(line for line in _file().splitlines(True) if "new:" not in line))
         broker.reload()
-        assert gone.ends.get(timeout=15) == 0x87
+        assert gone.ends.get(timeout=WAIT_S) == 0x87
         for device in (stays, nobody):
             device.publish("still", b"here")
             device.close()

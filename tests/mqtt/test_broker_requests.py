@@ -10,7 +10,7 @@ from paho.mqtt.packettypes import PacketTypes
 
 import trivium
 import trivium.blocking
-from tests.mqtt.child import Child, Device, child_broker, properties
+from tests.mqtt.child import WAIT_S, Child, Device, child_broker, properties
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_a_device_answers_a_request_of_the_sdk(broker: Child) -> None:
         answer = properties(PacketTypes.PUBLISH)
         answer.CorrelationData = message.properties.CorrelationData
         device.publish(message.properties.ResponseTopic, b"open", properties=answer)
-        assert asked.result(30).value == b"open"
+        assert asked.result(WAIT_S).value == b"open"
     device.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from tests.mqtt.child import Child, Device, child_broker, properties
+from tests.mqtt.child import WAIT_S, Child, Device, child_broker, properties
 
 clause = pytest.mark.clause
 TOPICS = 12
@@ -131,9 +131,9 @@ def test_qos_2_of_a_shared_subscription_comes_once_through_kills(tmp_path: Path)
         for device in (*members, publisher):
             device.resume(broker.mqtt)
         publish_all(publisher, 200, 2)
-        found = [int(arrived.get(timeout=15).payload) for _ in range(3 * TOPICS)]
+        found = [int(arrived.get(timeout=WAIT_S).payload) for _ in range(3 * TOPICS)]
         publish_all(publisher, 300, 2)
-        found += [int(arrived.get(timeout=15).payload) for _ in range(TOPICS)]
+        found += [int(arrived.get(timeout=WAIT_S).payload) for _ in range(TOPICS)]
         for device in (*members, publisher):
             device.close()
         assert arrived.empty()

@@ -36,6 +36,7 @@ from gateway.protocols.mqtt.codec.packets import (
 )
 from gateway.protocols.mqtt.codec.properties import PUBACK, PUBCOMP, PUBREC, PUBREL
 from gateway.protocols.mqtt.server import MqttServer, bind_listeners, open_server
+from tests.patience import PATIENCE_S
 from tests.store.batches import read_all
 from tests.store.simulated_disk import SimulatedDisk
 from trivium.record_batch import parse_header
@@ -211,7 +212,7 @@ async def test_a_device_loses_nothing_and_gets_nothing_twice_over_a_power_cut(se
     for point, cut in disk.cuts(points, seed):
         known = next(known for at, known in reversed(marks) if at < point)
         try:
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE_S):
                 await go_on_and_check(cut, copy.deepcopy(known))
         except BaseException as error:
             error.add_note(f"seed {seed}, cut before {point} of {len(disk.trace)}")

@@ -40,6 +40,7 @@ from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.peers import Listener
 from gateway.protocols.mqtt.pump import STORM_ACCEPTS, Pump
 from tests.mqtt.fake_broker import FakeBroker
+from tests.patience import PATIENCE_S
 
 clause = pytest.mark.clause
 CA = trustme.CA()
@@ -87,7 +88,7 @@ async def serving(limits: Limits | None = None, clock: Callable[[], float] = tim
     async with trio.open_nursery() as nursery:
         nursery.start_soon(served.pump.run, served.listeners)
         try:
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_S):
                 yield served
         finally:
             for stream in OPENED:
@@ -378,7 +379,7 @@ def _paho_round(road: str, port: int, version: int) -> None:
         client.subscribe("road/#", 2)
         _until(lambda: bool(subscribed))
         for qos in (0, 1, 2):
-            client.publish("road/x", b"%d" % qos, qos).wait_for_publish(5)
+            client.publish("road/x", b"%d" % qos, qos).wait_for_publish(PATIENCE_S)
         _until(lambda: len(got) == 3)
         assert sorted(got) == [("road/x", b"%d" % qos, qos) for qos in (0, 1, 2)]
     finally:
@@ -389,7 +390,7 @@ def _paho_round(road: str, port: int, version: int) -> None:
 def _until(done: Callable[[], bool]) -> None:
     """Wait for paho's own thread."""
     pause = threading.Event()
-    for _ in range(500):
+    for _ in range(int(PATIENCE_S * 100)):
         if done():
             return
         pause.wait(0.01)

@@ -40,6 +40,7 @@ from gateway.protocols.mqtt.pending import Pending
 from gateway.protocols.mqtt.resting import Resting
 from gateway.protocols.mqtt.server import MqttServer, bind_listeners, open_server
 from gateway.protocols.mqtt.session import QOS1_SENT, QOS2_RELEASED, STORED, Delivery, Session, Subscription
+from tests.patience import PATIENCE_S
 from trivium.record_batch import parse_header
 from trivium.records import Record, build, build_control
 
@@ -59,7 +60,7 @@ class Client:
 
     async def got(self) -> list[Packet]:
         packets: list[Packet] = []
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             while not packets:
                 await trio.lowlevel.checkpoint()
                 self.reader.feed(self.connection.take_output(), packets)
@@ -198,7 +199,7 @@ async def comes_back(server: MqttServer, client_id: str) -> tuple[bool, list[str
     device = Client(server, client_id)
     with patch.object(server.deliveries, "catch_up", wraps=server.deliveries.catch_up) as read:
         came = await device.connect(present=True)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_S):
         while not server.handler.devices[client_id].live:
             await trio.lowlevel.checkpoint()
             device.reader.feed(device.connection.take_output(), came)

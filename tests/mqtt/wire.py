@@ -9,8 +9,9 @@ from gateway.protocols.mqtt.codec import Reader, encode
 from gateway.protocols.mqtt.codec.packets import ConnAck, Connect, Packet, Publish, SubAck, Subscribe
 from gateway.protocols.mqtt.codec.packets import SubscriptionRequest as Request
 from gateway.protocols.mqtt.codec.properties import Properties
+from tests.patience import PATIENCE_S
 
-WAIT_S = 15
+WAIT_S = PATIENCE_S
 
 
 class Wire:

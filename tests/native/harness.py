@@ -15,6 +15,7 @@ from core.store.memory import MemoryEngine
 from gateway.core_settings import broker_settings
 from gateway.protocols.native.server import native_server
 from gateway.serve import kafka_server
+from tests.patience import PATIENCE_S
 
 
 class Addresses(NamedTuple):
@@ -55,11 +56,11 @@ def in_thread(**sections: dict[str, object]) -> Iterator[Addresses]:
 
     thread = threading.Thread(target=trio.run, args=(main,), daemon=True)
     thread.start()
-    assert ready.wait(30)
+    assert ready.wait(PATIENCE_S)
     try:
         yield found[0]
     finally:
         token, stop = stops[0]
         trio.from_thread.run_sync(stop.set, trio_token=token)
-        thread.join(30)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.patience import PATIENCE_S
+
 PROGRAM = """
 import importlib, pkgutil, sys
 
@@ -25,5 +27,5 @@ for name in trivium.__all__:
 
 
 def test_the_sdk_needs_nothing_of_the_broker() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr

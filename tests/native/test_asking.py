@@ -19,6 +19,7 @@ from gateway.memory_budget import MemoryBudget
 from gateway.protocols.native import connection
 from gateway.protocols.native.connection import Connection, ConnectionLimits
 from gateway.protocols.native.context import AskFailed, Context
+from tests.patience import PATIENCE_S
 from trivium import client as sdk
 from trivium.connection import Connection as ClientConnection
 from trivium.connection import Incoming
@@ -168,7 +169,7 @@ async def test_what_only_the_broker_may_say_ends_the_connection() -> None:
     async with broker_side(theirs):
         await ours.send_all(encode(1, 0, Hello(MAGIC, 1, 1, "", "")) + encode(11, 1, AskStatus()))
         received = b""
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             while chunk := await ours.receive_some():
                 received += bytes(chunk)
 

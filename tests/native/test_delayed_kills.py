@@ -9,7 +9,8 @@ from pathlib import Path
 import trio
 
 import trivium
-from tests.native.test_restart import free_port, kill, start
+from gateway.testing import free_port
+from tests.native.test_restart import kill, start
 from trivium.client import Client
 
 KILLS = 3

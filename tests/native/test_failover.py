@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -12,6 +13,7 @@ import trio
 
 import trivium
 from tests.native.harness import serving
+from tests.patience import PATIENCE_S
 from trivium import client as client_module
 from trivium import connection as connection_module
 
@@ -33,7 +35,11 @@ def dead() -> str:
 async def test_dead_and_silent_addresses_are_passed_over(
     silent: str, dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "CONNECT_S_MAX", 0.05)
+    async def open_connection(host: str, port: int, *rest: Any) -> connection_module.Connection:
+        monkeypatch.setattr(connection_module, "CONNECT_S_MAX", 0.01 if silent.endswith(f":{port}") else PATIENCE_S)
+        return await connection_module.open_connection(host, port, *rest)
+
+    monkeypatch.setattr(client_module, "open_connection", open_connection)
     async with serving() as live:
         for _ in range(4):  # the order is random
             async with trivium.connect(f"{silent},{dead},{live.native}") as client:
@@ -93,7 +99,7 @@ async def test_a_connection_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPat
             client.request_timeout_s = 0.1
             with pytest.raises(trivium.RequestTimedOut, match="no answer to Metadata"):
                 await client.topics()
-            client.request_timeout_s = 10
+            client.request_timeout_s = PATIENCE_S
             assert await client.topics() == []
         nursery.cancel_scope.cancel()
 

@@ -121,14 +121,19 @@ async def test_a_handler_that_fails_has_its_message_again_with_the_error_as_reas
             await messages.ack(again)
 
 
+async def held_of(group: str, client: Client) -> int:
+    (info,) = await client.describe_queues(group)
+    return sum(member.held for member in info.members)
+
+
 async def test_credit_bounds_what_is_here_and_leaving_gives_back_what_was_not_started_on() -> None:
     async with connected() as client:
         await fill(client, 50, partitions=1)
         async with client.subscribe("t", group="g", start=trivium.EARLIEST, credit_messages=8) as messages:
             first = await anext(messages)
-            await trio.sleep(0.05)
-            (info,) = await client.describe_queues("g")
-            assert sum(member.held for member in info.members) == 8
+            while (held := await held_of("g", client)) < 8:
+                pass
+            assert held == await held_of("g", client) == 8
             await messages.ack(first)
         async with client.subscribe("t", group="g") as messages:
             got = [await anext(messages) for _ in range(49)]

@@ -16,7 +16,8 @@ import pytest
 import trio
 
 import trivium
-from tests.native.test_restart import free_port, kill, start
+from gateway.testing import free_port
+from tests.native.test_restart import kill, start
 
 MESSAGES = 400
 KEYS = 12

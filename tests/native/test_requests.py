@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import anyio
@@ -48,12 +49,22 @@ async def test_who_is_not_answered_in_time_is_told_and_a_late_answer_is_dropped(
     async with serving() as addresses, trivium.connect(addresses.native) as client:
         await client.create_topic("slow", 1)
         async with client.requester() as requester, client.producer() as producer:
-            with pytest.raises(RequestTimedOut, match="no reply from topic 'slow'"):
-                await requester.request("slow", b"x", timeout_s=0.05)
-            async with client.consumer("slow", start=trivium.EARLIEST) as consumer:
-                late = await anext(consumer)
-                assert ("trivium.expiry-s", b"1") in late.headers
-                await trivium.reply(producer, late, b"late")
+            unanswered: list[trivium.Message] = []
+
+            async def read() -> None:
+                async with client.consumer("slow", start=trivium.EARLIEST) as consumer:
+                    unanswered.append(await anext(consumer))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read)
+                timeout_s = 0.05
+                while not unanswered:  # it took longer to get there
+                    with pytest.raises(RequestTimedOut, match="no reply from topic 'slow'"):
+                        await requester.request("slow", b"%d" % math.ceil(timeout_s), timeout_s=timeout_s)
+                    timeout_s *= 2
+            (late,) = unanswered
+            assert ("trivium.expiry-s", late.value) in late.headers
+            await trivium.reply(producer, late, b"late")
             async with anyio.create_task_group() as tasks:
 
                 async def answer() -> None:

@@ -11,6 +11,7 @@ import trio
 import trivium
 import trivium.blocking
 from tests.native.harness import in_thread, serving
+from tests.patience import PATIENCE_S
 from trivium.client import parse_addresses
 from trivium.frame_reader import FrameReader
 
@@ -160,10 +161,10 @@ def test_native_and_kafka_agree_on_keys_order_and_headers() -> None:
             places = {key: producer.send("t", b"native", key=key, headers=HEADERS).partition for key in keys}
         kafka = KafkaProducer(bootstrap_servers=addresses.kafka)
         for key in keys:
-            sent = kafka.send("t", key=key, value=b"kafka", headers=[("h", b"v")]).get(10)
+            sent = kafka.send("t", key=key, value=b"kafka", headers=[("h", b"v")]).get(PATIENCE_S)
             assert sent.partition == places[key]
         kafka.close()
-        read = KafkaConsumer(bootstrap_servers=addresses.kafka, auto_offset_reset="earliest", consumer_timeout_ms=5000)
+        read = KafkaConsumer(bootstrap_servers=addresses.kafka, auto_offset_reset="earliest")
         read.assign([TopicPartition("t", partition) for partition in range(PARTITIONS)])
         by_key: dict[bytes, list[bytes]] = {}
         for _ in range(2 * len(keys)):

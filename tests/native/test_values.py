@@ -11,6 +11,7 @@ import pytest
 
 import trivium
 from tests.native.harness import in_thread, serving
+from tests.patience import PATIENCE_S
 from trivium import blocking
 from trivium.handouts import Message as QueueMessage
 
@@ -77,7 +78,7 @@ async def test_what_a_handler_sends_continues_the_trace() -> None:
                 subscriber.stop()
 
         async with client.subscribe("in", group="g", start=trivium.EARLIEST) as subscriber:
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE_S):
                 await subscriber.run(work, signals=())
         async with client.consumer("out", start=trivium.EARLIEST) as consumer:
             found = [dict((await anext(consumer)).headers) for _ in range(4)]

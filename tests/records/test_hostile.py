@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.patience import PATIENCE_S
+
 
 def run(*arguments: str) -> str:
     child = subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=100, check=False, encoding="utf-8"
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=False, encoding="utf-8"
     )
     assert child.returncode == 0, child.stderr[-2000:]
     return child.stdout

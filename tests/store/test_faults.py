@@ -14,6 +14,7 @@ from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import Appended, CreatePartition, DataDamaged, DeletePartition, Outcome, StoreFailed, append
 from core.store.log_files import log_number
 from core.store.supply import Room
+from tests.patience import PATIENCE_S
 from tests.store.batches import batch, batches_in, entry, read_all
 from tests.store.simulated_disk import Faults, SimulatedDisk
 from trivium.record_batch import parse_header
@@ -116,7 +117,7 @@ async def _fill_and_give_room(disk: SimulatedDisk) -> None:
         assert len(await read_all(engine, 1)) == len(acknowledged), "reads go on"
         assert engine.info(1).next_offset == len(acknowledged), "offsets were taken back"
         disk.faults.capacity_bytes = None
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             while (await append(engine, [entry(1, batch(b"y"))]))[0].outcome is Outcome.FULL:
                 pass
         nursery.cancel_scope.cancel()
@@ -143,7 +144,7 @@ async def test_a_start_on_a_disk_below_the_reserve_serves_reads_and_deletes_unti
         assert len(await read_all(engine, 1)) == 10
         [deleted] = await append(engine, [DeletePartition(2)])
         assert deleted.outcome is Outcome.APPENDED
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             await engine.settler.run_once()
             while (await append(engine, [entry(1, batch(b"y"))]))[0].outcome is Outcome.FULL:
                 pass

@@ -59,7 +59,7 @@ def killed_after(directory: Path, lines: int) -> list[tuple[int, int, str]]:
     os.kill(child.pid, signal.SIGKILL)
     said += child.stdout.readlines()
     child.stdout.close()
-    child.wait(10)
+    child.wait()
     whole = [line.decode().split() for line in said if line.endswith(b"\n")]
     return [(int(partition), int(offset), value) for partition, offset, value in whole]
 

@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import Appended, CreatePartition, Outcome, append
 from core.store.writer import LOOP_WRITE_BYTES_MAX
+from tests.patience import PATIENCE_S
 from tests.store.batches import batch, entry, read_all
 from tests.store.simulated_disk import SimulatedDisk
 
@@ -44,7 +45,7 @@ async def test_a_disk_that_takes_its_time(slow: str) -> None:
             assert engine.info(1).high_watermark == 3
         finally:
             gate.set()
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_S):
             while len(answers) < IN_FLIGHT + 2:
                 await trio.lowlevel.checkpoint()
         assert [a.base_offset for a in answers[:IN_FLIGHT]] == list(range(3, 3 + IN_FLIGHT))

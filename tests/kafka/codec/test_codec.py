@@ -18,6 +18,7 @@ from gateway.protocols.kafka.messages import (
     MetadataResponse,
     ProduceRequest,
 )
+from tests.patience import PATIENCE_S
 
 
 def refused(name: str, version: int, golden: str, why: str) -> None:
@@ -186,7 +187,7 @@ def test_importing_the_codec_compiles_no_message() -> None:
         "from gateway.protocols.kafka import codec, codec_model\n"
         "assert not codec._decoders and not codec_model.struct_classes.cache_info().currsize"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=PATIENCE_S)
 
 
 def test_bytes_behind_a_request_are_left_alone() -> None:
