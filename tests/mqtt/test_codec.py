@@ -208,6 +208,17 @@ def test_mqtt_2_1_3_1_reserved_flags_are_malformed(version: int) -> None:
             assert refused(bytes((kind << 4 | wrong, 2, 0, 1)), version) == reasons.MALFORMED_PACKET
 
 
+def test_mqtt_3_1_does_not_use_the_flags_of_packets_other_than_publish() -> None:
+    connect = bytes.fromhex("0f 00 06") + b"MQIsdp" + bytes.fromhex("03 02 00 0a 00 01") + b"a"
+    for flags in range(16):
+        packets: list[Packet] = []
+        reader = Reader(1 << 20)
+        reader.feed(bytes((0x10 | flags,)) + connect, packets)
+        rest = [(kind << 4 | flags, 2, 0, 1) for kind in (4, 5, 6, 7)] + [(12 << 4 | flags, 0), (14 << 4 | flags, 0)]
+        reader.feed(b"".join(map(bytes, rest)), packets)
+        assert [type(packet).__name__ for packet in packets[:1] + packets[-2:]] == ["Connect", "PingReq", "Disconnect"]
+
+
 @clause("MQTT-2.2.1-2", v=5)
 @clause("MQTT-2.3.1-5", v=4)
 def test_mqtt_2_2_1_2_no_packet_id_at_qos_0() -> None:

@@ -121,6 +121,8 @@ def _connect(data: bytes, at: int, end: int, first: int, version: int) -> Packet
         if name not in ("MQTT", "MQIsdp"):
             raise malformed("the protocol is not MQTT")
         raise UnsupportedVersion(level)
+    if first & 0x0F and level != V31:
+        raise _wrong_flags(first)
     flags, at = read_u8(data, at, end)
     will_qos = flags >> 3 & 3
     if flags & 1 and level != V31:
@@ -265,7 +267,7 @@ def _auth(data: bytes, at: int, end: int, first: int, version: int) -> Packet:
 _Parser = Callable[[bytes, int, int, int, int], Packet]
 # packet type: (flags that the fixed header must have, or -1 for any; parser)
 _PARSERS: Final[dict[int, tuple[int, _Parser]]] = {
-    props.CONNECT: (0, _connect),
+    props.CONNECT: (-1, _connect),
     props.CONNACK: (0, _connack),
     props.PUBLISH: (-1, _publish),
     props.PUBACK: (0, _ack),
@@ -283,6 +285,10 @@ _PARSERS: Final[dict[int, tuple[int, _Parser]]] = {
 }
 
 
+def _wrong_flags(first: int) -> RemoteProtocolError:
+    return malformed(f"the flags of packet type {first >> 4} are 0x{first & 0x0F:x}")
+
+
 def parse(data: bytes, at: int, end: int, first: int, version: int) -> Packet:
     """Parse the body `data[at:end]` of a packet whose fixed header begins with `first`."""
     kind = first >> 4
@@ -290,8 +296,7 @@ def parse(data: bytes, at: int, end: int, first: int, version: int) -> Packet:
     if entry is None:
         raise malformed("packet type 0")
     flags, parser = entry
-    # MQTT 3.1 lets clients set DUP on these packets (its section 2.1); later versions reserve the bit.
-    lenient = version == V31 and kind in (props.PUBREL, props.SUBSCRIBE, props.UNSUBSCRIBE)
-    if flags >= 0 and first & 0x0F != flags and not lenient:
-        raise malformed(f"the flags of packet type {kind} are 0x{first & 0x0F:x}")
+    # MQTT 3.1 calls the flags of packets other than PUBLISH unused (its section 3); later versions reserve them.
+    if flags >= 0 and first & 0x0F != flags and version != V31:
+        raise _wrong_flags(first)
     return parser(data, at, end, first, version)
