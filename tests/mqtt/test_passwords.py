@@ -32,7 +32,24 @@ def test_the_right_password_opens_every_other_does_not(tmp_path: Path) -> None:
         assert not passwords.check(user, password)
 
 
-@pytest.mark.parametrize("line", ["user", ":$7$1$aaaa$aaaa", "user:plain", "user:$7$0$aaaa$aaaa", "user:$7$101$!$aaaa"])
+WHOLE = _b64(bytes(64))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "user",
+        f":$7$1$aaaa${WHOLE}",
+        "user:plain",
+        f"user:$7$0$aaaa${WHOLE}",
+        f"user:$7$101$!${WHOLE}",
+        f"user:$7$101$${WHOLE}",
+        "user:$7$101$aaaa$",
+        "user:$7$101$aaaa$aaaa",
+        "user:$6$aaaa$",
+        "user:$6$aaaa$aaaa",
+    ],
+)
 def test_a_line_that_is_none_is_refused_with_its_number_and_changes_nothing(tmp_path: Path, line: str) -> None:
     path = tmp_path / "passwords"
     path.write_text(line)

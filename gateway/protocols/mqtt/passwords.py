@@ -63,12 +63,19 @@ def _parse(text: str) -> Hashed:
     fields = text.split("$")
     try:
         if len(fields) == 5 and fields[1] == "7" and 1 <= int(fields[2]) <= ITERATIONS_MAX:
-            return Hashed(int(fields[2]), _bytes(fields[3]), _bytes(fields[4]))
+            return _whole(Hashed(int(fields[2]), _bytes(fields[3]), _bytes(fields[4])))
         if len(fields) == 4 and fields[1] == "6":
-            return Hashed(0, _bytes(fields[2]), _bytes(fields[3]))
+            return _whole(Hashed(0, _bytes(fields[2]), _bytes(fields[3])))
     except (ValueError, binascii.Error):
         pass
     raise ValueError("the hash is none of mosquitto_passwd's")
+
+
+def _whole(hashed: Hashed) -> Hashed:
+    """A hash that was cut short would be easy to hit, or could not be checked at all."""
+    if not hashed.salt or len(hashed.digest) != hashlib.sha512().digest_size:
+        raise ValueError
+    return hashed
 
 
 def _bytes(text: str) -> bytes:
