@@ -1,21 +1,33 @@
 """The broker's own log: structlog, one line per event, on standard error.
 
-Standard output belongs to the lines that say where a listener listens.
+Standard output belongs to the lines that say where a listener listens. What clients call themselves may be 64 KiB long:
+of each value a line holds the beginning.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from collections.abc import MutableMapping
+from typing import Any, Final
 
 import structlog
+
+VALUE_CHARS_MAX: Final = 1_000
+
+
+def cut_values(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if isinstance(value, str) and len(value) > VALUE_CHARS_MAX:
+            event[name] = f"{value[:VALUE_CHARS_MAX]}... ({len(value):,} characters)"
+    return event
 
 
 def configure(level: str, style: str) -> None:
     """`level` is debug, info, warning or error; `style` is text or json."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        cut_values,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
