@@ -97,7 +97,8 @@ class Retroactive:
         """The members lose what they have and join anew, so what they commit of before is refused as a stranger's."""
         read = set(names) or self._coordinator.topics_of(group_id)
         if not read:
-            raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"group {group_id!r} reads nothing that is known: name topics")
+            how = "name its topics, or the kind (queue, session) if it is not a group that commits"
+            raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"no group {group_id!r} has committed offsets: {how}")
         places = await resolve(self._engine, self._topics, read, target)
         answered = trio.Event()
         errors: list[CoreError | None] = []

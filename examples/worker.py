@@ -4,10 +4,9 @@ import asyncio
 import sys
 
 import trivium
-from trivium.handouts import Message
 
 
-async def work(message: Message) -> None:
+async def work(message: trivium.QueueMessage) -> None:
     print(message.value, flush=True)  # raise, and it comes again after a while
 
 

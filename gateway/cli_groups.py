@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 import click
 
@@ -28,7 +29,10 @@ def groups() -> None:
     "--topic", "topics", multiple=True, help="Only this topic; may be given again. [all that the group reads]"
 )
 @click.option(
-    "--kind", default="group", help="What NAME is: group, or session (MQTT client id, or $share/...). [group]"
+    "--kind",
+    type=click.Choice(["group", "queue", "session"]),
+    default="group",
+    help="What NAME is; a session is an MQTT client id, or $share/... [group]",
 )
 @click.option("--broker", default=DEFAULT_BROKER, metavar="HOST:PORT", help=f"The native port. [{DEFAULT_BROKER}]")
 def reset(
@@ -38,7 +42,7 @@ def reset(
     to_time: str | None,
     to_offset: int | None,
     topics: tuple[str, ...],
-    kind: str,
+    kind: Literal["group", "queue", "session"],
     broker: str,
 ) -> None:
     """Have NAME go on somewhere else, while it runs: its clients are neither restarted nor asked.

@@ -8,8 +8,9 @@ import click
 
 from gateway.cli_groups import DEFAULT_BROKER, time_ms
 from trivium.errors import TriviumError
+from trivium.frames.traces import TraceEvent
 
-_EVENTS = {1: "stored", 2: "delivered", 3: "acknowledged", 4: "failed", 9: "lost"}
+_EVENTS = {int(event): event.name.lower() for event in TraceEvent}
 
 
 @click.command("trace")

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trivium.client import Cancellation, Client, TopicDescription, connect
+    from trivium.client import Cancellation, Client, ScheduledMessage, TopicDescription, connect
     from trivium.consumer import Consumer, Message
     from trivium.errors import (
         BufferFull,
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     )
     from trivium.frames.halves import COMMIT, DO_NOT_KNOW, ROLL_BACK
     from trivium.frames.offsets import EARLIEST, LATEST
-    from trivium.half_messages import HalfMessage
+    from trivium.frames.queue_admin import QueueInfo
+    from trivium.frames.traces import TraceEntry, TraceEvent
+    from trivium.half_messages import Half, HalfMessage, HalfProducer, WaitingHalf
+    from trivium.handouts import Message as QueueMessage
     from trivium.outgoing import Sent
     from trivium.producer import NewMessage, Producer
     from trivium.queue_admin import DeadLetter
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from trivium.serializers import JSON, TEXT, CannotDeserialize, Serializer, TypedTopic
     from trivium.subscriber import Subscriber
     from trivium.trace_context import continuing
+    from trivium.transactions import Transaction, TransactionalSender
 
 __all__ = [
     "COMMIT",
@@ -54,27 +58,37 @@ __all__ = [
     "DeadLetter",
     "Disconnected",
     "ErrorCode",
+    "Half",
     "HalfMessage",
+    "HalfProducer",
     "KeyChanged",
     "Message",
     "NewMessage",
     "Producer",
+    "QueueInfo",
+    "QueueMessage",
     "RequestRefused",
     "RequestTimedOut",
     "Requester",
+    "ScheduledMessage",
     "Sent",
     "Serializer",
     "Subscriber",
     "TopicDescription",
+    "TraceEntry",
+    "TraceEvent",
+    "Transaction",
+    "TransactionalSender",
     "TriviumError",
     "TypedTopic",
+    "WaitingHalf",
     "connect",
     "continuing",
     "reply",
 ]
 
 _HOMES = {
-    "client": ("Cancellation", "Client", "TopicDescription", "connect"),
+    "client": ("Cancellation", "Client", "ScheduledMessage", "TopicDescription", "connect"),
     "consumer": ("Consumer", "Message"),
     "errors": (
         "BufferFull",
@@ -87,8 +101,11 @@ _HOMES = {
         "TriviumError",
     ),
     "frames.offsets": ("EARLIEST", "LATEST"),
+    "frames.queue_admin": ("QueueInfo",),
+    "frames.traces": ("TraceEntry", "TraceEvent"),
     "frames.halves": ("COMMIT", "DO_NOT_KNOW", "ROLL_BACK"),
-    "half_messages": ("HalfMessage",),
+    "handouts": ("QueueMessage",),
+    "half_messages": ("Half", "HalfMessage", "HalfProducer", "WaitingHalf"),
     "outgoing": ("Sent",),
     "producer": ("NewMessage", "Producer"),
     "queue_admin": ("DeadLetter",),
@@ -97,7 +114,9 @@ _HOMES = {
     "requests": ("Requester", "reply"),
     "serializers": ("JSON", "TEXT", "CannotDeserialize", "Serializer", "TypedTopic"),
     "trace_context": ("continuing",),
+    "transactions": ("Transaction", "TransactionalSender"),
 }
+_NAME_THERE = {"QueueMessage": "Message"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
@@ -105,4 +124,8 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    return getattr(import_module(f"{__name__}.{home}"), _NAME_THERE.get(name, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -52,6 +52,7 @@ ADDRESSES_MAX = 100
 SILENT_S_MAX = 10.0  # of a connection over which a request has timed out: then it is given up
 DISCOVERY_S = 30.0  # as long as this new partitions of a topic may go unnoticed
 DISCOVERED_MAX = 1_000  # topics in one request
+ALWAYS_MS = 2**62
 
 Buffer = bytes | memoryview
 
@@ -62,6 +63,8 @@ class Cancellation(enum.IntEnum):
     UNKNOWN = 0
     DELIVERED = 1
     CANCELLED = 2
+
+    __str__ = enum.Enum.__str__  # its name: who prints an answer wants no number
 
 
 class ScheduledMessage(NamedTuple):
@@ -128,6 +131,7 @@ class Client(QueueAdmin):
         self._client_id = client_id
         self.request_timeout_s = request_timeout_s
         self._connection: Connection | None = None
+        self._failures: dict[str, str] = {}  # why an address could not be used when it was tried last
         self._connecting = anyio.Lock(fast_acquire=True)
         self._closed = False
         self._partitions: dict[str, int] = {}
@@ -164,13 +168,22 @@ class Client(QueueAdmin):
             return self._connection
 
     async def _try_addresses(self) -> Connection | None:
+        """None when none can be reached now. Raises RequestRefused when all that can be refuse us."""
+        refusal: RequestRefused | None = None
         for host, port in random.sample(self._addresses, len(self._addresses)):
             try:
-                return await open_connection(
+                found = await open_connection(
                     host, port, self._client_id, SOFTWARE, self.request_timeout_s, self.incoming
                 )
-            except Disconnected:
-                continue
+            except Disconnected as failure:
+                self._failures[f"{host}:{port}"] = str(failure)
+            except RequestRefused as refused:
+                refusal = refused
+            else:
+                self._failures.clear()
+                return found
+        if refusal is not None:
+            raise refusal
         return None
 
     async def request(
@@ -197,7 +210,8 @@ class Client(QueueAdmin):
             if connection is not None and time.monotonic() - max(began_s, connection.heard_s) >= SILENT_S_MAX:
                 await connection.aclose()  # its broker hangs, or the way there: the next request finds another
             where = ", ".join(f"{host}:{port}" for host, port in self._addresses)
-            raise RequestTimedOut(f"no answer to {type(message).__name__} in {limit_s} s from {where}") from None
+            why = "".join(f"; {failure}" for failure in self._failures.values())
+            raise RequestTimedOut(f"no answer to {type(message).__name__} in {limit_s} s from {where}{why}") from None
 
     async def tell(self, message: Any, payload: Sequence[Buffer] = ()) -> None:
         """A one-way message over the connection as it stands; lost with it. Raises Disconnected."""
@@ -344,13 +358,14 @@ class Client(QueueAdmin):
         *,
         offset: int | None = None,
         topics: Sequence[str] = (),
-        kind: str = "group",
+        kind: Literal["group", "queue", "session"] = "group",
     ) -> dict[tuple[str, int], int]:
         """Moves a group, which may be running, to EARLIEST, LATEST or a time (a datetime, or ms since the epoch), or to
         an offset, in these topics or in all it reads. Returns where it goes on; durable.
 
-        Commits from before cannot undo it. `kind` "session" moves an MQTT session, by its client identifier, or a
-        shared subscription, by `$share/...`. Raises RequestRefused (GROUP_NOT_FOUND, UNKNOWN_TOPIC).
+        Commits from before cannot undo it. `kind` "group" is what commits offsets, "queue" what `subscribe` joins;
+        "session" moves an MQTT session, by its client identifier, or a shared subscription, by `$share/...`. Raises
+        RequestRefused (GROUP_NOT_FOUND, UNKNOWN_TOPIC).
         """
         where, value = _target(to, offset)
         reply, _ = await self.request(Reset(kind, name, list(topics), where, value))
@@ -378,7 +393,7 @@ class Client(QueueAdmin):
         partition: int | None = None,
         offset: int | None = None,
         since_ms: int = 0,
-        until_ms: int = 2**62,
+        until_ms: int = ALWAYS_MS,
     ) -> AsyncIterator[TraceEntry]:
         """What happened to messages of traced topics (topic config `trace`), oldest first: of one message by its id or
         its place, of a topic's messages with a key, of a topic, or of all. Times are ms since the epoch.
@@ -461,8 +476,12 @@ class Client(QueueAdmin):
         """
         from trivium.subscriber import subscriber
 
-        self._last_stream += 1
         orders = {"none": ORDER_NONE, "key": ORDER_KEY, "partition": ORDER_PARTITION}
+        if order not in orders:
+            raise ValueError(f"order={order!r}: give one of {', '.join(orders)}")
+        if credit_messages < 0 or credit_bytes < 1:
+            raise ValueError("credit_messages is at least 0 (nothing is pushed then), credit_bytes at least 1")
+        self._last_stream += 1
         request = Subscribe(
             self._last_stream,
             group,

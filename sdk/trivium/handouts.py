@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from trivium.frames.queues import Delivery
+from trivium.message_ids import take_id
 from trivium.record_batch import HEADER_BYTES
 from trivium.records import decode
 
@@ -76,15 +77,16 @@ class Handout:
         pending, first = self.pending, self.first
         place = (self.topic, self.partition)
         return [
-            Message(*place, offset, timestamp_ms, key, value, headers, self.attempt, self)
+            Message(*place, offset, timestamp_ms, key, value, rest, self.attempt, self, message_id)
             for offset, timestamp_ms, key, value, headers in decode(batch, DECODED_BYTES_MAX)
             if offset >= first and pending >> (offset - first) & 1
+            for message_id, rest in (take_id(headers),)
         ]
 
 
 class Message(NamedTuple):
     """One message: where it stands, its time (ms since the epoch, -1 for none), what was sent, and for the how-manieth
-    time it is tried. `handout` is what it is settled by.
+    time it is tried. `handout` is what it is settled by; `message_id` is empty when other clients' records have none.
     """
 
     topic: str
@@ -96,3 +98,4 @@ class Message(NamedTuple):
     headers: Headers
     attempt: int
     handout: Handout
+    message_id: str = ""

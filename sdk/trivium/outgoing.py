@@ -13,6 +13,7 @@ from trivium.records import Record
 from trivium.trace_context import passed_on
 
 RECORD_OVERHEAD_BYTES = 32
+TIME_MS_MAX = 253_402_300_800_000  # the year 10000; the broker takes no later `deliver-at` either
 HEADER_OVERHEAD_BYTES = 8
 
 Headers = Mapping[str, bytes | None] | Sequence[tuple[str, bytes | None]]
@@ -93,7 +94,9 @@ def outgoing(
     once_id: str | None = None,
     message_id: str | None = None,
 ) -> Outgoing:
-    """The message. Raises TypeError for keys, values and headers that are no bytes."""
+    """The message. Raises TypeError for keys, values and headers that are no bytes, ValueError for times that are none:
+    here, where only the caller is concerned, and not when it is in a batch with others.
+    """
     if not (value is None or isinstance(value, bytes)) or not (key is None or isinstance(key, bytes)):
         raise TypeError("keys and values are bytes or None")
     if message_id is None:
@@ -104,9 +107,12 @@ def outgoing(
     if (context := passed_on()) and all(name != TRACE_PARENT for name, _ in pairs):
         pairs += context
     if ttl_s is not None:
+        if ttl_s < 1:
+            raise ValueError(f"ttl_s={ttl_s}: give whole seconds, at least 1")
         pairs.append((EXPIRY_S, b"%d" % ttl_s))
     asks = False
     if deliver_at_ms is not None:
+        _check_time("deliver_at_ms", deliver_at_ms, 0)
         pairs.append((DELIVER_AT, b"%d" % deliver_at_ms))
         asks = True
     if once_id is not None:
@@ -116,6 +122,14 @@ def outgoing(
     for name, data in pairs:
         if not isinstance(name, str) or not (data is None or isinstance(data, bytes)):
             raise TypeError("headers are pairs of text and bytes or None")
-        size += HEADER_OVERHEAD_BYTES + len(name) + (len(data) if data else 0)
-    now_ms = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
-    return Outgoing(topic, partition, Record(0, now_ms, key, value, pairs), message_id, size, asks)
+        size += HEADER_OVERHEAD_BYTES + len(name.encode()) + (len(data) if data else 0)
+    if timestamp_ms is None:
+        timestamp_ms = time.time_ns() // 1_000_000
+    else:
+        _check_time("timestamp_ms", timestamp_ms, -1)  # none
+    return Outgoing(topic, partition, Record(0, timestamp_ms, key, value, pairs), message_id, size, asks)
+
+
+def _check_time(name: str, time_ms: int, least: int) -> None:
+    if not least <= time_ms < TIME_MS_MAX:
+        raise ValueError(f"{name}={time_ms}: give milliseconds since 1970, below {TIME_MS_MAX}")

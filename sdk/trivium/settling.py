@@ -6,13 +6,13 @@ connection was lost, or could not be stored, is said again: to settle twice is h
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
 
-from trivium.errors import Disconnected, ErrorCode
-from trivium.frames.queues import ACK, SettleEntry, SettleReply, SettleRequest
+from trivium.errors import Disconnected, ErrorCode, RequestRefused
+from trivium.frames.queues import ACK, SettleEntry, SettleRequest
 from trivium.handouts import Handout
 
 ENTRIES_MAX = 10_000  # of one request
@@ -100,18 +100,21 @@ class Settling:
         while True:
             try:
                 reply, _ = await self._request(message)
+                statuses = reply.statuses
             except Disconnected:
                 continue
-            if not _REFUSED_FOR_NOW & set(reply.statuses):
+            except RequestRefused as refused:  # the group no longer takes this member
+                statuses = [refused.code] * len(self._saying)
+            if not _REFUSED_FOR_NOW & set(statuses):
                 break
             await anyio.sleep(AGAIN_S)
         self._saying = []
-        self._answered(reply, merged, asked)
+        self._answered(statuses, merged, asked)
 
-    def _answered(self, reply: SettleReply, merged: list[SettleEntry], asked: list[Asked]) -> None:
-        for entry, status in zip(merged, reply.statuses, strict=False):
+    def _answered(self, statuses: Sequence[int], merged: list[SettleEntry], asked: list[Asked]) -> None:
+        for entry, status in zip(merged, statuses, strict=False):
             if status != ErrorCode.NONE:
                 self.late += entry.last - entry.first + 1
-        for one, status in zip(asked, reply.statuses[len(merged) :], strict=True):
+        for one, status in zip(asked, statuses[len(merged) :], strict=True):
             one.status = status
             one.done.set()

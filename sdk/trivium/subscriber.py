@@ -99,18 +99,53 @@ class Subscriber:
 
     async def take(self) -> Message | None:
         """The next message, None after `stop`."""
+        if await self._wait_here():
+            return self._give()
+        self._check_taken()
+        return None
+
+    async def take_ahead(self, messages_max: int) -> list[Message]:
+        """As many messages as are here, at least one, none after `stop`. They do not count as started on before `begin`
+        says so: what is left goes back as what waits here does.
+        """
+        if not await self._wait_here():
+            self._check_taken()
+            return []
+        while len(self._messages) < messages_max and self._buffer:
+            self._open_next()
+        taken = [self._messages.popleft() for _ in range(min(messages_max, len(self._messages)))]
+        for message in taken:
+            if message.handout.lease == NO_LEASE:
+                self._done(message)
+        return taken
+
+    def begin(self, message: Message) -> bool:
+        """A message of `take_ahead` is given to the application, in whatever thread; False: it is no longer to be."""
+        handout = message.handout
+        if self._stopping or (handout.lease != NO_LEASE and not handout.is_pending(message.offset)):
+            return False
+        handout.next_offset = message.offset + 1
+        return True
+
+    async def _wait_here(self) -> bool:
+        """Until there is a message; False when there will be none: after `stop`, or `_check_taken` says why."""
         while not self._stopping:
             if self._messages:
-                return self._give()
-            if self._error is not None:
-                raise self._error
+                return True
             if self._buffer:
                 self._open_next()
                 continue
+            if self._error is not None:
+                return False
             if self._news.is_set():
                 self._news = anyio.Event()
             await self._news.wait()
-        return None
+        return False
+
+    def _check_taken(self) -> None:
+        """Raises RequestRefused when the group no longer takes this member."""
+        if self._error is not None and not self._stopping:
+            raise self._error
 
     def take_nowait(self) -> Message | None:
         """The next message if there is one here."""
@@ -147,16 +182,17 @@ class Subscriber:
 
     async def receive(self, messages_max: int = 1, *, wait_ms: int = 5_000) -> list[Message]:
         """Asks for messages instead of having them pushed (`credit_messages=0`): what there is, at most so many, or
-        nothing after `wait_ms`. When the answer is lost it is asked for again, and is the same. One call at a time.
+        nothing after `wait_ms`, or `stop`. When the answer is lost, or a call was cancelled, it is asked for again, and
+        is the same. One call at a time.
         """
-        self._receives += 1
+        if self._stopping:
+            return []
         request = Receive(self._subscribe.stream, self._receives, messages_max, self._credit_bytes, wait_ms)
         while True:
-            if self._error is not None:
-                raise self._error
             with suppress(Disconnected):
                 reply, payload = await self._request(request)
                 break
+        self._receives += 1
         self._delivered(Deliver(self._subscribe.stream, reply.entries), payload)
         found = []
         while (message := self.take_nowait()) is not None:
@@ -222,7 +258,9 @@ class Subscriber:
     def _ask(self, message: Message, verb: int, delay_ms: int | None, reason: str) -> Asked:
         where = (message.topic, message.partition, message.handout.lease, message.offset, message.offset)
         delay_ms = -1 if delay_ms is None else delay_ms
-        return self._settling.ask(SettleEntry(*where, verb, delay_ms, reason[:REASON_CHARS_MAX]))
+        # Texts of errors may hold what no UTF-8 is made of, such as names of files.
+        text = reason[:REASON_CHARS_MAX].encode(errors="backslashreplace").decode()
+        return self._settling.ask(SettleEntry(*where, verb, delay_ms, text))
 
     def _done(self, message: Message) -> None:
         handout = message.handout
@@ -255,16 +293,18 @@ class Subscriber:
         """Calls `handler` with each message, so many at a time, until `stop` or one of the signals (which only the main
         thread can take; () for none). Returns: acknowledged. Raises: failed, with the error as reason.
         """
-        async with anyio.create_task_group() as tasks:
+        async with task_group() as tasks:
             if signals:
                 tasks.start_soon(self._stop_on, signals)
             async with anyio.create_task_group() as workers:
                 for _ in range(concurrency):
                     workers.start_soon(self._work, handler)
+            self._check_taken()
             tasks.cancel_scope.cancel()
 
     async def _work(self, handler: Handler) -> None:
-        while (message := await self.take()) is not None:
+        while await self._wait_here():
+            message = self._give()
             try:
                 with continuing(message):
                     await handler(message)
@@ -300,6 +340,7 @@ class Subscriber:
             except RequestRefused as refused:
                 self._error = refused
                 self._news.set()
+                self._connected.set()
                 started.set()
                 return
             finally:
@@ -353,6 +394,8 @@ class Subscriber:
     async def _request(self, message: Any) -> tuple[Any, memoryview]:
         await self._connected.wait()
         connection = self._connection
+        if self._error is not None:
+            raise self._error
         if connection is None:
             await anyio.lowlevel.checkpoint()
             raise Disconnected("the connection is lost")

@@ -12,7 +12,8 @@ Rules:
   (PRODUCER_FENCED), and its open transaction is aborted. So a zombie cannot write a second time.
 - What is sent is collected and goes in batches; `send` returns when it is collected. After an error nothing else can be
   done in the transaction but abort it.
-- A request whose answer was lost is asked again; the broker does each once.
+- A request whose answer was lost is asked again; the broker does each once. If the end of a transaction is not answered
+  in time it may have ended or not (RequestTimedOut): the sender asks again before it begins the next one.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class TransactionalSender:
         self._codec = codec
         self._producer = TransactionalProducer(-1, -1)
         self._sequences: dict[_Key, int] = {}
+        self._ending: bool | None = None  # how the last transaction is to end (True: commit), until that is answered
         self._busy = anyio.Lock()
 
     async def open(self) -> None:
@@ -124,6 +126,13 @@ class TransactionalSender:
         Raises RequestRefused (PRODUCER_FENCED: another has taken the id over; nothing of this transaction is seen).
         """
         async with self._busy:
+            while self._ending is not None:  # nothing of it may come into the next one
+                before = self._ending
+                try:
+                    await self._finish()
+                except RequestRefused:
+                    if self._ending == before:
+                        raise
             self.round += 1
             txn = Transaction(self)
             try:
@@ -144,7 +153,18 @@ class TransactionalSender:
     async def _end(self, txn: Transaction, *, commit: bool) -> None:
         if txn.is_empty:
             return
-        self._producer = await self.ask(lambda who: EndTransaction(*who, int(commit)))
+        self._ending = commit
+        await self._finish()
+
+    async def _finish(self) -> None:
+        ending = self._ending
+        try:
+            self._producer = await self.ask(lambda who: EndTransaction(*who, int(bool(ending))))
+        except RequestRefused as refused:
+            if ending and refused.code == ErrorCode.INVALID_TXN_STATE:  # it has been aborted: its time was over
+                self._ending = False
+            raise
+        self._ending = None
         self._sequences.clear()
 
     async def send(self, waiting: Mapping[_Key, list[Outgoing]]) -> None:

@@ -355,3 +355,51 @@ def test_the_command_line_shows_pauses_and_sends_again() -> None:
         assert run("list") == ""
         result = CliRunner().invoke(main, ["queue", "--broker", addresses.native, "describe", "g"])
         assert (result.exit_code, result.output) == (1, "trivium: group not found: queue group 'g'\n")
+
+
+async def test_a_receive_that_was_cancelled_is_asked_for_again() -> None:
+    async with connected() as client, client.producer() as producer:
+        await client.create_topic("t", 1)
+        async with client.subscribe("t", group="g", credit_messages=0) as messages:
+            with trio.move_on_after(0.01):
+                await messages.receive(2, wait_ms=60_000)
+            await producer.send("t", b"0")
+            (got,) = await messages.receive(2)
+            assert (got.value, got.attempt) == (b"0", 1)
+            await messages.ack(got)
+
+
+async def test_a_reason_that_is_no_utf_8_is_kept_escaped() -> None:
+    async with connected() as client, client.producer() as producer:
+        await producer.send("t", b"0")
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            await messages.reject(await anext(messages), "no file \udcff")
+        (letter,) = await client.dead_letters("g", wait_ms=5_000)
+        assert letter.reason == "no file \\udcff"
+
+
+async def test_messages_of_a_group_show_their_id_as_others_do() -> None:
+    async with connected() as client, client.producer() as producer:
+        sent = await producer.send("t", b"0", headers={"mine": b"1"})
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            message = await anext(messages)
+            assert message.message_id == sent.message_id
+            assert message.headers == [("mine", b"1")]
+            await messages.ack(message)
+
+
+async def test_who_is_refused_when_it_comes_back_is_told_by_every_call() -> None:
+    async with connected() as client, client.producer() as producer:
+        await producer.send("t", b"0")
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            message = await anext(messages)
+            await client.delete_topic("t")
+            await (await client.connection()).aclose()
+            with trio.fail_after(30), pytest.raises(trivium.RequestRefused, match="t/0 at 0"):
+                await messages.ack(message)
+
+            async def handle(_: Message) -> None:
+                raise AssertionError
+
+            with pytest.raises(trivium.RequestRefused, match="topic 't' does not exist"):
+                await messages.run(handle, concurrency=3, signals=())

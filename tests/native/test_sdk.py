@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import anyio
 import pytest
@@ -151,6 +152,37 @@ async def test_no_broker_is_a_time_out_that_names_the_address() -> None:
     async with trivium.connect(address, request_timeout_s=0.2) as client:
         with pytest.raises(trivium.RequestTimedOut, match=address):
             await client.topics()
+
+
+async def test_a_time_out_says_why_no_broker_could_be_used() -> None:
+    async with serving() as addresses, trivium.connect(addresses.kafka, request_timeout_s=0.2) as client:
+        with pytest.raises(trivium.RequestTimedOut, match=rf"; {addresses.kafka}: "):
+            await client.topics()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timestamp_ms": 2**70},
+        {"timestamp_ms": -2},
+        {"deliver_at_ms": -1},
+        {"deliver_at_ms": 10**15},
+        {"ttl_s": 0},
+        {"headers": {"\udcff": b""}},
+    ],
+)
+async def test_what_no_batch_can_hold_fails_alone(options: dict[str, Any]) -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client, client.producer() as producer:
+        other = producer.post("t", b"other")
+        with pytest.raises(ValueError):
+            producer.post("t", b"1", **options)
+        assert (await other.wait()).offset == 0
+
+
+def test_public_names_are_listed() -> None:
+    assert {"connect", "QueueMessage"} <= set(dir(trivium))
+    assert [getattr(trivium, name).__name__ for name in ("QueueMessage", "Message")] == ["Message", "Message"]
+    assert str(trivium.Cancellation.CANCELLED) == "Cancellation.CANCELLED"
 
 
 def test_native_and_kafka_agree_on_keys_order_and_headers() -> None:

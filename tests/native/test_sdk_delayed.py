@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import anyio
 import pytest
@@ -13,6 +14,7 @@ import trivium.blocking
 from tests.native.harness import in_thread, serving
 from trivium.client import Client
 from trivium.consumer import Consumer
+from trivium.frames.transactions import EndTransaction
 from trivium.half_messages import HalfProducer
 
 
@@ -308,6 +310,60 @@ async def test_a_zombie_is_fenced_and_what_it_began_is_not_seen() -> None:
                     await txn.send("t", b"zombie")
         async with client.consumer("t", start=trivium.EARLIEST) as consumer:
             assert await values(consumer, 1) == [b"heir"]
+
+
+@pytest.mark.parametrize("commit", [False, True])
+@pytest.mark.parametrize("arrives", [False, True])
+async def test_an_end_that_was_not_answered_is_asked_again_before_the_next_transaction(
+    commit: bool, arrives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client:
+        request = client.request
+
+        async def no_answer(message: Any, *rest: Any) -> Any:
+            if not isinstance(message, EndTransaction):
+                return await request(message, *rest)
+            monkeypatch.undo()
+            if arrives:
+                await request(message, *rest)
+            raise trivium.RequestTimedOut
+
+        async with client.transactional("id") as sender:
+
+            async def first() -> None:
+                async with sender.transaction() as txn:
+                    await txn.send("t", b"first")
+                    await txn.flush()
+                    monkeypatch.setattr(client, "request", no_answer)
+                    if not commit:
+                        raise KeyError
+
+            with pytest.raises(trivium.RequestTimedOut if commit else KeyError):
+                await first()
+            async with sender.transaction() as txn:
+                await txn.send("t", b"second")
+        async with client.consumer("t", start=trivium.EARLIEST) as consumer:
+            expected = [b"first", b"second"] if commit else [b"second"]
+            assert await values(consumer, len(expected)) == expected
+
+
+async def test_a_sender_goes_on_after_a_transaction_whose_time_was_over() -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client:
+        async with client.transactional("id") as sender:
+
+            async def first() -> None:
+                async with sender.transaction() as txn:
+                    await txn.send("t", b"first")
+                    await txn.flush()
+                    # It is as if the broker's clock ended it.
+                    await client.request(EndTransaction("id", *sender._producer, 0))
+
+            with pytest.raises(trivium.RequestRefused):
+                await first()
+            async with sender.transaction() as txn:
+                await txn.send("t", b"second")
+        async with client.consumer("t", start=trivium.EARLIEST) as consumer:
+            assert await values(consumer, 1) == [b"second"]
 
 
 async def test_an_empty_transaction_costs_nothing() -> None:

@@ -172,8 +172,12 @@ async def receive(call: Call, request: Receive) -> tuple[ReceiveReply, list[Buff
     """What there is, at once or within `wait_ms`; with the last receive's id what that one got and still has."""
     stream = _stream(call.peer, request.stream)
     member = stream.member
-    if stream.collected is not None or member.has_credit:
-        raise Refused(ErrorCode.INVALID_GROUP_REQUEST, "a stream has one receive at a time, and no credits beside it")
+    if stream.collected is not None:  # its caller has given it up, or would not ask again
+        stream.arrived.set()
+        stream.collected = None
+        member.credit_messages = member.credit_bytes = 0
+    if member.has_credit:
+        raise Refused(ErrorCode.INVALID_GROUP_REQUEST, "a stream with credits is pushed to, and receives nothing")
     if request.receive_id == member.received[0]:
         again = [kept for one in member.received[1] if (kept := _still_held(stream.group, one)) is not None]
         if again:
@@ -189,8 +193,9 @@ async def receive(call: Call, request: Receive) -> tuple[ReceiveReply, list[Buff
             await stream.arrived.wait()
     finally:
         peer.wakers.discard(stream.arrived)
-        stream.collected = None
-        member.credit_messages = member.credit_bytes = 0
+        if stream.collected is collected:
+            stream.collected = None
+            member.credit_messages = member.credit_bytes = 0
     return ReceiveReply(deliveries(collected)), [one.batch for one in collected]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import NamedTuple
 
 import construct as c
@@ -9,6 +10,16 @@ import construct as c
 from trivium.frames.declare import BYTES, TEXT, Declared, Kind, list_of
 
 BY_TIME, BY_PLACE, BY_ID, BY_KEY = 1, 2, 3, 4
+
+
+class TraceEvent(enum.IntEnum):
+    """What happened."""
+
+    STORED = 1
+    DELIVERED = 2
+    ACKNOWLEDGED = 3
+    FAILED = 4  # given back, or not settled in time
+    LOST = 9  # so many traces (`last`) were not written
 
 
 class FindTraces(NamedTuple):
@@ -27,8 +38,8 @@ class FindTraces(NamedTuple):
 
 
 class TraceEntry(NamedTuple):
-    """`event` happened at `time_ms` to the offsets `first` to `last`: 1 stored, 2 delivered, 3 acknowledged, 4 failed,
-    9 (`last`) traces lost. `attempt` counts deliveries, 0 where nobody counts.
+    """`event`, a TraceEvent, happened at `time_ms` to the offsets `first` to `last`. `attempt` counts deliveries, 0
+    where nobody counts.
     """
 
     event: int
