@@ -15,8 +15,9 @@ from typing import Final
 from core.bitmaps import bits, full
 from core.filters import levels_match
 from core.queue_codec import GroupRow
+from core.queue_leases import Lease
 from core.queue_members import Holder, Holders
-from core.queue_partition import Lease, QueuePartition
+from core.queue_partition import QueuePartition
 from core.queue_traces import QueueTraces
 from core.queue_types import (
     DELAY_MS_MAX,

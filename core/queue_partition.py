@@ -1,7 +1,7 @@
 """One partition as one group has it: what is done, what members have, what has failed and waits.
 
-    floor          end                 Everything below `floor` is done, nothing from `end` on was ever handed out.
-    │  done, leased │  not yet read    Between them every offset is done (a bit), leased, or held for its key's turn.
+Below the floor everything is done, from the end on nothing was ever handed out; between them every offset is done
+(`queue_done`), leased, or held for its key's turn.
 
 Rules:
 - A message that has failed gets a row of its own (attempts, when to try again) and counts as done here, so one that
@@ -25,86 +25,17 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from typing import NamedTuple
 
-from core.bitmaps import bits, full, leading_run
-from core.queue_codec import (
-    CHUNK,
-    CHUNK_BITS,
-    FailedRow,
-    FloorRow,
-    done_key,
-    failed_key,
-    floor_key,
-    pack_done,
-    pack_failed,
-    pack_floor,
-)
+from core.bitmaps import bits, full
+from core.queue_codec import FailedRow, FloorRow, failed_key, pack_failed
+from core.queue_done import DoneOffsets
+from core.queue_leases import Expired, Failed, Lease
 from core.queue_turns import Turns
 from core.queue_types import FOREVER_MS
 from core.state import Change
 
-_IN_CHUNK = CHUNK - 1
 NO_MORE = 1 << 62
 _EARLIER = -1  # stands for the lease of a message that failed in an earlier run
-
-
-class Lease:
-    """Offsets that a member has: `parts` are [mask from `first` on, until when]."""
-
-    __slots__ = ("attempt", "first", "id", "last", "member", "parts", "size_bytes")
-
-    def __init__(self, number: int, member: str, first: int, mask: int, until_ms: int, attempt: int, size: int) -> None:
-        self.id = number
-        self.member = member
-        self.first = first
-        self.last = first + mask.bit_length() - 1
-        self.parts = [[mask, until_ms]]
-        self.attempt = attempt
-        self.size_bytes = size
-
-    def overlaps(self, first: int, last: int) -> bool:
-        """Before anything is shifted: offsets come from clients."""
-        return first <= self.last and last >= self.first
-
-    def take(self, mask: int) -> int:
-        """Removes those of the mask's offsets that it has, and returns them."""
-        taken = 0
-        for part in self.parts:
-            taken |= part[0] & mask
-            part[0] &= ~mask
-        if taken:
-            self.parts = [part for part in self.parts if part[0]]
-        return taken
-
-    @property
-    def pending(self) -> int:
-        mask = 0
-        for part in self.parts:
-            mask |= part[0]
-        return mask
-
-
-class Failed:
-    """A message to be tried again. `lease` is the last one it was under; `leased`: now. `dying`: it becomes a dead
-    letter and is nobody's any more.
-    """
-
-    __slots__ = ("attempts", "dying", "key", "lease", "leased", "not_before_ms", "reason")
-
-    def __init__(self, attempts: int, not_before_ms: int, key: int | None, reason: str, lease: int) -> None:
-        self.attempts = attempts
-        self.not_before_ms = not_before_ms
-        self.key = key
-        self.reason = reason
-        self.lease = lease
-        self.leased = False
-        self.dying = False
-
-
-class Expired(NamedTuple):
-    lease: Lease
-    mask: int
 
 
 class QueuePartition:
@@ -115,48 +46,45 @@ class QueuePartition:
         self.topic = topic
         self.index = index
         self.partition = partition
-        self.floor = self.end = floor
+        self._done = DoneOffsets(floor)
         self.void_before = -1
         self._earlier_leases = -1  # leases up to this number are of earlier runs ...
         self._earlier_end = 0  # ... in which nothing from this offset on was handed out
         self.leases: dict[int, Lease] = {}
         self.leased_bytes = 0
         self.failed: dict[int, Failed] = {}
-        self._done: dict[int, int] = {}  # chunk -> mask, from the floor's chunk on
         self._until: list[tuple[int, int]] = []  # heap of (time, lease)
         self._due: list[tuple[int, int]] = []  # heap of (time, offset)
         self.turns = Turns()
-        self._stored_chunks: set[int] = set()
         self._stored_failed: set[int] = set()
         self._ending: deque[tuple[list[int], list[int]]] = deque()  # rows whose end is being written, per append
-        self._dirty_floor = True
-        self._dirty_chunks: set[int] = set()
         self._dirty_failed: set[int] = set()
 
     # -- what is done
 
+    @property
+    def floor(self) -> int:
+        return self._done.floor
+
+    @property
+    def end(self) -> int:
+        return self._done.end
+
+    @end.setter
+    def end(self, end: int) -> None:
+        self._done.end = end
+
     def undone(self, first: int, count: int) -> int:
         """Those of `count` offsets from `first` on, which is not below the floor, that are not done."""
-        if not self._done:
-            return full(count)
-        mask = 0
-        at, end = first, first + count
-        while at < end:
-            in_chunk = at & _IN_CHUNK
-            width = min(CHUNK - in_chunk, end - at)
-            mask |= (~(self._done.get(at >> CHUNK_BITS, 0) >> in_chunk) & full(width)) << (at - first)
-            at += width
-        return mask
+        return self._done.undone(first, count)
 
     def is_done(self, offset: int) -> bool:
         """Acknowledged, passed over or a dead letter."""
-        if offset in self.failed:
-            return False
-        return offset < self.floor or bool(self._done.get(offset >> CHUNK_BITS, 0) >> (offset & _IN_CHUNK) & 1)
+        return offset not in self.failed and offset in self._done
 
     def complete(self, first: int, mask: int) -> None:
         """These offsets are done: acknowledged or passed over."""
-        self._mark(first, mask)
+        self._done.mark(first, mask)
         if self.failed:
             for bit in bits(mask):
                 if self.failed.pop(first + bit, None) is not None:
@@ -166,74 +94,13 @@ class QueuePartition:
 
     def skip(self, first: int, end: int) -> None:
         """There is nothing to hand out from `first` up to, not with, `end`."""
-        while self.floor < first < end:
-            width = min(CHUNK - (first & _IN_CHUNK), end - first)
-            self._mark(first, full(width))
-            first += width
-        if end > first:
-            self._jump(end)
-
-    def _mark(self, first: int, mask: int) -> None:
-        if mask == 1 and first > self.floor:  # the hot case
-            chunk = first >> CHUNK_BITS
-            self._done[chunk] = self._done.get(chunk, 0) | 1 << (first & _IN_CHUNK)
-            self._dirty_chunks.add(chunk)
-            return
-        if first <= self.floor and not mask & (mask + 1):
-            self._jump(first + mask.bit_length())
-            return
-        at_floor = first <= self.floor
-        while mask:
-            gap = (mask & -mask).bit_length() - 1
-            first += gap
-            mask >>= gap
-            in_chunk = first & _IN_CHUNK
-            width = CHUNK - in_chunk
-            if first + mask.bit_length() > self.floor:
-                chunk = first >> CHUNK_BITS
-                self._done[chunk] = self._done.get(chunk, 0) | (mask & full(width)) << in_chunk
-                self._dirty_chunks.add(chunk)
-            mask >>= width
-            first += width
-        if at_floor:  # else the floor itself is as undone as before
-            self._raise_floor()
-
-    def _jump(self, floor: int) -> None:
-        """All below `floor` is done."""
-        if floor <= self.floor:
-            return
-        self.floor = floor
-        if floor > self.end:
-            self.end = floor
-        self._dirty_floor = True
-        if self._done:
-            for chunk in [chunk for chunk in self._done if (chunk + 1) << CHUNK_BITS <= floor]:
-                self._drop_chunk(chunk)
-            self._raise_floor()
-
-    def _raise_floor(self) -> None:
-        while (mask := self._done.get(self.floor >> CHUNK_BITS)) is not None:
-            chunk, in_chunk = self.floor >> CHUNK_BITS, self.floor & _IN_CHUNK
-            run = leading_run(mask >> in_chunk)
-            self.floor += run
-            self._dirty_floor |= run > 0
-            if in_chunk + run < CHUNK:
-                if not mask >> (in_chunk + run):
-                    self._drop_chunk(chunk)
-                break
-            self._drop_chunk(chunk)
-        self.end = max(self.end, self.floor)
-
-    def _drop_chunk(self, chunk: int) -> None:
-        self._done.pop(chunk, None)
-        self._dirty_chunks.add(chunk)
+        self._done.mark_range(first, end)
 
     def log_start_moved(self, log_start: int) -> None:
         """What the log no longer has is done. Leases on it may still be settled."""
         for offset in [offset for offset in self.failed if offset < log_start]:
             self.complete(offset, 1)
-        if log_start > self.floor:
-            self._jump(log_start)
+        self._done.jump(log_start)
 
     # -- leases
 
@@ -401,7 +268,7 @@ class QueuePartition:
         """This message is to be tried again."""
         failed = self.failed[offset] = Failed(attempts, not_before_ms, self.turns.key_of(offset), reason, lease)
         self._dirty_failed.add(offset)
-        self._mark(offset, 1)
+        self._done.mark(offset, 1)
         heapq.heappush(self._due, (not_before_ms, offset))
         return failed
 
@@ -453,40 +320,23 @@ class QueuePartition:
 
     def reset(self, offset: int, void_before: int) -> None:
         """Everything below `offset` is done and nothing from it on; leases up to a number are void."""
-        self._dirty_chunks |= self._done.keys()
+        self._done.reset(offset)
         self._dirty_failed |= self.failed.keys()
         self.leases.clear()
         self.leased_bytes = 0
-        for held in (self.failed, self._done, self._until, self._due):
+        for held in (self.failed, self._until, self._due):
             held.clear()
         self.turns = Turns()
-        self.floor = self.end = offset
         self.void_before = void_before
-        self._dirty_floor = True
 
     def changes(self, wall_ms_of: Callable[[int], int]) -> list[Change]:
         """The rows to write; then call `written` or `not_written`, in the same order. `wall_ms_of` turns a monotonic
         time into wall clock.
         """
-        found: list[Change] = []
-        ended_chunks: list[int] = []
+        found, ended_chunks = self._done.changes(self.group, self.partition, self.void_before)
         ended_failed: list[int] = []
         self._ending.append((ended_chunks, ended_failed))
         self.turns.write()
-        if self._dirty_floor:
-            row = FloorRow(self.floor, self.void_before)
-            found.append((floor_key(self.group, self.partition), pack_floor(row)))
-            self._dirty_floor = False
-        for chunk in self._dirty_chunks:
-            mask = self._done.get(chunk)
-            if mask is not None:
-                found.append((done_key(self.group, self.partition, chunk), pack_done(mask)))
-                self._stored_chunks.add(chunk)
-            elif chunk in self._stored_chunks:
-                found.append((done_key(self.group, self.partition, chunk), None))
-                self._stored_chunks.discard(chunk)
-                ended_chunks.append(chunk)
-        self._dirty_chunks.clear()
         for offset in self._dirty_failed:
             failed = self.failed.get(offset)
             if failed is not None:
@@ -502,10 +352,8 @@ class QueuePartition:
 
     def all_gone(self) -> list[Change]:
         """What takes away every row of it."""
-        chunks, offsets = self._stored_chunks, self._stored_failed
-        keys = [floor_key(self.group, self.partition)]
-        keys += [done_key(self.group, self.partition, chunk) for chunk in chunks]
-        keys += [failed_key(self.group, self.partition, offset) for offset in offsets]
+        keys = self._done.keys(self.group, self.partition)
+        keys += [failed_key(self.group, self.partition, offset) for offset in self._stored_failed]
         return [(key, None) for key in keys]
 
     def written(self) -> bool:
@@ -516,15 +364,14 @@ class QueuePartition:
     def not_written(self) -> None:
         """The rows were refused: everything is written again with the next append."""
         chunks, offsets = self._ending.popleft()
-        self._stored_chunks.update(chunks)
+        self._done.still_stored(chunks)
         self._stored_failed.update(offsets)
         self.turns.not_written()
         self.write_all()
 
     def write_all(self) -> None:
         """Everything is to be written, as if nothing had been."""
-        self._dirty_floor = True
-        self._dirty_chunks |= self._done.keys() | self._stored_chunks
+        self._done.write_all()
         self._dirty_failed |= self.failed.keys() | self._stored_failed
 
     @property
@@ -539,7 +386,7 @@ class QueuePartition:
 
     @property
     def is_dirty(self) -> bool:
-        return self._dirty_floor or bool(self._dirty_chunks or self._dirty_failed) or self.turns.is_dirty
+        return self._done.is_dirty or bool(self._dirty_failed) or self.turns.is_dirty
 
     def _failed_row(self, failed: Failed, wall_ms_of: Callable[[int], int]) -> FailedRow:
         key = -1 if failed.key is None else failed.key
@@ -548,13 +395,11 @@ class QueuePartition:
     # -- replay
 
     def load_floor(self, row: FloorRow) -> None:
-        self.floor = self.end = row.floor
+        self._done.load_floor(row.floor)
         self.void_before = row.void_before
-        self._dirty_floor = False
 
     def load_done(self, chunk: int, mask: int) -> None:
-        self._stored_chunks.add(chunk)
-        self._done[chunk] = mask
+        self._done.load_chunk(chunk, mask)
 
     def load_failed(self, offset: int, row: FailedRow, not_before_ms: int) -> None:
         key = None if row.key_hash == -1 else row.key_hash
@@ -566,9 +411,7 @@ class QueuePartition:
 
     def loaded(self) -> None:
         """After the last row: what an interrupted write left below the floor goes."""
-        for chunk in [chunk for chunk in self._done if chunk < self.floor >> CHUNK_BITS]:
-            self._drop_chunk(chunk)
-        self._raise_floor()
+        self._done.loaded()
 
     def recall(self, last_lease: int, end: int) -> None:
         """After a start: leases up to this number are of earlier runs, which handed out nothing from `end` on."""
@@ -580,5 +423,5 @@ class QueuePartition:
 
     def retry_only(self) -> QueuePartition:
         """Makes it hand out nothing but what has a row of its own: a group's dead letters, sent again."""
-        self.floor = self.end = NO_MORE
+        self._done.jump(NO_MORE)
         return self

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.bitmaps import runs
-from core.queue_partition import Expired, QueuePartition
+from core.queue_leases import Expired
+from core.queue_partition import QueuePartition
 from core.queue_types import Handout, Settle, Settled, Verb
 from core.topics import Topics
 from core.tracing import Actor, Event, Tracer
