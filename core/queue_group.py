@@ -265,13 +265,17 @@ class QueueGroup(Holders[Member]):
                 if member.id not in held:
                     self._forget(member, now_ms)
 
-    def next_time_ms(self) -> int | None:
-        """When `sweep` has something to do, or something can be handed out again to who has credit."""
+    def next_time_ms(self, now_ms: int) -> int | None:
+        """When `sweep` has something to do, or something can be handed out again to who has credit. One that is awake
+        because more waits behind what has failed may have to be looked at again just then.
+        """
         times = [time for queue in self.busy if (time := queue.next_expiry_ms()) is not None]
         times += [
             time
             for queue in self.busy
-            if queue not in self.awake and (time := queue.next_due_ms()) is not None and self.demands(queue)
+            if (time := queue.next_due_ms()) is not None
+            and (time > now_ms or queue not in self.awake)
+            and self.demands(queue)
         ]
         return min(times, default=None)
 

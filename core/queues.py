@@ -144,7 +144,7 @@ class Queues:
                     await trio.lowlevel.checkpoint()
                     continue
                 waker = self._wakers[group]
-                due_ms = group.next_time_ms()
+                due_ms = group.next_time_ms(now_ms)
                 with trio.move_on_after(float("inf") if due_ms is None else max(due_ms - now_ms, 0) / 1000):
                     await waker.wait()
                 self._wakers[group] = trio.Event()

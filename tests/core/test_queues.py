@@ -502,3 +502,21 @@ async def test_a_group_that_cannot_be_made_leaves_no_task(autojump_clock: MockCl
         await driver.settled()
         assert driver.queues.all() == []
         assert driver.queues._wakers == {}
+
+
+async def test_what_failed_comes_again_in_time_though_more_waits_behind_it(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        for _ in range(3):
+            await some(driver, 1)
+        await driver.queues.configure("g", {"backoff_ms": (1_000,)})
+        subscription = replace(SUBSCRIPTION, order=Order.PARTITION)
+        leaving = await driver.join("a", subscription, credit=5)
+        await driver.settled()
+        await leaving.settle(*leaving.taken(), verb=Verb.NACK)
+        leaving.leave()
+        consumer = await driver.join("b", subscription, credit=0)
+        await driver.settled()
+        consumer.grant()
+        await driver.settled()
+        await trio.sleep(2)
+        assert [(one.offset, one.attempt) for one in consumer.taken()] == [(0, 2)]
