@@ -16,10 +16,13 @@ from gateway.protocols.kafka.api_versions import ApiKey
 from gateway.protocols.kafka.broker_configs import broker_configs
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.messages import (
+    CreateAclsRequest,
     CreatePartitionsRequest,
     CreateTopicsRequest,
+    DeleteAclsRequest,
     DeleteRecordsRequest,
     DeleteTopicsRequest,
+    DescribeAclsRequest,
     DescribeClusterRequest,
     DescribeLogDirsRequest,
     DescribeQuorumRequest,
@@ -385,3 +388,23 @@ async def test_describe_log_dirs_and_list_config_resources_leave_out_internal_to
 
 def _with_configs(listener: Listener) -> None:
     listener.context.broker_configs = broker_configs(load(None, {}))
+
+
+@pytest.mark.parametrize("version", range(4))
+async def test_acls_are_refused_as_by_kafka_without_an_authorizer(version: int) -> None:
+    """MirrorMaker 2 takes SECURITY_DISABLED for no access control to copy; a missing API is an error at each try."""
+    async with kafka_listener() as listener:
+        client = listener.connect()
+        described = await client.call(ApiKey.DESCRIBE_ACLS, version, DescribeAclsRequest())
+        assert (described.error_code, described.error_message, described.resources) == (
+            ErrorCode.SECURITY_DISABLED,
+            "No Authorizer is configured on the broker",
+            [],
+        )
+        create = CreateAclsRequest(creations=[CreateAclsRequest.AclCreation(resource_type=2, resource_name="t")] * 2)
+        created = await client.call(ApiKey.CREATE_ACLS, version, create)
+        delete = DeleteAclsRequest(filters=[DeleteAclsRequest.DeleteAclsFilter()] * 3)
+        deleted = await client.call(ApiKey.DELETE_ACLS, version, delete)
+        for results, count in ((created.results, 2), (deleted.filter_results, 3)):
+            said = [(one.error_code, one.error_message) for one in results]
+            assert said == [(ErrorCode.SECURITY_DISABLED, "No Authorizer is configured.")] * count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.protocols.kafka.api_versions import ApiKey
 from gateway.protocols.kafka.dispatch import Handler, PipelinedHandler
+from gateway.protocols.kafka.handlers_acls import create_acls, delete_acls, describe_acls
 from gateway.protocols.kafka.handlers_admin import create_partitions, create_topics, delete_records, delete_topics
 from gateway.protocols.kafka.handlers_alter_configs import alter_configs, incremental_alter_configs
 from gateway.protocols.kafka.handlers_cluster import (
@@ -77,6 +78,9 @@ HANDLERS: dict[ApiKey, Handler] = {
     ApiKey.ADD_OFFSETS_TO_TXN: add_offsets_to_txn,
     ApiKey.END_TXN: end_txn,
     ApiKey.TXN_OFFSET_COMMIT: txn_offset_commit,
+    ApiKey.DESCRIBE_ACLS: describe_acls,
+    ApiKey.CREATE_ACLS: create_acls,
+    ApiKey.DELETE_ACLS: delete_acls,
     ApiKey.DESCRIBE_CONFIGS: describe_configs,
     ApiKey.ALTER_CONFIGS: alter_configs,
     ApiKey.DESCRIBE_LOG_DIRS: describe_log_dirs,
