@@ -389,6 +389,31 @@ async def test_offsets_are_shown_set_and_deleted() -> None:
         assert await offsets() == []
 
 
+async def test_offsets_of_groups_and_partitions_that_are_not_known_are_none_and_no_error() -> None:
+    """Kafka 4.2's admin client shows null for -1, and raises for an error."""
+    Group = DescribeShareGroupOffsetsRequest.DescribeShareGroupOffsetsRequestGroup
+    Topic = DescribeShareGroupOffsetsRequest.DescribeShareGroupOffsetsRequestTopic
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = (await joined(listener)).client
+        topics = [Topic(topic_name="t", partitions=[0, 7]), Topic(topic_name="u", partitions=[0])]
+        asked = [
+            Group(group_id="g", topics=topics),
+            Group(group_id="x", topics=topics),
+            Group(group_id="x", topics=None),
+        ]
+        request = DescribeShareGroupOffsetsRequest(groups=asked)
+        answer = await client.call(ApiKey.DESCRIBE_SHARE_GROUP_OFFSETS, 1, request)
+        assert [group.error_code for group in answer.groups] == [0, 0, 0]
+        assert [
+            [
+                (topic.topic_name, part.partition_index, part.start_offset)
+                for topic in group.topics
+                for part in topic.partitions
+            ]
+            for group in answer.groups
+        ] == [[("t", 0, 0), ("t", 7, -1), ("u", 0, -1)], [("t", 0, -1), ("t", 7, -1), ("u", 0, -1)], []]
+
+
 def consumer(child: Child, **settings: Any) -> confluent_kafka.ShareConsumer:
     made = confluent_kafka.ShareConsumer(
         {"bootstrap.servers": child.kafka, "group.id": "g", "broker.address.family": "v4", **settings}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Final
 
 from core.errors import CoreError, CoreFailure
 from core.share_groups import ShareMember
@@ -23,12 +24,15 @@ from gateway.protocols.kafka.messages import (
 )
 
 if TYPE_CHECKING:
+    from core.queue_partition import QueuePartition
     from gateway.protocols.kafka.context import Context
     from gateway.protocols.kafka.dispatch import Request
 
 Described = ShareGroupDescribeResponse
 Offsets = DescribeShareGroupOffsetsResponse
 ASSIGNOR = "simple"
+NO_ID: Final = bytes(16)
+NO_OFFSET: Final = -1
 
 
 async def share_group_describe(context: Context, request: Request) -> Message:
@@ -84,37 +88,40 @@ async def describe_share_group_offsets(context: Context, request: Request) -> Me
 def _offsets(
     context: Context, asked: DescribeShareGroupOffsetsRequest.DescribeShareGroupOffsetsRequestGroup
 ) -> Offsets.DescribeShareGroupOffsetsResponseGroup:
+    """As in Kafka, a group or partition that is not known is no error: it has no offset."""
     try:
         queues = context.broker.share_groups.queue_group(asked.group_id).queues
-    except CoreFailure as failure:
-        return Offsets.DescribeShareGroupOffsetsResponseGroup(
-            group_id=asked.group_id, error_code=code(failure.error), error_message=failure.message
-        )
-    wanted = None if asked.topics is None else {one.topic_name: set(one.partitions) for one in asked.topics}
+    except CoreFailure:
+        queues = {}
+    if asked.topics is None:
+        places = sorted(place for place in queues if context.broker.topics.get(place[0]) is not None)
+    else:
+        places = [(one.topic_name, index) for one in asked.topics for index in one.partitions]
     topics: dict[str, Offsets.DescribeShareGroupOffsetsResponseTopic] = {}
-    for (name, index), queue in sorted(queues.items()):
-        topic = context.broker.topics.get(name)
-        if topic is None or (wanted is not None and index not in wanted.get(name, ())):
-            continue
+    for name, index in places:
         if name not in topics:
-            topics[name] = Offsets.DescribeShareGroupOffsetsResponseTopic(topic_name=name, topic_id=topic.id)
-        try:
-            high_watermark = context.broker.engine.info(queue.partition).high_watermark
-        except UnknownPartition:
-            continue
-        topics[name].partitions.append(
-            Offsets.DescribeShareGroupOffsetsResponsePartition(
-                partition_index=index,
-                start_offset=queue.floor,
-                leader_epoch=context.broker.engine.epoch,
-                lag=max(high_watermark - queue.floor, 0),
-                error_code=ErrorCode.NONE,
-                error_message=None,
-            )
-        )
+            topic = context.broker.topics.get(name)
+            topic_id = NO_ID if topic is None else topic.id
+            topics[name] = Offsets.DescribeShareGroupOffsetsResponseTopic(topic_name=name, topic_id=topic_id)
+        topics[name].partitions.append(_offset(context, index, queues.get((name, index))))
     return Offsets.DescribeShareGroupOffsetsResponseGroup(
         group_id=asked.group_id, topics=list(topics.values()), error_code=ErrorCode.NONE, error_message=None
     )
+
+
+def _offset(
+    context: Context, index: int, queue: QueuePartition | None
+) -> Offsets.DescribeShareGroupOffsetsResponsePartition:
+    answer = Offsets.DescribeShareGroupOffsetsResponsePartition(
+        partition_index=index, start_offset=NO_OFFSET, error_code=ErrorCode.NONE, error_message=None
+    )
+    if queue is not None:
+        with contextlib.suppress(UnknownPartition):
+            high_watermark = context.broker.engine.info(queue.partition).high_watermark
+            answer.start_offset = queue.floor
+            answer.leader_epoch = context.broker.engine.epoch
+            answer.lag = max(high_watermark - queue.floor, 0)
+    return answer
 
 
 async def alter_share_group_offsets(context: Context, request: Request) -> Message:
@@ -136,7 +143,7 @@ async def alter_share_group_offsets(context: Context, request: Request) -> Messa
             )
         response.responses.append(
             AlterShareGroupOffsetsResponse.AlterShareGroupOffsetsResponseTopic(
-                topic_name=named.topic_name, topic_id=bytes(16) if topic is None else topic.id, partitions=parts
+                topic_name=named.topic_name, topic_id=NO_ID if topic is None else topic.id, partitions=parts
             )
         )
     try:
@@ -161,7 +168,7 @@ async def delete_share_group_offsets(context: Context, request: Request) -> Mess
         response.responses.append(
             DeleteShareGroupOffsetsResponse.DeleteShareGroupOffsetsResponseTopic(
                 topic_name=name,
-                topic_id=bytes(16) if topic is None else topic.id,
+                topic_id=NO_ID if topic is None else topic.id,
                 error_code=error,
                 error_message=None if error == ErrorCode.NONE else CoreError.UNKNOWN_TOPIC.value,
             )
