@@ -98,6 +98,7 @@ PROGRAMS: dict[str, Client] = {
     "kcat": Client(_python("kcat_client.py"), ("debian",), environment=_PATH),
     "java-4.2": Client(_java("TriviumClient", KAFKA_JARS, JAVA_CLASSES), ("kafka",)),
     "java-4.2-tools": Client(_python("kafka_tools.py"), ("kafka",), environment={**_PATH, "JARS": str(KAFKA_JARS)}),
+    "kafka-streams-4.2": Client(_java("StreamsProgram", KAFKA_JARS, JAVA_CLASSES), ("kafka",)),
     "java-0.10": Client(_java("OldClient", KAFKA_OLD_JARS, JAVA_OLD_CLASSES), ("kafka-0.10",)),
     "java-0.10-tools": Client(
         _python("kafka_old_tools.py"), ("kafka-0.10",), environment={**_PATH, "JARS": str(KAFKA_OLD_JARS)}
