@@ -197,6 +197,21 @@ async def test_time_closes_silent_connections_of_both_kinds() -> None:
         assert await client.next() == PingResp()
 
 
+@clause("MQTT-3.1.2-22", v=5)
+@clause("MQTT-3.1.2-24", v=4)
+async def test_a_keep_alive_shorter_than_the_time_for_connect_ends_in_its_own_time() -> None:
+    now = [100.0]
+    async with serving(Limits(connect_timeout_s=10), clock=lambda: now[0]) as served:
+        idle = Client(await dial(served.tcp))
+        await idle.send(Connect(5, "idle", True, 2))
+        assert isinstance(await idle.next(), ConnAck)
+        now[0] = 104.0
+        served.pump._sweep(now[0])
+        farewell = await idle.next()
+        assert isinstance(farewell, Disconnect)
+        assert farewell.code == reasons.KEEP_ALIVE_TIMEOUT
+
+
 async def test_take_over_and_drain_say_why() -> None:
     async with serving() as served:
         old = await Client.open(served.tcp, "same")

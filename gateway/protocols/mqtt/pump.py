@@ -202,8 +202,6 @@ class Pump:
         self.flush()
         for peer in unready:
             if peer.fd in self._peers:
-                if peer.connection.paused_until_s:
-                    self._schedule(peer, now)
                 self._watch(peer)
 
     def flush(self) -> None:
@@ -415,6 +413,9 @@ class Pump:
     def _watch(self, peer: Peer) -> None:
         """Make the epoll set ask for what this connection wants now."""
         connection = peer.connection
+        deadline = connection.deadline
+        if deadline is not None and int(deadline) + 1 < peer.slot:
+            self._schedule(peer, self._clock())  # a keep alive that ends before the time for CONNECT did, or a pause
         mask = 0
         if peer.linger_until_s or (connection.reading and not self._draining):
             mask = READING
