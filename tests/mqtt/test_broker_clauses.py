@@ -47,6 +47,28 @@ def test_mqtt_3_1_2_7_retained_messages_outlive_the_session_that_published_them(
     reader.close()
 
 
+@pytest.mark.parametrize("expiry_s", [0, 1_000])
+@pytest.mark.parametrize("topic", ["before-new", "before-known"])
+def test_what_a_client_published_before_its_subscribe_is_not_new_to_it(
+    broker: Child, topic: str, expiry_s: int
+) -> None:
+    name = f"{topic}-{expiry_s}/a"
+    if topic == "before-known":
+        publisher = Wire.connected(broker.mqtt)
+        publisher.publish(name)
+        publisher.close()
+    wire = Wire.connected(broker.mqtt, name, properties={props.SESSION_EXPIRY: expiry_s})
+    publishes = [Publish(name, payload, 0, retain, False, 0, None) for payload, retain in ((b"r", True), (b"x", False))]
+    subscribe = Subscribe(1, [SubscriptionRequest(name, 0)])
+    wire.send(*publishes, subscribe, Publish(name, b"behind", 0, False, False, 0, None))
+    wire.send(Publish(name, b"last", 0, False, False, 0, None))
+    found = [wire.next() for _ in range(4)]
+    messages = [(one.payload, one.retain) for one in found if isinstance(one, Publish)]
+    assert sorted(messages) == [(b"behind", False), (b"last", False), (b"r", True)]
+    assert [payload for payload, retain in messages if not retain] == [b"behind", b"last"]
+    wire.close()
+
+
 @clause("MQTT-3.1.3-2", v=4)
 @clause("MQTT-3.1.3-2", v=5)
 @clause("MQTT-3.1.4-3", v=4)

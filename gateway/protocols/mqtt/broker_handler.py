@@ -82,6 +82,7 @@ class BrokerHandler:
         self._sessions_max = sessions_max
         self._will_grace_s = will_grace_s  # after a restart, a client has this long (or its will's delay) to come back
         self._opening: set[str] = set()  # CONNECTs whose session is being stored
+        self._kept: dict[Connection, list[ev.Event]] = {}  # of connections whose SUBSCRIBE waits
         self._waiting: dict[str, tuple[Connection, Connect]] = {}  # CONNECTs that wait for their predecessors
         self._wills: Pending[Will] = Pending()
         self._restart_wills: set[str] = set()  # of clients that the last life of the broker took the connection from
@@ -177,11 +178,22 @@ class BrokerHandler:
     # -- a turn ------------------------------------------------------------------------------------------------------
 
     def handle(self, events: list[ev.Event]) -> None:
+        self._take(events)
+        self.serve_waiting()
+        self._log.append()
+        self._publisher.write_now()
+
+    def _take(self, events: list[ev.Event]) -> None:
         publishes: list[Outgoing | ev.RunReceived] = []
+        kept, number = self._kept, self._publisher.next_number
         for event in events:
+            if kept and event.connection in kept:
+                kept[event.connection].append(event)
+                continue
             if type(event) is ev.RunReceived:
                 device = event.connection.user
                 assert isinstance(device, Device)
+                device.published = number
                 if device.access is None or _may_publish(event.connection, event.ticket, event.topic):
                     publishes.append(event._replace(publisher=device.session.client_id) if device.no_local else event)
                 continue
@@ -189,6 +201,9 @@ class BrokerHandler:
                 self._deliveries.ended_deliveries(event.connection, event.deliveries, event.code)
                 continue
             if type(event) is ev.PublishReceived:
+                device = event.connection.user
+                assert isinstance(device, Device)
+                device.published = number
                 if _may_publish(event.connection, event.ticket, event.publish.topic):
                     publishes.append(outgoing_of(event.connection, event.ticket, event.publish))
                 continue
@@ -201,7 +216,14 @@ class BrokerHandler:
                 case ev.ReceiptReceived(connection, ticket, packet_id):
                     self._on_receipt(connection, ticket, packet_id)
                 case ev.SubscribeReceived(connection, ticket, subscribe):
-                    self._subscribing.subscribe(connection, ticket, subscribe)
+                    self._publish(publishes)
+                    publishes, number = [], self._publisher.next_number
+                    device = connection.user
+                    assert isinstance(device, Device)
+                    if self._publisher.is_stored(device.published):
+                        self._subscribing.subscribe(connection, ticket, subscribe)
+                    else:
+                        self._keep_waiting(connection, event)
                 case ev.UnsubscribeReceived(connection, ticket, unsubscribe):
                     self._subscribing.unsubscribe(connection, ticket, unsubscribe.filters)
                 case ev.WindowOpened(connection):
@@ -211,14 +233,30 @@ class BrokerHandler:
                     self._on_closed(event, publishes)
                 case _:
                     pass
+        self._publish(publishes)
+
+    def _publish(self, publishes: list[Outgoing | ev.RunReceived]) -> None:
         if publishes:
             count, size_bytes = totals(publishes)
             self.publishes_in += count
             self.publish_bytes_in += size_bytes
             self._publisher.publish(publishes)
-        self.serve_waiting()
+
+    def _keep_waiting(self, connection: Connection, subscribe: ev.SubscribeReceived) -> None:
+        """A subscription is behind what its client published before it: that may be retained for it, and is not
+        delivered as new. So the client's packets wait until it is stored.
+        """
+        self._kept[connection] = [subscribe]
+        connection.kept_waiting = True
+        self._publisher.when_stored(partial(self._go_on, connection, subscribe))
+
+    def _go_on(self, connection: Connection, subscribe: ev.SubscribeReceived) -> None:
+        events = self._kept.pop(connection)
+        connection.kept_waiting = False
+        self._subscribing.subscribe(*subscribe)
+        self._take(events[1:])
+        self._answered()
         self._log.append()
-        self._publisher.write_now()
 
     def _put(self, connection: Connection, changes: list[Change], done: Callable[[], object]) -> None:
         """Has changes stored with this turn's others, then answers; a store that cannot ends the connection."""

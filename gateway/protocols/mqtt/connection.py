@@ -74,6 +74,7 @@ class Connection(Outbound):
         "_waiting_max",
         "connect",
         "keep_alive_s",
+        "kept_waiting",
         "opened_s",
         "paused_until_s",
         "transport",
@@ -88,6 +89,7 @@ class Connection(Outbound):
         self._waiting_max = 2 * limits.receive_max  # replies that are due before no more is read
         self._paid_s = 0.0  # until when its rates are used up
         self.paused_until_s = 0.0  # it sent more than its rates allow and is not read until then; 0: it is
+        self.kept_waiting = False  # the core looks at nothing more until something is stored
         self.connect: Connect | None = None  # from CONNECT to its answer
         self.transport: object = None  # the transport's own
         self.user: object = None  # the core's own
@@ -160,8 +162,8 @@ class Connection(Outbound):
     @property
     def reading(self) -> bool:
         """Whether the transport should go on reading: not while a verdict on CONNECT or too many replies are due, nor
-        while the client has used up its rates."""
-        if self.paused_until_s:
+        while the client has used up its rates or the core lets it wait."""
+        if self.paused_until_s or self.kept_waiting:
             return False
         if self.state is _CONNECTED:
             waiting_max = self._waiting_max

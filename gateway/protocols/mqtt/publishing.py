@@ -10,6 +10,7 @@ acknowledged alike whether it is stored or was before (core.once).
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -132,6 +133,9 @@ class Publisher:
         self._parked: dict[str, list[Outgoing | RunReceived]] = {}
         self._parked_bytes = 0
         self._make_send, self._make_receive = trio.open_memory_channel[str](10_000)
+        self._last = self._stored = 0  # appends that were made, and how many of them are answered: it goes in order
+        self._waiting: deque[tuple[int, Callable[[], object]]] = deque()  # for an append
+        self._behind_parked: dict[str, list[Callable[[], object]]] = {}  # for a topic
         self.observed: Callable[[], bool] = lambda: False  # whether `on_stored` is to be told of what is durable
         self.on_stored: Callable[[Sequence[Row], Appended], None] = lambda rows, answer: None
         self.in_flight_bytes = 0
@@ -156,6 +160,42 @@ class Publisher:
         """What a batch is made of that has just become durable, if it is of plain runs only: it need not be decoded."""
         found = self._fresh.get(id(header))
         return found[1] if found is not None and found[0] is header else None
+
+    @property
+    def next_number(self) -> int:
+        """For `is_stored`: of what is published next."""
+        return self._last + 1
+
+    def is_stored(self, number: int) -> bool:
+        """Whether what was published under a number is durable or refused."""
+        return number <= self._stored and not self._parked
+
+    def when_stored(self, done: Callable[[], object]) -> None:
+        """Calls `done` as soon as all that was published until now is durable or refused."""
+        if self._parked:
+            last = next(reversed(self._parked))  # topics are made in the order in which they were asked for
+            self._behind_parked.setdefault(last, []).append(done)
+        else:
+            self._wait(done)
+
+    def _wait(self, done: Callable[[], object]) -> None:
+        if self._stored == self._last:
+            done()
+        else:
+            self._waiting.append((self._last, done))
+
+    def _submit(self, entries: Sequence[Entry], done: Callable[[list[Appended]], object]) -> None:
+        self._last += 1
+        number = self._last
+
+        def answered(answers: list[Appended]) -> None:
+            done(answers)
+            self._stored = number
+            waiting = self._waiting
+            while waiting and waiting[0][0] <= number:
+                waiting.popleft()[1]()
+
+        self._engine.append(entries, answered)
 
     def publish(self, messages: Sequence[Outgoing | RunReceived]) -> None:
         """Stores the messages of a turn, in order; answers each when it is durable or refused."""
@@ -266,14 +306,14 @@ class Publisher:
                 return
             self._appended([[(route, message)]], answers, observe=fresh)
 
-        self._engine.append(entries, done)
+        self._submit(entries, done)
 
     def _schedule(self, rows: list[tuple[Wanted, Row]]) -> None:
         """One append for what waits for its time. It is not retained: RETAIN counts when a message is published."""
         entry = self._schedules.entry([wanted for wanted, _ in rows])
         changes = [change for _, (_, message) in rows if isinstance(message, Outgoing) for change in message.changes]
         entries = [entry, self._state.entry(changes)] if changes else [entry]
-        self._engine.append(entries, lambda answers: self._appended([[row for _, row in rows]], answers))
+        self._submit(entries, lambda answers: self._appended([[row for _, row in rows]], answers))
 
     def _append(self, partitions: dict[int, list[Row]], now_ms: int) -> None:
         if not partitions:
@@ -313,7 +353,7 @@ class Publisher:
                 del self._fresh[one]
             self._appended(sent, answers)
 
-        self._engine.append(entries, done)
+        self._submit(entries, done)
 
     def write_now(self) -> None:
         """All of a turn has been appended, here and elsewhere: it goes to the disk in this step."""
@@ -381,6 +421,8 @@ class Publisher:
                 await self._to_catch_all(waiting)
             else:
                 self.publish(waiting)
+            for done in self._behind_parked.pop(name, ()):
+                self._wait(done)
             self._flush()
 
     async def _make(self, name: str) -> Topic | None:
