@@ -5,11 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import trio
 
-from core.dynamic_configs import SHARE_ISOLATION, SHARE_LOCK, SHARE_RESET, DynamicConfigs, Scope
+from core.dynamic_configs import (
+    SHARE_HEARTBEAT,
+    SHARE_ISOLATION,
+    SHARE_LOCK,
+    SHARE_RESET,
+    SHARE_SESSION,
+    DynamicConfigs,
+    Scope,
+    share_start,
+)
 from core.group_coordinator import GroupCoordinator
 from core.group_types import GroupLimits
 from core.groups import Groups
@@ -131,6 +141,8 @@ class Broker:
         self.share_groups.start_of = self._share_start
         self.share_groups.policy_of = self._share_policy
         self.share_groups.tune = self._tune_share_group
+        self.share_groups.session_ms_of = partial(self.configs.share_number, name=SHARE_SESSION)
+        self.share_groups.heartbeat_ms_of = partial(self.configs.share_number, name=SHARE_HEARTBEAT)
         self.configs.on_group_change = self.share_groups.configured
         self.retroactive.register("queue", self._move_queue)
         async with trio.open_nursery() as nursery:
@@ -171,12 +183,13 @@ class Broker:
         self.trace_search = TraceSearch(self.engine, self.topics, topic.partitions[0])
 
     def _share_start(self, group_id: str) -> int:
-        earliest = self.configs.get(Scope.GROUP, group_id).get(SHARE_RESET) == "earliest"
-        return START_EARLIEST if earliest else START_LATEST
+        start = share_start(self.configs.get(Scope.GROUP, group_id).get(SHARE_RESET, "latest"))
+        if isinstance(start, int):
+            return max(int(time.time() * 1000) - start, 0)
+        return START_EARLIEST if start == "earliest" else START_LATEST
 
     def _share_policy(self, group_id: str) -> Policy:
-        lock_ms = self.configs.get(Scope.GROUP, group_id).get(SHARE_LOCK)
-        return SHARE_POLICY if lock_ms is None else replace(SHARE_POLICY, invisible_ms=int(lock_ms))
+        return replace(SHARE_POLICY, invisible_ms=self.configs.share_number(group_id, SHARE_LOCK))
 
     def _tune_share_group(self, group: QueueGroup) -> None:
         configs = self.configs.get(Scope.GROUP, group.id)

@@ -3,7 +3,7 @@
 Names, types and valid values are Kafka's. Broker configs are set for the whole cluster or for one broker; the
 narrower one holds, and both stand above the configuration file. They are the defaults of topic configs
 (`log.retention.ms` is that of `retention.ms`), and some that Kafka's operators set and that mean nothing here, which
-are stored and reported as topic configs without effect are. Group configs are those of KIP-848 groups.
+are stored and reported as topic configs without effect are. Group configs are those of KIP-848 and share groups.
 
 A record's key is the scope and the name, its value the overrides as JSON; no overrides, no record.
 """
@@ -11,6 +11,7 @@ A record's key is the scope and the name, its value the overrides as JSON; no ov
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
@@ -63,15 +64,39 @@ _SESSION = "consumer.session.timeout.ms"
 SHARE_RESET: Final = "share.auto.offset.reset"
 SHARE_LOCK: Final = "share.record.lock.duration.ms"
 SHARE_ISOLATION: Final = "share.isolation.level"
+SHARE_HEARTBEAT: Final = "share.heartbeat.interval.ms"
+SHARE_SESSION: Final = "share.session.timeout.ms"
+_BY_DURATION: Final = "by_duration:"
+_DURATION: Final = re.compile(
+    r"P(?=.)(?:(\d+)D)?(?:T(?=.)(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d{0,9})?)S)?)?", re.IGNORECASE
+)
+
+
+def share_start(text: str) -> str | int:
+    """What `share.auto.offset.reset` says: "latest", "earliest", or how many ms back. Raises ValueError."""
+    if text in ("latest", "earliest"):
+        return text
+    found = _DURATION.fullmatch(text.removeprefix(_BY_DURATION)) if text.startswith(_BY_DURATION) else None
+    if found is None:
+        raise ValueError(text)
+    days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return int((((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1000)
 
 
 def _share_reset(value: Value) -> str | None:
-    return None if value in ("latest", "earliest") else "must be latest or earliest"
+    try:
+        share_start(str(value))
+    except ValueError:
+        return (
+            f"Invalid value `{value}` for configuration {SHARE_RESET}. The value must be either 'earliest', "
+            "'latest' or of the format 'by_duration:<PnDTnHnMn.nS>'."
+        )
+    return None
 
 
 def _isolation(value: Value) -> str | None:
     levels = ("read_committed", "read_uncommitted")
-    return None if value in levels else f"must be one of {levels[0]}, {levels[1]}"
+    return None if value in levels else f"String must be one of: {', '.join(levels)}"
 
 
 GROUP_CONFIGS: Final[Mapping[str, ConfigKey]] = MappingProxyType(
@@ -80,9 +105,18 @@ GROUP_CONFIGS: Final[Mapping[str, ConfigKey]] = MappingProxyType(
         _SESSION: ConfigKey(_SESSION, ConfigType.INT, "45000", True, between(1)),
         SHARE_RESET: ConfigKey(SHARE_RESET, ConfigType.STRING, "latest", True, _share_reset),
         SHARE_ISOLATION: ConfigKey(SHARE_ISOLATION, ConfigType.STRING, "read_uncommitted", True, _isolation),
-        SHARE_LOCK: ConfigKey(SHARE_LOCK, ConfigType.INT, "30000", True, between(15_000, 60_000)),
+        SHARE_HEARTBEAT: ConfigKey(SHARE_HEARTBEAT, ConfigType.INT, "5000", True, between(1)),
+        SHARE_SESSION: ConfigKey(SHARE_SESSION, ConfigType.INT, "45000", True, between(1)),
+        SHARE_LOCK: ConfigKey(SHARE_LOCK, ConfigType.INT, "30000", True, between(1_000)),
     }
 )
+
+# Kafka's defaults of `group.share.min.` and `group.share.max.` settings.
+_SHARE_RANGES: Final = {
+    SHARE_HEARTBEAT: (5_000, 15_000),
+    SHARE_SESSION: (45_000, 60_000),
+    SHARE_LOCK: (15_000, 60_000),
+}
 
 
 def check_broker_configs(overrides: Mapping[str, str | None]) -> dict[str, str]:
@@ -98,7 +132,12 @@ def check_broker_configs(overrides: Mapping[str, str | None]) -> dict[str, str]:
 def check_group_configs(overrides: Mapping[str, str | None], limits: GroupLimits) -> dict[str, str]:
     """As `check_broker_configs`, of a group."""
     found: dict[str, str] = {}
-    numbers = {_HEARTBEAT: limits.consumer_heartbeat_interval_ms, _SESSION: limits.consumer_session_timeout_ms}
+    numbers = {
+        _HEARTBEAT: limits.consumer_heartbeat_interval_ms,
+        _SESSION: limits.consumer_session_timeout_ms,
+        SHARE_HEARTBEAT: int(GROUP_CONFIGS[SHARE_HEARTBEAT].default),
+        SHARE_SESSION: int(GROUP_CONFIGS[SHARE_SESSION].default),
+    }
     for name, text in overrides.items():
         key = GROUP_CONFIGS.get(name)
         if key is None:
@@ -109,16 +148,18 @@ def check_group_configs(overrides: Mapping[str, str | None], limits: GroupLimits
     ranges = {
         _HEARTBEAT: (limits.consumer_heartbeat_interval_ms_min, limits.consumer_heartbeat_interval_ms_max),
         _SESSION: (limits.consumer_session_timeout_ms_min, limits.consumer_session_timeout_ms_max),
+        **_SHARE_RANGES,
     }
     for name in found.keys() & ranges.keys():
         low, high = ranges[name]
-        kind = name.removeprefix("consumer.")
+        family, _, kind = name.partition(".")
         if numbers[name] < low:
-            raise _out_of_range(name, f"greater than or equal to group.consumer.min.{kind}")
+            raise _out_of_range(name, f"greater than or equal to group.{family}.min.{kind}")
         if numbers[name] > high:
-            raise _out_of_range(name, f"less than or equal to group.consumer.max.{kind}")
-    if numbers[_SESSION] <= numbers[_HEARTBEAT]:
-        raise _out_of_range(_SESSION, f"greater than {_HEARTBEAT}")
+            raise _out_of_range(name, f"less than or equal to group.{family}.max.{kind}")
+    for session, heartbeat in ((_SESSION, _HEARTBEAT), (SHARE_SESSION, SHARE_HEARTBEAT)):
+        if numbers[session] <= numbers[heartbeat]:
+            raise _out_of_range(session, f"greater than {heartbeat}")
     return found
 
 
@@ -181,6 +222,10 @@ class DynamicConfigs:
 
     def group_limits(self, group_id: str) -> GroupLimits:
         return self._limits.get(group_id, self._group_limits)
+
+    def share_number(self, group_id: str, name: str) -> int:
+        """A number that is configured for a share group, or its default."""
+        return int(self.get(Scope.GROUP, group_id).get(name, GROUP_CONFIGS[name].default))
 
     def topic_defaults(self) -> dict[str, str]:
         """The topic configs whose defaults are overridden."""

@@ -26,8 +26,6 @@ from core.share_sessions import Place, ShareSessions
 from core.topics import Topic, Topics
 
 SHARE_POLICY: Final = Policy(invisible_ms=30_000, attempts_max=5, backoff_ms=(0,), rejoin_ms=0)
-SESSION_TIMEOUT_MS: Final = 45_000
-HEARTBEAT_INTERVAL_MS: Final = 5_000
 GROUPS_MAX: Final = 10_000
 MEMBERS_MAX: Final = 1_000  # of one group
 SWEEP_S: Final = 1
@@ -67,7 +65,7 @@ class ShareGroup:
 
 class ShareGroups:
     """All share groups. `start_of(group id)` says where a new one begins (START_EARLIEST, START_LATEST or ms), `tune`
-    gives a queue group what is configured for it.
+    gives a queue group what is configured for it; a member is silent for `session_ms_of` at most.
     """
 
     def __init__(self, queues: Queues, topics: Topics, now_ms: Callable[[], int]) -> None:
@@ -79,6 +77,8 @@ class ShareGroups:
         self.start_of: Callable[[str], int] = lambda _: START_LATEST
         self.policy_of: Callable[[str], Policy] = lambda _: SHARE_POLICY
         self.tune: Callable[[QueueGroup], None] = lambda _: None
+        self.session_ms_of: Callable[[str], int] = lambda _: 45_000
+        self.heartbeat_ms_of: Callable[[str], int] = lambda _: 5_000
         topics.on_change(self._topic_changed)
 
     async def run(self) -> None:
@@ -115,7 +115,7 @@ class ShareGroups:
             if epoch not in (member.epoch, member.epoch_before):
                 raise CoreFailure(CoreError.FENCED_MEMBER_EPOCH)
         group = self._groups[group_id]
-        member.deadline_ms = self._now_ms() + SESSION_TIMEOUT_MS
+        member.deadline_ms = self._now_ms() + self.session_ms_of(group_id)
         member.rack = member.rack if rack is None else rack
         if topics is not None and member.topics != (wanted := frozenset(topics)):
             member.topics = wanted

@@ -141,8 +141,10 @@ async def test_the_brokers_settings_under_kafkas_names() -> None:
             "consumer.heartbeat.interval.ms": "5000",
             "consumer.session.timeout.ms": "45000",
             "share.auto.offset.reset": "latest",
+            "share.heartbeat.interval.ms": "5000",
             "share.isolation.level": "read_uncommitted",
             "share.record.lock.duration.ms": "30000",
+            "share.session.timeout.ms": "45000",
         }
 
 
@@ -340,6 +342,23 @@ async def test_a_groups_configs_hold_for_its_members() -> None:
             "consumer.heartbeat.interval.ms must be less than or equal to group.consumer.max.heartbeat.interval.ms",
         ),
         ("g", "consumer.session.timeout.ms", "x", ErrorCode.INVALID_CONFIG, "Not a number of type INT"),
+        (
+            "g",
+            "share.session.timeout.ms",
+            "6000",
+            ErrorCode.INVALID_CONFIG,
+            "share.session.timeout.ms must be greater than or equal to group.share.min.session.timeout.ms",
+        ),
+        (
+            "g",
+            "share.record.lock.duration.ms",
+            "6000",
+            ErrorCode.INVALID_CONFIG,
+            "share.record.lock.duration.ms must be greater than or equal to group.share.min.record.lock.duration.ms",
+        ),
+        ("g", "share.record.lock.duration.ms", "1", ErrorCode.INVALID_CONFIG, "Value must be at least 1000"),
+        ("g", "share.auto.offset.reset", "by_duration:1h", ErrorCode.INVALID_CONFIG, "'by_duration:<PnDTnHnMn.nS>'"),
+        ("g", "share.auto.offset.reset", "PT1H", ErrorCode.INVALID_CONFIG, "'by_duration:<PnDTnHnMn.nS>'"),
     ],
 )
 async def test_a_groups_configs_are_checked(name: str, key: str, value: str, code: ErrorCode, message: str) -> None:

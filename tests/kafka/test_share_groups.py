@@ -127,8 +127,8 @@ def batches(answer: Any) -> list[bytes]:
     return found
 
 
-async def joined(listener: Listener, name: str = "m", group: str = "g") -> Member:
-    await listener.broker.configs.update(Scope.GROUP, group, lambda _: {SHARE_RESET: "earliest"})
+async def joined(listener: Listener, name: str = "m", group: str = "g", reset: str = "earliest") -> Member:
+    await listener.broker.configs.update(Scope.GROUP, group, lambda _: {SHARE_RESET: reset})
     member = Member(listener, listener.connect(), name, group)
     answer = await member.beat(0, ["t"])
     assert answer.error_code == 0
@@ -136,10 +136,10 @@ async def joined(listener: Listener, name: str = "m", group: str = "g") -> Membe
     return member
 
 
-async def store(listener: Listener, *values: bytes) -> None:
+async def store(listener: Listener, *values: bytes, **options: Any) -> None:
     topic = listener.broker.topics.get("t")
     assert topic is not None
-    batch = batch_of(*values)
+    batch = batch_of(*values, **options)
     await append(listener.broker.engine, [Append(topic.partitions[0], parse_header(batch), batch)])
 
 

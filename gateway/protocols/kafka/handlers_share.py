@@ -11,7 +11,6 @@ import trio
 from core.errors import CoreError, CoreFailure
 from core.queue_batches import in_order
 from core.queue_types import Handout, Verb
-from core.share_groups import HEARTBEAT_INTERVAL_MS
 from core.share_sessions import Acknowledgement, Place, ShareSession
 from core.topics import Topic
 from core.tracing import Actor
@@ -46,8 +45,9 @@ _VERBS: Final = {0: Verb.ACK, 1: Verb.ACK, 2: Verb.NACK, 3: Verb.REJECT, 4: Verb
 
 async def share_group_heartbeat(context: Context, request: Request) -> Message:
     body: ShareGroupHeartbeatRequest = request.body  # type: ignore[assignment]
+    groups = context.broker.share_groups
     try:
-        member, assignment = await context.broker.share_groups.heartbeat(
+        member, assignment = await groups.heartbeat(
             body.group_id,
             body.member_id,
             body.member_epoch,
@@ -68,7 +68,7 @@ async def share_group_heartbeat(context: Context, request: Request) -> Message:
         error_message=None,
         member_id=member.id,
         member_epoch=member.epoch,
-        heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+        heartbeat_interval_ms=groups.heartbeat_ms_of(body.group_id),
         assignment=told,
     )
 
