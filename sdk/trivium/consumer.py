@@ -16,7 +16,6 @@ Rules:
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -26,10 +25,10 @@ import anyio
 from trivium.client import Client
 from trivium.connection import Connection
 from trivium.errors import ErrorCode, RequestRefused
+from trivium.expiry import is_expired
 from trivium.frames.offsets import LATEST
 from trivium.frames.pulling import Pull, PullEntry, PullResult
 from trivium.frames.resets import GroupReset
-from trivium.headers import EXPIRY_S
 from trivium.message_ids import take_id
 from trivium.record_batch import iter_batches
 from trivium.records import decode, parse_control
@@ -38,7 +37,6 @@ PULL_BYTES_MAX = 4 * 1024 * 1024
 PARTITION_BYTES_MAX = 1024 * 1024
 DECODED_BYTES_MAX = 128 * 1024 * 1024
 WAIT_MS = 5_000
-EXPIRY_DIGITS_MAX = 10
 
 _Key = tuple[str, int]
 
@@ -219,17 +217,10 @@ def _open(entry: PullEntry, result: PullResult, data: memoryview, *, committed: 
         if committed and header.is_transactional and header.producer_id in aborting:
             continue
         for offset, timestamp_ms, key, value, headers in decode(batch, DECODED_BYTES_MAX):
-            if offset >= entry.offset and not (headers and _is_expired(headers, timestamp_ms)):
+            if offset >= entry.offset and not (headers and is_expired(headers, timestamp_ms)):
                 message_id, rest = take_id(headers)
                 found.append(Message(entry.topic, entry.partition, offset, timestamp_ms, key, value, rest, message_id))
     return found, following
-
-
-def _is_expired(headers: list[tuple[str, bytes | None]], timestamp_ms: int) -> bool:
-    for name, value in headers:
-        if name == EXPIRY_S and value is not None and value.isdigit() and len(value) <= EXPIRY_DIGITS_MAX:
-            return time.time() * 1000 >= timestamp_ms + int(value) * 1000
-    return False
 
 
 @asynccontextmanager

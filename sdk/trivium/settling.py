@@ -6,7 +6,7 @@ connection was lost, or could not be stored, is said again: to settle twice is h
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -16,10 +16,30 @@ from trivium.frames.queues import ACK, SettleEntry, SettleRequest
 from trivium.handouts import Handout
 
 ENTRIES_MAX = 10_000  # of one request
+OFFSETS_MAX = 262_144
 AGAIN_S = 1.0
 _REFUSED_FOR_NOW = {ErrorCode.STORE_FULL, ErrorCode.STORE_FAILED}
 
 Request = Callable[[Any], Awaitable[tuple[Any, memoryview]]]
+
+
+def parts(handouts: Iterable[Handout]) -> Iterator[list[tuple[Handout, int, int]]]:
+    """What is not settled of these, stretch by stretch, as much at a time as one request may name."""
+    part: list[tuple[Handout, int, int]] = []
+    room = OFFSETS_MAX
+    for handout in handouts:
+        for start, last in handout.ranges(handout.pending):
+            first = start
+            while first <= last:
+                end = min(last, first + room - 1)
+                part.append((handout, first, end))
+                room -= end - first + 1
+                first = end + 1
+                if not room or len(part) == ENTRIES_MAX:
+                    yield part
+                    part, room = [], OFFSETS_MAX
+    if part:
+        yield part
 
 
 class Asked:
@@ -88,13 +108,27 @@ class Settling:
 
     async def _say(self) -> None:
         merged: list[SettleEntry] = []
-        while self._handouts and len(merged) < ENTRIES_MAX:
-            handout, _ = self._handouts.popitem()
+        offsets = 0
+        for handout in list(self._handouts):
             where = (handout.topic, handout.partition, handout.lease)
-            merged += [SettleEntry(*where, first, last, ACK, -1, "") for first, last in handout.acks]
-            handout.acks = []
-        room = max(ENTRIES_MAX - len(merged), 0)
-        asked, self._asked = self._asked[:room], self._asked[room:]
+            while handout.acks and len(merged) < ENTRIES_MAX and offsets < OFFSETS_MAX:
+                first, last = handout.acks.pop()
+                end = min(last, first + OFFSETS_MAX - offsets - 1)
+                merged.append(SettleEntry(*where, first, end, ACK, -1, ""))
+                offsets += end - first + 1
+                if end < last:
+                    handout.acks.append([end + 1, last])
+            if handout.acks:
+                break
+            del self._handouts[handout]
+        asked: list[Asked] = []
+        while len(asked) < len(self._asked) and len(merged) + len(asked) < ENTRIES_MAX:
+            entry = self._asked[len(asked)].entry
+            offsets += entry.last - entry.first + 1
+            if offsets > OFFSETS_MAX and (merged or asked):
+                break
+            asked.append(self._asked[len(asked)])
+        del self._asked[: len(asked)]
         self._saying = merged + [one.entry for one in asked]
         message = SettleRequest(self._stream, self._saying)
         while True:

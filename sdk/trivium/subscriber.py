@@ -15,6 +15,7 @@ Rules:
 - Leaving the block, or `stop`: nothing more is given out, what has not been started on goes back without counting as an
   attempt, what was settled is sent, and the group is left. What was started on and not settled has failed.
 - In a broadcast nothing is settled.
+- A message whose time to live is over (by this machine's clock) is acknowledged unseen.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import anyio.lowlevel
 from trivium.client import Client
 from trivium.connection import Connection
 from trivium.errors import Disconnected, ErrorCode, RequestRefused
+from trivium.expiry import is_expired
 from trivium.frames.queues import (
     ACK,
     EXTEND,
@@ -49,7 +51,7 @@ from trivium.frames.queues import (
 )
 from trivium.handouts import Handout, Message
 from trivium.record_batch import BatchError
-from trivium.settling import Asked, Settling
+from trivium.settling import Asked, Settling, parts
 from trivium.tasks import task_group
 from trivium.trace_context import continuing
 
@@ -71,6 +73,7 @@ class Subscriber:
         self._credit_bytes = credit_bytes
         self._connection: Connection | None = None
         self._connected = anyio.Event()
+        self._joined = anyio.Event()
         self._invisible_ms = 30_000
         self._buffer: deque[Handout] = deque()
         self._open: dict[Handout, None] = {}  # with messages that are not settled
@@ -163,13 +166,21 @@ class Subscriber:
     def _open_next(self) -> None:
         handout = self._buffer.popleft()
         try:
-            self._messages.extend(handout.open())
+            messages = handout.open()
         except BatchError as error:
             for first, last in handout.ranges(handout.pending):
                 entry = (handout.topic, handout.partition, handout.lease, first, last)
                 self._settling.ask(SettleEntry(*entry, REJECT, -1, f"cannot be read: {error}"[:REASON_CHARS_MAX]))
             handout.pending = 0
             self._closed(handout)
+            return
+        for message in messages:
+            if not message.headers or not is_expired(message.headers, message.timestamp_ms):
+                self._messages.append(message)
+            elif handout.lease == NO_LEASE:
+                self._done(message)
+            else:
+                self.ack_nowait(message)
 
     def _delivered(self, message: Deliver, payload: memoryview) -> None:
         at = 0
@@ -364,21 +375,20 @@ class Subscriber:
             await connection.tell(Grant(self._subscribe.stream, max(messages, 0), max(size, 1)))
         self._connection = connection
         self._connected.set()
+        self._joined.set()
 
     async def _extend(self, connection: Connection, held: Sequence[Handout]) -> list[Handout]:
         """Renews what is held; returns what is no longer ours."""
-        entries: list[SettleEntry] = []
-        owners: list[Handout] = []
-        for handout in held:
-            for first, last in handout.ranges(handout.pending):
-                where = (handout.topic, handout.partition, handout.lease)
-                entries.append(SettleEntry(*where, first, last, EXTEND, self._invisible_ms, ""))
-                owners.append(handout)
-        if not entries:
-            return []
-        reply, _ = await connection.request(SettleRequest(self._subscribe.stream, entries))
-        pairs = zip(owners, reply.statuses, strict=True)
-        return list({id(owner): owner for owner, status in pairs if status != ErrorCode.NONE}.values())
+        lost: dict[Handout, None] = {}
+        for part in parts(held):
+            entries = [
+                SettleEntry(one.topic, one.partition, one.lease, first, last, EXTEND, self._invisible_ms, "")
+                for one, first, last in part
+            ]
+            reply, _ = await connection.request(SettleRequest(self._subscribe.stream, entries))
+            pairs = zip(part, reply.statuses, strict=True)
+            lost.update((one, None) for (one, _, _), status in pairs if status != ErrorCode.NONE)
+        return list(lost)
 
     def _drop(self, handout: Handout) -> None:
         """The broker has given it to others: what nobody here has started on is dropped."""
@@ -416,8 +426,12 @@ class Subscriber:
 
     async def renew(self) -> None:
         while True:
-            await anyio.sleep(self._invisible_ms / RENEWALS_PER_TIME / 1000)
             await self._connected.wait()
+            self._joined = anyio.Event()
+            with anyio.move_on_after(self._invisible_ms / RENEWALS_PER_TIME / 1000) as waited:
+                await self._joined.wait()  # then the time may be another
+            if not waited.cancelled_caught:
+                continue
             held = [handout for handout in self._open if handout.lease != NO_LEASE]
             connection = self._connection
             if held and connection is not None:

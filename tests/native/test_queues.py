@@ -18,7 +18,7 @@ from gateway.cli import main
 from tests.native.harness import in_thread, serving
 from trivium.client import Client
 from trivium.frames.queues import Receive
-from trivium.handouts import Message
+from trivium.handouts import Handout, Message
 from trivium.queue_admin import DeadLetter
 from trivium.subscriber import Subscriber
 
@@ -403,3 +403,22 @@ async def test_who_is_refused_when_it_comes_back_is_told_by_every_call() -> None
 
             with pytest.raises(trivium.RequestRefused, match="topic 't' does not exist"):
                 await messages.run(handle, concurrency=3, signals=())
+
+
+async def test_messages_are_renewed_by_the_time_of_their_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed = trio.Event()
+    extend = Subscriber._extend
+
+    async def seen(*arguments: Any) -> list[Handout]:
+        renewed.set()
+        return await extend(*arguments)
+
+    monkeypatch.setattr(Subscriber, "_extend", seen)
+    async with connected() as client, client.producer() as producer:
+        await client.configure_queue("g", invisible_ms=300)
+        await producer.send("t", b"0")
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            message = await anext(messages)
+            with trio.fail_after(5):  # the time of other groups is longer
+                await renewed.wait()
+            await messages.ack(message)

@@ -112,3 +112,15 @@ async def test_one_reads_a_key_or_a_pattern_of_keys() -> None:
         with pytest.raises(RequestRefused, match="stands for"):
             async with client.consumer("plant", key="line#"):
                 pass
+
+
+@pytest.mark.parametrize("broadcast", [False, True])
+async def test_a_message_whose_time_is_over_is_not_given_to_a_queue_group(broadcast: bool) -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client, client.producer() as producer:
+        await producer.send("t", b"late", ttl_s=1, timestamp_ms=time.time_ns() // 1_000_000 - 5_000)
+        await producer.send("t", b"now", ttl_s=60)
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST, broadcast=broadcast) as messages:
+            assert (await anext(messages)).value == b"now"
+            await messages.wait_settled()
+            (place,) = (await client.describe_queues("g"))[0].places
+            assert place.held == (0 if broadcast else 1)
