@@ -129,6 +129,7 @@ class Tracer:
         self._wall_ms = wall_ms
         self._waiting: list[Trace] = []
         self._news = trio.Event()
+        self._flushing = trio.Lock()
         self._marked: dict[int, list[int]] = {}  # engine's partition -> offsets, rising
         self._marked_count = 0
         self._parents: OrderedDict[tuple[int, int], Parent] = OrderedDict()
@@ -262,23 +263,24 @@ class Tracer:
             await self.flush()
 
     async def flush(self) -> None:
-        """Writes all that waits."""
-        while self._waiting or self.lost:
-            taken, self._waiting = self._waiting[:EVENTS_PER_BATCH_MAX], self._waiting[EVENTS_PER_BATCH_MAX:]
-            lost, self.lost = self.lost, 0
-            if lost:
-                nobody = Actor("", "", "")
-                taken.append(Trace(Event.LOST, self._wall_ms(), "", 0, 0, lost, nobody, region=self._region))
-            records = [
-                Record(at, one.time_ms, f"{one.topic}/{one.partition}".encode(), pack(one), [])
-                for at, one in enumerate(taken)
-            ]
-            batch = build(records)
-            answers = await append(self._engine, [Append(self.partition, parse_header(batch), batch)])
-            if answers[0].outcome is not Outcome.APPENDED:
-                self.lost += lost + len(taken) - bool(lost)
-                log.warning("traces cannot be written", count=self.lost, reason=answers[0].outcome.value)
-                return
+        """Writes all that waits, also what an earlier call has taken and not yet written."""
+        async with self._flushing:
+            while self._waiting or self.lost:
+                taken, self._waiting = self._waiting[:EVENTS_PER_BATCH_MAX], self._waiting[EVENTS_PER_BATCH_MAX:]
+                lost, self.lost = self.lost, 0
+                if lost:
+                    nobody = Actor("", "", "")
+                    taken.append(Trace(Event.LOST, self._wall_ms(), "", 0, 0, lost, nobody, region=self._region))
+                records = [
+                    Record(at, one.time_ms, f"{one.topic}/{one.partition}".encode(), pack(one), [])
+                    for at, one in enumerate(taken)
+                ]
+                batch = build(records)
+                answers = await append(self._engine, [Append(self.partition, parse_header(batch), batch)])
+                if answers[0].outcome is not Outcome.APPENDED:
+                    self.lost += lost + len(taken) - bool(lost)
+                    log.warning("traces cannot be written", count=self.lost, reason=answers[0].outcome.value)
+                    return
 
 
 def trace_stored(tracer: Tracer, topics: Topics, entry: Append, answer: Appended, actor: Actor) -> None:
