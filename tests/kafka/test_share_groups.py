@@ -382,10 +382,13 @@ async def test_offsets_are_shown_set_and_deleted() -> None:
         ]
         delete = DeleteShareGroupOffsetsRequest(group_id="g", topics=named)
         answer = await client.call(ApiKey.DELETE_SHARE_GROUP_OFFSETS, 0, delete)
-        assert [(one.topic_name, one.error_code) for one in answer.responses] == [
-            ("t", 0),
-            ("u", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+        assert [(one.topic_name, one.error_code, one.error_message) for one in answer.responses] == [
+            ("t", 0, None),
+            ("u", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "This server does not host this topic-partition."),
         ]
+        delete.group_id = "none"
+        answer = await client.call(ApiKey.DELETE_SHARE_GROUP_OFFSETS, 0, delete)
+        assert (answer.error_code, answer.error_message) == (ErrorCode.GROUP_ID_NOT_FOUND, "Group none not found.")
         assert await offsets() == []
 
 

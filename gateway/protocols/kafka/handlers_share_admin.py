@@ -45,8 +45,7 @@ def _describe(context: Context, group_id: str, operations: int) -> Described.Des
     group = context.broker.share_groups.find(group_id)
     if group is None:
         error = ErrorCode.GROUP_ID_NOT_FOUND if group_id else ErrorCode.INVALID_GROUP_ID
-        message = f"Group {group_id} not found."
-        return Described.DescribedGroup(group_id=group_id, error_code=error, error_message=message)
+        return Described.DescribedGroup(group_id=group_id, error_code=error, error_message=_no_group(group_id))
     return Described.DescribedGroup(
         error_code=ErrorCode.NONE,
         error_message=None,
@@ -58,6 +57,10 @@ def _describe(context: Context, group_id: str, operations: int) -> Described.Des
         members=[_member(context, member) for member in group.members.values()],
         authorized_operations=operations,
     )
+
+
+def _no_group(group_id: str) -> str:
+    return f"Group {group_id} not found."
 
 
 def _member(context: Context, member: ShareMember) -> Described.Member:
@@ -161,7 +164,8 @@ async def delete_share_group_offsets(context: Context, request: Request) -> Mess
     try:
         read = await context.broker.share_groups.forget_topics(body.group_id, names)
     except CoreFailure as failure:
-        return DeleteShareGroupOffsetsResponse(error_code=code(failure.error), error_message=failure.message)
+        message = _no_group(body.group_id) if failure.error is CoreError.GROUP_NOT_FOUND else failure.message
+        return DeleteShareGroupOffsetsResponse(error_code=code(failure.error), error_message=message)
     for name in sorted(names):
         topic = context.broker.topics.get(name)
         error = ErrorCode.NONE if topic is not None and name in read else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
@@ -170,7 +174,7 @@ async def delete_share_group_offsets(context: Context, request: Request) -> Mess
                 topic_name=name,
                 topic_id=NO_ID if topic is None else topic.id,
                 error_code=error,
-                error_message=None if error == ErrorCode.NONE else CoreError.UNKNOWN_TOPIC.value,
+                error_message=None if error == ErrorCode.NONE else "This server does not host this topic-partition.",
             )
         )
     return response
