@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Unpack
 
 import anyio.to_thread
 
@@ -13,9 +13,9 @@ from trivium import half_messages as async_halves
 from trivium import producer as async_producer
 from trivium import requests as async_requests
 from trivium import transactions as async_transactions
-from trivium.consumer import Message
 from trivium.loop_thread import LoopThread
-from trivium.outgoing import Headers, Outgoing, Sent
+from trivium.outgoing import HalfOptions, Headers, IfOptions, Outgoing, PlaceOptions, SendOptions, Sent
+from trivium.trace_context import Traced
 
 
 class Posted:
@@ -66,7 +66,7 @@ class Producer:
         )
         return self._loop.call(send)
 
-    def post(self, topic: str, value: bytes | None, **options: Any) -> Posted:
+    def post(self, topic: str, value: bytes | None, **options: Unpack[SendOptions]) -> Posted:
         """As `send`, without waiting for the outcome."""
         return Posted(self._loop, self._loop.call(partial(self._made.post, topic, value, **options)))
 
@@ -74,16 +74,18 @@ class Producer:
         """All of the messages or none; durable on return."""
         return self._loop.call(self._made.send_all, messages)
 
-    def send_one_way(self, topic: str, value: bytes | None, **options: Any) -> str:
+    def send_one_way(self, topic: str, value: bytes | None, **options: Unpack[PlaceOptions]) -> str:
         """Hands one message to the network; its id."""
         return self._loop.call(partial(self._made.send_one_way, topic, value, **options))
 
-    def send_if(self, topic: str, value: bytes | None, *, key: bytes, last_offset: int, **options: Any) -> Sent:
+    def send_if(
+        self, topic: str, value: bytes | None, *, key: bytes, last_offset: int, **options: Unpack[IfOptions]
+    ) -> Sent:
         """Stores a message if the last one of its key stands at `last_offset`. Raises KeyChanged."""
         send = partial(self._made.send_if, topic, value, key=key, last_offset=last_offset, **options)
         return self._loop.call(send)
 
-    def reply(self, message: Message, value: bytes | None, *, headers: Headers = ()) -> Sent:
+    def reply(self, message: Traced, value: bytes | None, *, headers: Headers = ()) -> Sent:
         """Answers a request."""
         return self._loop.call(partial(async_requests.reply, self._made, message, value, headers=headers))
 
@@ -110,12 +112,12 @@ class HalfProducer:
         self._loop = loop
         self._made = made
 
-    def send(self, topic: str, value: bytes | None, **options: Any) -> Half:
+    def send(self, topic: str, value: bytes | None, **options: Unpack[HalfOptions]) -> Half:
         """Keeps a message that nobody sees before it is committed; durable on return."""
         return Half(self._loop, self._loop.call(partial(self._made.send, topic, value, **options)))
 
     @contextmanager
-    def half(self, topic: str, value: bytes | None, **options: Any) -> Iterator[Half]:
+    def half(self, topic: str, value: bytes | None, **options: Unpack[HalfOptions]) -> Iterator[Half]:
         """A message that is committed when the block ends, and rolled back when it raises."""
         half = self.send(topic, value, **options)
         try:
@@ -133,7 +135,7 @@ class Transaction:
         self._loop = loop
         self._made = made
 
-    def send(self, topic: str, value: bytes | None, **options: Any) -> str:
+    def send(self, topic: str, value: bytes | None, **options: Unpack[PlaceOptions]) -> str:
         """Adds a message; its id."""
         return self._loop.call(partial(self._made.send, topic, value, **options))
 

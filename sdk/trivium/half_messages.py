@@ -19,8 +19,8 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple, Unpack
 
 import anyio
 import anyio.abc
@@ -36,17 +36,19 @@ from trivium.frames.halves import (
     CheckBackReply,
     EndHalf,
     JoinProducers,
+    LeaveProducers,
     ListHalves,
     SendHalf,
 )
 from trivium.message_ids import MessageIds, take_id
-from trivium.outgoing import Headers, outgoing
+from trivium.outgoing import HalfOptions, Headers, outgoing
 from trivium.partitioner import partition_of
 from trivium.records import build, decode
 from trivium.tasks import task_group
 
 DECODED_BYTES_MAX = 128 * 1024 * 1024
 REJOIN_S = 1.0
+LEAVE_S_MAX = 5.0
 
 
 class HalfMessage(NamedTuple):
@@ -103,6 +105,7 @@ class HalfProducer:
         self._group = group
         self._check = check
         self._ids = MessageIds()
+        self._joined: Connection | None = None
 
     async def send(
         self,
@@ -132,7 +135,7 @@ class HalfProducer:
         return Half(self._client, one.message_id)
 
     @asynccontextmanager
-    async def half(self, topic: str, value: bytes | None, **options: Any) -> AsyncIterator[Half]:
+    async def half(self, topic: str, value: bytes | None, **options: Unpack[HalfOptions]) -> AsyncIterator[Half]:
         """A message that is committed when the block ends, and rolled back when it raises. `options` as in `send`."""
         half = await self.send(topic, value, **options)
         try:
@@ -176,10 +179,17 @@ class HalfProducer:
                     raise
                 await anyio.sleep(REJOIN_S)
 
+    async def leave(self) -> None:
+        """Is asked no more: an answer of nobody would count among the checks."""
+        if self._joined is not None:
+            with suppress(TriviumError):
+                await self._joined.request(LeaveProducers(self._group))
+
     async def _join(self, connection: Connection) -> None:
         limit_s = self._client.request_timeout_s
         try:
             with anyio.fail_after(limit_s):
+                self._joined = connection
                 await connection.request(JoinProducers(self._group))
         except TimeoutError:
             raise RequestTimedOut(f"no answer to JoinProducers in {limit_s} s") from None
@@ -202,8 +212,12 @@ async def half_producer(client: Client, group: str, check: Check) -> AsyncIterat
                     await tasks.start(made.keep_joined)
             except TimeoutError:
                 raise RequestTimedOut(f"no broker took a producer of group {group!r} in time") from None
-            yield made
-            tasks.cancel_scope.cancel()
+            try:
+                yield made
+            finally:
+                tasks.cancel_scope.cancel()
+                with anyio.move_on_after(LEAVE_S_MAX, shield=True):
+                    await made.leave()
     finally:
         del client.half_producers[group]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import anyio
 
@@ -22,6 +22,43 @@ Headers = Mapping[str, bytes | None] | Sequence[tuple[str, bytes | None]]
 def pairs_of(headers: Headers) -> list[tuple[str, bytes | None]]:
     """The headers as a new list."""
     return list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+
+
+class PlainOptions(TypedDict, total=False):
+    """What any message may be given."""
+
+    key: bytes | None
+    headers: Headers
+    timestamp_ms: int | None
+
+
+class PlaceOptions(PlainOptions, total=False):
+    partition: int | None
+
+
+class SendOptions(PlaceOptions, total=False):
+    ttl_s: int | None
+    deliver_at_ms: int | None
+    once_id: str | None
+
+
+class HalfOptions(TypedDict, total=False):
+    """What `HalfProducer.send` takes."""
+
+    key: bytes | None
+    headers: Headers
+    partition: int | None
+    deliver_at_ms: int | None
+    first_check_ms: int
+    check_interval_ms: int
+    checks_max: int
+
+
+class IfOptions(TypedDict, total=False):
+    """What `Producer.send_if` takes beside the condition."""
+
+    headers: Headers
+    timestamp_ms: int | None
 
 
 class Sent(NamedTuple):

@@ -29,6 +29,7 @@ from trivium.outgoing import Headers, Sent, pairs_of
 from trivium.partitioner import partition_of
 from trivium.producer import Producer, producer
 from trivium.tasks import task_group
+from trivium.trace_context import Traced
 
 REPLIES_TOPIC = "replies"
 REPLIES_KEPT_MS = 3_600_000
@@ -87,12 +88,12 @@ class Requester:
                 answered.set()
 
 
-def header_of(message: Message, name: str) -> bytes | None:
+def header_of(message: Traced, name: str) -> bytes | None:
     """The last header of that name."""
     return next((value for one, value in reversed(message.headers) if one == name), None)
 
 
-async def reply(made: Producer, message: Message, value: bytes | None, *, headers: Headers = ()) -> Sent:
+async def reply(made: Producer, message: Traced, value: bytes | None, *, headers: Headers = ()) -> Sent:
     """Answers a request; durable on return. Raises ValueError when the message asks for no reply."""
     where = header_of(message, RESPONSE_TOPIC)
     if where is None:

@@ -78,7 +78,8 @@ class Subscriber:
         self._buffer: deque[Handout] = deque()
         self._open: dict[Handout, None] = {}  # with messages that are not settled
         self._messages: deque[Message] = deque()
-        self._returned_messages = self._returned_bytes = 0
+        self._held_messages = self._held_bytes = 0  # of `_open`
+        self._returned_messages = self._returned_bytes = 0  # not yet granted again
         self._news = anyio.Event()
         self._granting = anyio.Event()
         self._receives = 0
@@ -142,6 +143,7 @@ class Subscriber:
                 return False
             if self._news.is_set():
                 self._news = anyio.Event()
+            self._look_at_credit()
             await self._news.wait()
         return False
 
@@ -171,6 +173,8 @@ class Subscriber:
             for first, last in handout.ranges(handout.pending):
                 entry = (handout.topic, handout.partition, handout.lease, first, last)
                 self._settling.ask(SettleEntry(*entry, REJECT, -1, f"cannot be read: {error}"[:REASON_CHARS_MAX]))
+            self._held_messages -= handout.count
+            self._returned_messages += handout.count
             handout.pending = 0
             self._closed(handout)
             return
@@ -188,6 +192,8 @@ class Subscriber:
             handout = Handout(entry, payload[at : at + entry.size])
             at += entry.size
             self._open[handout] = None
+            self._held_messages += handout.count
+            self._held_bytes += handout.size
             self._buffer.append(handout)
         self._news.set()
 
@@ -279,15 +285,25 @@ class Subscriber:
         self._returned_messages += 1
         if not handout.pending:
             self._closed(handout)
-        if not self._credit_messages:
-            return  # messages are asked for
-        if self._returned_messages * 2 >= self._credit_messages or self._returned_bytes * 2 >= self._credit_bytes:
+        self._held_messages -= 1
+        self._look_at_credit()
+
+    def _look_at_credit(self) -> None:
+        """Grants again when half has come back: of all, or, when nothing waits here, of what slow handlers leave."""
+        if not self._credit_messages or not self._returned_messages:
+            return  # messages are asked for, or nothing came back
+        messages, size = self._credit_messages, self._credit_bytes
+        if not self._messages and not self._buffer:
+            messages -= self._held_messages
+            size -= self._held_bytes
+        if self._returned_messages * 2 >= messages or self._returned_bytes * 2 >= size:
             self._granting.set()
 
     def _closed(self, handout: Handout) -> None:
         if handout in self._open:
             del self._open[handout]
             self._returned_bytes += handout.size
+            self._held_bytes -= handout.size
 
     async def wait_settled(self) -> None:
         """Returns when everything that was settled is durable at the broker."""
@@ -369,8 +385,8 @@ class Subscriber:
         for handout in lost:
             self._drop(handout)
         self._returned_messages = self._returned_bytes = 0
-        messages = self._credit_messages - sum(handout.count for handout in self._open)
-        size = self._credit_bytes - sum(handout.size for handout in self._open)
+        messages = self._credit_messages - self._held_messages
+        size = self._credit_bytes - self._held_bytes
         if self._credit_messages:
             await connection.tell(Grant(self._subscribe.stream, max(messages, 0), max(size, 1)))
         self._connection = connection
@@ -395,6 +411,7 @@ class Subscriber:
         dropped = handout.not_started
         handout.pending &= ~dropped
         self._returned_messages += dropped.bit_count()
+        self._held_messages -= dropped.bit_count()
         if handout in self._buffer:
             self._buffer.remove(handout)
         self._messages = deque(message for message in self._messages if message.handout is not handout)

@@ -422,3 +422,15 @@ async def test_messages_are_renewed_by_the_time_of_their_group(monkeypatch: pyte
             with trio.fail_after(5):  # the time of other groups is longer
                 await renewed.wait()
             await messages.ack(message)
+
+
+async def test_slow_handlers_leave_the_credit_that_they_do_not_need() -> None:
+    async with connected() as client:
+        await fill(client, 30, partitions=1)
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST, credit_messages=7) as messages:
+            slow = [await anext(messages) for _ in range(4)]
+            with trio.fail_after(30):
+                for _ in range(26):
+                    await messages.ack(await anext(messages))
+            for message in slow:
+                await messages.ack(message)

@@ -312,6 +312,28 @@ async def test_a_zombie_is_fenced_and_what_it_began_is_not_seen() -> None:
             assert await values(consumer, 1) == [b"heir"]
 
 
+async def nobody_knows(half: trivium.HalfMessage) -> int:
+    return trivium.DO_NOT_KNOW
+
+
+async def test_a_producer_of_half_messages_that_has_left_is_not_asked() -> None:
+    async with (
+        serving() as addresses,
+        trivium.connect(addresses.native) as client,
+        trivium.connect(addresses.native) as other,
+        client.half_producer("g", committing) as producer,
+    ):
+        for number in range(101):  # a connection is in at most 100 groups
+            async with other.half_producer(f"g{number}", nobody_knows):
+                pass
+        async with other.half_producer("g", nobody_knows):
+            pass
+        await producer.send("t", b"1", first_check_ms=1, checks_max=1)
+        async with client.consumer("t", start=trivium.EARLIEST) as consumer:
+            with trio.fail_after(30):
+                assert await values(consumer, 1) == [b"1"]
+
+
 @pytest.mark.parametrize("commit", [False, True])
 @pytest.mark.parametrize("arrives", [False, True])
 async def test_an_end_that_was_not_answered_is_asked_again_before_the_next_transaction(

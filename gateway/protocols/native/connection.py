@@ -86,6 +86,7 @@ class Connection:
         self.draining = False
         self.wakers: set[trio.Event] = set()
         self.on_close: list[Callable[[], None]] = []
+        self.producers: dict[str, Callable[[], None]] = {}
         self.streams: dict[int, object] = {}
         self.log = log.bind(peer=peer)
 

@@ -50,6 +50,7 @@ class Peer(Protocol):
     wakers: set[trio.Event]  # what long polls sleep on: set when a drain begins
     on_close: list[Callable[[], None]]  # called once, when the connection is gone
     streams: dict[int, object]  # consumers by the client's number
+    producers: dict[str, Callable[[], None]]  # groups of half messages that were joined, and how each is left
 
     async def ask(self, message: Any, payload: Sequence[Buffer] = (), *, timeout_s: float) -> tuple[Any, memoryview]:
         """Asks the client. Raises AskFailed."""

@@ -25,6 +25,7 @@ from trivium.frames.halves import (
     EndHalf,
     HalfRow,
     JoinProducers,
+    LeaveProducers,
     ListHalves,
     ListHalvesReply,
     ResumeHalf,
@@ -70,13 +71,24 @@ async def end_half(call: Call, request: EndHalf) -> Done:
 
 
 async def join_producers(call: Call, request: JoinProducers) -> Done:
-    """The connection answers check-backs of the group until it ends."""
+    """The connection answers check-backs of the group until it leaves, or ends."""
     halves, peer = call.context.broker.halves, call.peer
-    if len(peer.on_close) >= GROUPS_PER_CONNECTION_MAX:
+    if request.group in peer.producers:
+        return Done()
+    if len(peer.producers) >= GROUPS_PER_CONNECTION_MAX:
         raise CoreFailure(CoreError.LIMIT_REACHED, f"a connection joins {GROUPS_PER_CONNECTION_MAX} groups at most")
     ask = partial(_ask, peer, request.group)
     halves.add_producer(request.group, ask)
-    peer.on_close.append(lambda: halves.remove_producer(request.group, ask))
+    leave = peer.producers[request.group] = partial(halves.remove_producer, request.group, ask)
+    peer.on_close.append(leave)
+    return Done()
+
+
+async def leave_producers(call: Call, request: LeaveProducers) -> Done:
+    leave = call.peer.producers.pop(request.group, None)
+    if leave is not None:
+        call.peer.on_close.remove(leave)
+        leave()
     return Done()
 
 
@@ -120,6 +132,7 @@ AREA = Area(
         SendHalf: send_half,
         EndHalf: end_half,
         JoinProducers: join_producers,
+        LeaveProducers: leave_producers,
         ListHalves: list_halves,
         ResumeHalf: resume_half,
     }

@@ -36,7 +36,13 @@ class EndHalf(NamedTuple):
 
 
 class JoinProducers(NamedTuple):
-    """This connection answers for the half messages of a group, until it ends."""
+    """This connection answers for the half messages of a group, until it leaves, or ends."""
+
+    group: str
+
+
+class LeaveProducers(NamedTuple):
+    """This connection is no longer asked for that group."""
 
     group: str
 
@@ -123,6 +129,7 @@ KINDS = {
     ),
     49: Kind(Declared(EndHalf, c.Struct("message_id" / TEXT, "commit" / FLAG)), DONE),
     50: Kind(Declared(JoinProducers, c.Struct("group" / TEXT)), DONE),
+    54: Kind(Declared(LeaveProducers, c.Struct("group" / TEXT)), DONE),
     51: Kind(
         Declared(
             CheckBack,
