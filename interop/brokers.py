@@ -23,8 +23,8 @@ from typing import IO, Self
 from gateway.testing import free_port
 from interop.places import KAFKA_JARS, PEERS, trivium_command
 
-READY_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 180.0
 _PROBE = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 _MQTT_PROBE = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
 _PR_SET_PDEATHSIG = 1

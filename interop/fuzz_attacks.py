@@ -36,7 +36,7 @@ from trivium.records import Record, build, with_records
 
 Address = tuple[str, int]
 MIB = 1024 * 1024
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0
 HOSTILE = tuple(
     map(bytes.fromhex, ("ffffffff0f", "feffffff07", "7fffffff", "80000000", "ffff", "7fff", "ffffffffff", "00"))
 )

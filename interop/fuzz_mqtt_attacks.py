@@ -31,7 +31,7 @@ from gateway.protocols.mqtt.codec.packets import (
 )
 
 MIB = 1024 * 1024
-TIMEOUT_S = 30.0
+TIMEOUT_S = 120.0
 LAST = b"\xff\xff\xff\x7f"  # the largest remaining length, 268,435,455
 
 

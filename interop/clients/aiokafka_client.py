@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced, TopicAlreadyExistsError
-from harness import BOOTSTRAP, main, same, true, unique
+from harness import BOOTSTRAP, WAIT_S, main, same, true, unique
 
 NOW_MS = int(time.time() * 1000)
 
@@ -34,7 +34,7 @@ def test(name: str, *arguments: Any) -> Callable[..., Any]:
     return register
 
 
-async def eventually(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
+async def eventually(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         true(time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}")
@@ -68,7 +68,7 @@ def consumer(*topics: str, **settings: Any) -> Any:
     return AIOKafkaConsumer(*topics, bootstrap_servers=BOOTSTRAP, **{**base, **settings})
 
 
-async def read(client: Any, count: int, timeout_s: float = 20.0) -> list[Any]:
+async def read(client: Any, count: int, timeout_s: float = WAIT_S) -> list[Any]:
     records: list[Any] = []
     deadline = time.monotonic() + timeout_s
     while len(records) < count:

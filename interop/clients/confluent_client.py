@@ -26,7 +26,7 @@ from confluent_kafka.admin import (
     NewTopic,
     OffsetSpec,
 )
-from harness import BOOTSTRAP, each_codec_and_acks, eventually, main, raises, same, test, true, unique
+from harness import BOOTSTRAP, WAIT_S, each_codec_and_acks, eventually, main, raises, same, test, true, unique
 
 NOW_MS = int(time.time() * 1000)
 QUIET = {"bootstrap.servers": BOOTSTRAP, "log_level": 3, "broker.address.family": "v4"}
@@ -39,14 +39,16 @@ def admin() -> AdminClient:
 
 
 def done(futures: dict[Any, Any]) -> list[Any]:
-    return [future.result(20) for future in futures.values()]
+    return [future.result(WAIT_S) for future in futures.values()]
 
 
 def new_topic(prefix: str, partitions: int = 1, **configs: str) -> str:
     name = unique(prefix)
     settings = {key.replace("_", "."): value for key, value in configs.items()}
     done(admin().create_topics([NewTopic(name, partitions, 1, config=settings)]))
-    eventually(lambda: len(admin().list_topics(name, 20).topics[name].partitions) == partitions, f"metadata of {name}")
+    eventually(
+        lambda: len(admin().list_topics(name, WAIT_S).topics[name].partitions) == partitions, f"metadata of {name}"
+    )
     return name
 
 
@@ -59,7 +61,7 @@ def consumer(**settings: Any) -> ConfluentConsumer:
     return ConfluentConsumer({**base, **{name.replace("_", "."): value for name, value in settings.items()}})
 
 
-def read(client: ConfluentConsumer, count: int, timeout_s: float = 20.0) -> list[Any]:
+def read(client: ConfluentConsumer, count: int, timeout_s: float = WAIT_S) -> list[Any]:
     messages: list[Any] = []
     deadline = time.monotonic() + timeout_s
     while len(messages) < count:
@@ -157,14 +159,16 @@ def seek_by_time() -> None:
     client.flush(20)
     reader = consumer()
     for asked, offset in ((0, 0), (495, 50), (500, 50), (501, 51), (990, 99)):
-        found = reader.offsets_for_times([TopicPartition(topic, 0, NOW_MS + asked)], timeout=20)[0]
+        found = reader.offsets_for_times([TopicPartition(topic, 0, NOW_MS + asked)], timeout=WAIT_S)[0]
         same(found.offset, offset, f"offset at {asked} ms")
     same(
-        reader.offsets_for_times([TopicPartition(topic, 0, NOW_MS + 10_000)], timeout=20)[0].offset, -1, "after the end"
+        reader.offsets_for_times([TopicPartition(topic, 0, NOW_MS + 10_000)], timeout=WAIT_S)[0].offset,
+        -1,
+        "after the end",
     )
     reader.assign([TopicPartition(topic, 0, 70)])
     same([int(message.value()) for message in read(reader, 30)], list(range(70, 100)), "values from there")
-    same(reader.get_watermark_offsets(TopicPartition(topic, 0), timeout=20), (0, 100), "watermarks")
+    same(reader.get_watermark_offsets(TopicPartition(topic, 0), timeout=WAIT_S), (0, 100), "watermarks")
     reader.close()
 
 
@@ -317,7 +321,7 @@ def consume_transform_produce(protocol: str) -> None:
             client.commit_transaction(20)
         else:
             client.abort_transaction(20)
-        same(reader.committed([place], timeout=20)[0].offset, offset, f"offset after commit={commit}")
+        same(reader.committed([place], timeout=WAIT_S)[0].offset, offset, f"offset after commit={commit}")
     reader.close()
     found = read_topic(sink, 20, isolation_level="read_committed")
     same([message.value() for message in found], [f"done-{number}".encode() for number in range(20)], "transformed")
@@ -353,7 +357,7 @@ def admin_topics() -> None:
     described = done(client.describe_topics(TopicCollection([topic])))[0]
     same((described.name, len(described.partitions)), (topic, 5), "description")
     done(client.delete_topics([topic]))
-    eventually(lambda: topic not in client.list_topics(timeout=20).topics, "the topic to vanish")
+    eventually(lambda: topic not in client.list_topics(timeout=WAIT_S).topics, "the topic to vanish")
     with raises(KafkaException):
         done(client.delete_topics([topic]))
 
@@ -385,7 +389,7 @@ def admin_configs() -> None:
                 [ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=bad)]
             )
         )
-    brokers = list(client.list_topics(timeout=20).brokers)
+    brokers = list(client.list_topics(timeout=WAIT_S).brokers)
     broker = done(client.describe_configs([ConfigResource(ConfigResource.Type.BROKER, str(brokers[0]))]))[0]
     true(len(broker) > 5, "the broker has no configs")
 
@@ -404,7 +408,7 @@ def admin_groups(protocol: str) -> None:
     same((described.state.name, described.type.name), ("STABLE", protocol.upper()), "state and type")
     same([each.client_id for each in described.members], ["a-member"], "members")
     same(len(described.members[0].assignment.topic_partitions), 2, "assigned partitions")
-    listed = client.list_consumer_groups(request_timeout=20).result(20).valid
+    listed = client.list_consumer_groups(request_timeout=WAIT_S).result(WAIT_S).valid
     same([each.type.name for each in listed if each.group_id == group], [protocol.upper()], "the group in the list")
     member.stop()
 
@@ -417,7 +421,7 @@ def admin_groups(protocol: str) -> None:
     done(client.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 1, 2)])]))
     same(offsets(), {0: 5, 1: 2}, "altered offsets")
     done(client.delete_consumer_groups([group]))
-    listed = client.list_consumer_groups(request_timeout=20).result(20).valid
+    listed = client.list_consumer_groups(request_timeout=WAIT_S).result(WAIT_S).valid
     same([each.group_id for each in listed if each.group_id == group], [], "the group in the list after its deletion")
 
 
@@ -451,7 +455,7 @@ def records_and_offsets() -> None:
 @test("admin-cluster")
 def admin_cluster() -> None:
     client = admin()
-    cluster = client.describe_cluster(request_timeout=20).result(20)
+    cluster = client.describe_cluster(request_timeout=WAIT_S).result(WAIT_S)
     true(cluster.cluster_id, "no cluster id")
     same(len(cluster.nodes), 1, "nodes")
     true(cluster.controller is not None, "no controller")

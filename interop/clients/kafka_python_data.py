@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import kafka
-from harness import BOOTSTRAP, Skipped, each_codec_and_acks, eventually, raises, same, test, true, unique
+from harness import BOOTSTRAP, WAIT_S, Skipped, each_codec_and_acks, eventually, raises, same, test, true, unique
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.codec import has_lz4, has_snappy
@@ -40,7 +40,7 @@ def consumer(**settings: Any) -> Any:
     return KafkaConsumer(bootstrap_servers=BOOTSTRAP, **settings)
 
 
-def read(client: Any, count: int, timeout_s: float = 20.0) -> list[Any]:
+def read(client: Any, count: int, timeout_s: float = WAIT_S) -> list[Any]:
     """At least `count` records in the order polled. Raises AssertionError after the time limit."""
     records: list[Any] = []
     deadline = time.monotonic() + timeout_s

@@ -11,12 +11,11 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import eventually, true
+from harness import WAIT_S, eventually, true
 
 V31, V311, V5 = 3, 4, 5
 HOST, _, _PORT = os.environ.get("MQTT", "127.0.0.1:1883").rpartition(":")
 PORT = int(_PORT)
-WAIT_S = 20.0
 # Our name -> the name that paho (and so aiomqtt) has for it.
 PROPERTIES = {
     "user": "UserProperty",

@@ -149,7 +149,7 @@ def will_delay(connect: Connect, version: int) -> None:
     topic, client_id = unique("delay"), unique("device")
     watcher = connect(options(version))
     watcher.subscribe(f"{topic}/#", 1)
-    connect(durable(version, client_id, will=Will(f"{topic}/back", b"no", 1, delay_s=3))).drop()
+    connect(durable(version, client_id, will=Will(f"{topic}/back", b"no", 1, delay_s=1_000))).drop()
     again = connect(durable(version, client_id, will=Will(f"{topic}/asked", b"yes", 1)))
     again.disconnect(0x04)  # with will
     same([got.topic for got in watcher.wait(1)], [f"{topic}/asked"], "only the will that was asked for")
@@ -286,13 +286,13 @@ def large_payload(connect: Connect, version: int) -> None:
 
 @scenario("keep-alive")
 def keep_alive(connect: Connect, version: int) -> None:
-    """An idle client that pings stays; what it subscribed to still comes after three keep alives."""
+    """An idle client that pings stays; what it subscribed to still comes after more than two keep alives."""
     topic = unique("idle")
-    device, publisher = connect(options(version, keep_alive_s=1)), connect(options(version))
+    device, publisher = connect(options(version, keep_alive_s=2)), connect(options(version))
     device.subscribe(topic, 1)
-    time.sleep(3.0)
+    time.sleep(5.0)
     publisher.publish(topic, b"still there", 1)
-    same([got.payload for got in device.wait(1)], [b"still there"], "after three keep alives")
+    same([got.payload for got in device.wait(1)], [b"still there"], "after more than two keep alives")
     device.disconnect()
     publisher.disconnect()
 
@@ -397,14 +397,16 @@ def message_expiry(connect: Connect, version: int) -> None:
     device.disconnect()
     publisher = connect(options(version))
     publisher.publish(topic, b"short", 1, expiry=1)
-    publisher.publish(topic, b"long", 1, expiry=100)
+    publisher.publish(topic, b"long", 1, expiry=1_000)
     publisher.publish(topic, b"kept short", 1, retain=True, expiry=1)
     time.sleep(2.1)
     publisher.publish(topic, b"end", 1)
     device = connect(connect_again)
     device.wait(2)
     same(device.payloads(), [b"long", b"end"], "what had not expired")
-    true(90 <= device.messages[0].properties["expiry"] <= 98, f"remaining {device.messages[0].properties['expiry']} s")
+    true(
+        700 <= device.messages[0].properties["expiry"] <= 998, f"remaining {device.messages[0].properties['expiry']} s"
+    )
     late = connect(options(version))
     late.subscribe(topic, 1)
     late.subscribe(f"{topic}/end", 1)

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from confluent_kafka import Producer
-from harness import BOOTSTRAP, CODECS, eventually, main, same, test, true, unique
+from harness import BOOTSTRAP, CODECS, WAIT_S, eventually, main, same, test, true, unique
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from mqtt_device import V5, V311, Device, Got, Options
@@ -89,11 +89,11 @@ def consume(topic: str, count: int, **settings: Any) -> list[Any]:
     client.assign([TopicPartition(topic, number) for number in sorted(partitions)])
     client.seek_to_beginning()
     records: list[Any] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + WAIT_S
     while len(records) < count:
         for batch in client.poll(timeout_ms=200).values():
             records += batch
-        true(time.monotonic() < deadline, f"only {len(records)} of {count} records of {topic} after 20 s")
+        true(time.monotonic() < deadline, f"only {len(records)} of {count} records of {topic} after {WAIT_S:.0f} s")
     client.close()
     return sorted(records, key=lambda record: (record.partition, record.offset))
 

@@ -23,8 +23,8 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from interop.crash.ledger import Found, Ledger
 
 PARTITIONS = 4
-PAUSE_TIMEOUT_S = 60.0
-READ_TIMEOUT_S = 40.0
+PAUSE_TIMEOUT_S = 300.0
+READ_TIMEOUT_S = 240.0
 TRANSACTION_RECORDS = 5
 GROUP = "crash-readers"
 OFFSETS_GROUP = "crash-transactions"
@@ -337,7 +337,7 @@ class GroupReader(Worker):
             self.work()
 
 
-def read_all(bootstrap: str, topic: str, isolation: str, timeout_s: float = 60.0) -> list[Found]:
+def read_all(bootstrap: str, topic: str, isolation: str, timeout_s: float = 300.0) -> list[Found]:
     """Everything from the start of each partition up to its end (last stable offset) as it is now, by partition."""
     settings = {"group.id": "crash-check", "enable.auto.commit": False, "auto.offset.reset": "error"}
     client = Consumer(

@@ -32,7 +32,7 @@ from interop.places import scratch_root
 
 GENERATION_ROUNDS = 12
 LOAD_S_MAX = 1.2
-CATCH_UP_S = 30.0
+CATCH_UP_S = 300.0
 WILL_GRACE_S = 2  # that the broker is told to give clients to come back in
 WILLS_S_MAX = 20.0
 CONFIG = f"[groups]\ninitial_rebalance_delay_ms = 0\n[mqtt]\nwill_grace_s = {WILL_GRACE_S}\n"
