@@ -434,3 +434,11 @@ async def test_slow_handlers_leave_the_credit_that_they_do_not_need() -> None:
                     await messages.ack(await anext(messages))
             for message in slow:
                 await messages.ack(message)
+
+
+async def test_a_connection_has_so_many_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.protocols.native.handlers_queues.STREAMS_MAX", 1)
+    async with connected() as client, client.subscribe("t", group="g"):
+        with pytest.raises(trivium.RequestRefused, match="at most 1 streams: open another") as refused:
+            await client.subscribe("t", group="h").__aenter__()
+        assert refused.value.code == trivium.ErrorCode.LIMIT_REACHED

@@ -93,8 +93,10 @@ def deliveries(handouts: Sequence[Handout]) -> list[Delivery]:
 
 async def subscribe(call: Call, request: Subscribe) -> Subscribed:
     queues, peer = call.context.broker.queues, call.peer
-    if request.stream in peer.streams or len(peer.streams) >= STREAMS_MAX:
-        raise Refused(ErrorCode.INVALID_GROUP_REQUEST, f"stream {request.stream} is in use, or {STREAMS_MAX} are")
+    if len(peer.streams) >= STREAMS_MAX:
+        raise Refused(ErrorCode.LIMIT_REACHED, f"a connection has at most {STREAMS_MAX} streams: open another")
+    if request.stream in peer.streams:
+        raise Refused(ErrorCode.INVALID_GROUP_REQUEST, f"stream {request.stream} is in use")
     order = _ORDERS.get(request.order)
     if order is None or not request.member:
         raise Refused(ErrorCode.INVALID_GROUP_REQUEST, "a member has a name, and an order of 0, 1 or 2")
