@@ -24,6 +24,7 @@ MQTTJS_MODULES = CACHE / "mqttjs" / "node_modules"
 MQTT_JARS = CACHE / "jars" / "mqtt"
 MQTT_CLASSES = CACHE / "classes" / "java-mqtt"
 KAFKAJS_MODULES = CACHE / "kafkajs" / "node_modules"
+PLATFORMATIC_MODULES = CACHE / "platformatic" / "node_modules"
 
 
 def venv_python(name: str) -> Path:

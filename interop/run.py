@@ -34,6 +34,7 @@ from interop.places import (
     MQTT_CLASSES,
     MQTT_JARS,
     MQTTJS_MODULES,
+    PLATFORMATIC_MODULES,
     ROOT,
     scratch_root,
     venv_python,
@@ -115,6 +116,11 @@ PROGRAMS: dict[str, Client] = {
     "mqttjs-page": Client(_mqttjs("page"), ("mqttjs", "chromium"), environment=_MQTTJS, brokers=_MQTT),
     "kafkajs": Client(
         ["node", str(CLIENTS / "kafkajs" / "main.js")], ("kafkajs",), environment={"NODE_PATH": str(KAFKAJS_MODULES)}
+    ),
+    "platformatic": Client(
+        ["node", str(CLIENTS / "platformatic" / "main.js")],
+        ("platformatic",),
+        environment={"NODE_PATH": str(PLATFORMATIC_MODULES)},
     ),
 }
 

@@ -29,6 +29,7 @@ from interop.places import (
     MQTT_LOAD,
     MQTTJS_MODULES,
     PEERS,
+    PLATFORMATIC_MODULES,
     ROCKETMQ_FILTER_CLASSES,
     ROCKETMQ_FILTER_JARS,
     ROOT,
@@ -179,6 +180,11 @@ def kafkajs() -> None:
     _npm("kafkajs", KAFKAJS_MODULES)
 
 
+def platformatic() -> None:
+    """@platformatic/kafka, a Kafka client for Node that shares no code with kafkajs or librdkafka."""
+    _npm("platformatic", PLATFORMATIC_MODULES)
+
+
 def mqttjs() -> None:
     """MQTT.js for Node and pages, and the driver of the browser."""
     _npm("mqttjs", MQTTJS_MODULES)
@@ -204,6 +210,7 @@ TARGETS: dict[str, Callable[[], None]] = {
     "kafka-python-2.0.2": kafka_python_2,
     "franz-go": franz_go,
     "kafkajs": kafkajs,
+    "platformatic": platformatic,
     "mqttjs": mqttjs,
     "chromium": chromium,
     "mqtt-java": mqtt_java,
