@@ -54,7 +54,7 @@ async def test_post_says_when_the_buffer_is_full() -> None:
 
 async def test_later_listed_cancelled_and_delivered() -> None:
     async with serving() as addresses, trivium.connect(addresses.native) as client, client.producer() as producer:
-        due_ms = now_ms() + 300
+        due_ms = now_ms() + 3_600_000
         sent = await producer.send("t", b"later", key=b"k", deliver_at_ms=due_ms)
         assert (sent.scheduled, sent.offset) == (True, -1)
         other = await producer.send("t", b"never", deliver_at_ms=due_ms + 60_000)
@@ -65,9 +65,16 @@ async def test_later_listed_cancelled_and_delivered() -> None:
         ]
         assert await client.cancel(other.message_id) is trivium.Cancellation.CANCELLED
         assert await client.cancel("nobody's") is trivium.Cancellation.UNKNOWN
-        async with client.consumer("t", start=trivium.EARLIEST) as consumer:
+        wait_ms = 100
+        while True:
+            due_ms, topic = now_ms() + wait_ms, f"in-{wait_ms}-ms"
+            sent = await producer.send(topic, b"soon", deliver_at_ms=due_ms)
+            if sent.scheduled:
+                break
+            wait_ms *= 4  # it was due before it was there
+        async with client.consumer(topic, start=trivium.EARLIEST) as consumer:
             message = await anext(consumer)
-        assert (message.value, message.message_id) == (b"later", sent.message_id)
+        assert (message.value, message.message_id) == (b"soon", sent.message_id)
         assert due_ms <= message.timestamp_ms <= now_ms()
         assert await client.cancel(sent.message_id) is trivium.Cancellation.DELIVERED
 
