@@ -51,6 +51,7 @@ import org.apache.kafka.common.serialization.StringDeserializer;
  * Calls every method of the Java admin client 4.2 and prints what became of it, a line each, for
  * `interop.compare_admin`, which runs it against two brokers and shows the lines that differ.
  */
+@SuppressWarnings({"deprecation", "removal"})
 public final class AdminTour {
     private static final int LIMIT_MS = 10_000;
     private static final int SLOW_MS = 5_000;

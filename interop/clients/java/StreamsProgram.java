@@ -131,7 +131,7 @@ public final class StreamsProgram {
         }
     }
 
-    /** Reads until `done`, committed records only. */
+    /** Reads at least so many records, committed ones only, and what is there beyond. */
     private static List<ConsumerRecord<String, String>> results(String topic, int count, Application application) {
         List<ConsumerRecord<String, String>> found = new ArrayList<>();
         long deadline = System.nanoTime() + 40_000_000_000L;
@@ -294,12 +294,12 @@ public final class StreamsProgram {
     static void killed() throws Exception {
         String source = Clients.topic("lines", PARTITIONS);
         String sink = Clients.topic("counts", PARTITIONS);
-        int count = 6000;
+        int count = 3000;
         Thread sender = Harness.daemon(() -> {
             try (KafkaProducer<String, String> producer = Clients.producer("acks", "all", "linger.ms", "1")) {
                 for (int i = 0; i < count; i++) {
                     producer.send(new ProducerRecord<>(source, i % PARTITIONS, null, WORDS.get(i % WORDS.size())));
-                    if (i % 10 == 0) {
+                    if (i % 5 == 0) {
                         Thread.sleep(20);
                     }
                 }
@@ -309,7 +309,7 @@ public final class StreamsProgram {
         });
         try (Application application = new Application(Harness.unique("killed"), "exactly_once_v2", counting(source, sink)).start()) {
             sender.start();
-            for (int seen : new int[] {500, 1500, 3000}) {
+            for (int seen : new int[] {300, 900, 1800}) {
                 results(sink, seen, application);
                 kill();
             }
