@@ -49,8 +49,8 @@ def join_request(member_id: str = "", group: str = "g", instance: str | None = N
     metadata = build_subscription(1, ["t"], {})
     return JoinGroupRequest(
         group_id=group,
-        session_timeout_ms=10_000,
-        rebalance_timeout_ms=10_000,
+        session_timeout_ms=300_000,
+        rebalance_timeout_ms=300_000,
         member_id=member_id,
         group_instance_id=instance,
         protocol_type="consumer",

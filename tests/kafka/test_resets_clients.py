@@ -167,7 +167,8 @@ def test_a_commit_from_before_is_refused_until_the_member_has_joined_again(broke
                 "group.id": group,
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
-                "heartbeat.interval.ms": 5_000,  # it does not hear of the reset before it commits
+                "session.timeout.ms": 300_000,
+                "heartbeat.interval.ms": 250_000,  # it does not hear of the reset before it commits
                 "broker.address.family": "v4",
             }
         )

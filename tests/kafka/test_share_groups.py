@@ -147,7 +147,7 @@ async def test_records_are_acquired_accepted_released_and_rejected() -> None:
     async with kafka_listener(topics={"t": 1}) as listener:
         member = await joined(listener)
         await store(listener, b"0", b"1", b"2", b"3")
-        first = await member.fetch(wait_ms=10_000)
+        first = await member.fetch(wait_ms=60_000)
         assert acquired(first) == [(0, 3, 1)]
         records = only(first).records
         assert [one.value for one in decode(records, 1 << 20)] == [b"0", b"1", b"2", b"3"]  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ async def test_records_are_acquired_accepted_released_and_rejected() -> None:
         assert answer.responses[0].partitions[0].error_code == 0
         again: list[tuple[int, int, int]] = []
         while len(again) < 2:
-            again += acquired(await member.fetch(wait_ms=10_000))
+            again += acquired(await member.fetch(wait_ms=60_000))
         assert sorted(again) == [(1, 1, 2), (3, 3, 2)]
         settled = only(await member.fetch((1, 1, [ACCEPT]), (3, 3, [ACCEPT])))
         assert settled.acknowledge_error_code == 0
@@ -168,11 +168,11 @@ async def test_records_of_different_delivery_counts_come_in_one_order() -> None:
     async with kafka_listener(topics={"t": 1}) as listener:
         member = await joined(listener)
         await store(listener, b"0", b"1", b"2", b"3")
-        assert acquired(await member.fetch(wait_ms=10_000)) == [(0, 3, 1)]
+        assert acquired(await member.fetch(wait_ms=60_000)) == [(0, 3, 1)]
         await member.acknowledge(0, 2, [RENEW, RELEASE, RENEW])
-        assert acquired(await member.fetch(wait_ms=10_000)) == [(1, 1, 2)]
+        assert acquired(await member.fetch(wait_ms=60_000)) == [(1, 1, 2)]
         await member.acknowledge(0, 3, [RELEASE])
-        answer = await member.fetch(wait_ms=10_000)
+        answer = await member.fetch(wait_ms=60_000)
         assert acquired(answer) == [(0, 0, 2), (1, 1, 3), (2, 3, 2)]
         assert [record.value for batch in batches(answer) for record in decode(batch, 1 << 20)] == [
             b"0",
@@ -188,14 +188,14 @@ async def test_two_members_share_a_partition_and_one_that_closes_gives_back() ->
         await one.fetch()
         await two.fetch()
         await store(listener, b"0", b"1", b"2", b"3")
-        assert acquired(await one.fetch(wait_ms=10_000, records=2)) == [(0, 1, 1)]
-        assert acquired(await two.fetch(wait_ms=10_000)) == [(2, 3, 1)]
+        assert acquired(await one.fetch(wait_ms=60_000, records=2)) == [(0, 1, 1)]
+        assert acquired(await two.fetch(wait_ms=60_000)) == [(2, 3, 1)]
         assert (await two.acknowledge(0, 1, [ACCEPT])).responses[0].partitions[
             0
         ].error_code == ErrorCode.INVALID_RECORD_STATE
         closed = await one.fetch((0, 0, [ACCEPT]), epoch=-1)
         assert only(closed).acknowledge_error_code == 0
-        assert acquired(await two.fetch(wait_ms=10_000)) == [(1, 1, 2)]
+        assert acquired(await two.fetch(wait_ms=60_000)) == [(1, 1, 2)]
 
 
 async def test_sessions_are_numbered() -> None:
@@ -218,9 +218,9 @@ async def test_a_connection_that_is_gone_gives_back_what_it_had() -> None:
         await one.fetch()
         await two.fetch()
         await store(listener, b"0", b"1")
-        assert acquired(await one.fetch(wait_ms=10_000)) == [(0, 1, 1)]
+        assert acquired(await one.fetch(wait_ms=60_000)) == [(0, 1, 1)]
         await one.client.stream.aclose()
-        assert acquired(await two.fetch(wait_ms=10_000)) == [(0, 1, 2)]
+        assert acquired(await two.fetch(wait_ms=60_000)) == [(0, 1, 2)]
 
 
 async def test_a_session_that_is_opened_anew_keeps_what_it_has() -> None:
@@ -228,7 +228,7 @@ async def test_a_session_that_is_opened_anew_keeps_what_it_has() -> None:
         one, two = await joined(listener, "one"), await joined(listener, "two")
         await one.fetch()
         await store(listener, b"0")
-        assert acquired(await one.fetch(wait_ms=10_000)) == [(0, 0, 1)]
+        assert acquired(await one.fetch(wait_ms=60_000)) == [(0, 0, 1)]
         one.session = 0
         await one.fetch()
         await two.fetch()
@@ -249,7 +249,7 @@ async def test_a_session_can_be_opened_before_its_group_is_there() -> None:
         assert lost.error_code == ErrorCode.GROUP_ID_NOT_FOUND
         await store(listener, b"0")
         await member.beat(0, ["t"])
-        assert acquired(await member.fetch(wait_ms=10_000)) == [(0, 0, 1)]
+        assert acquired(await member.fetch(wait_ms=60_000)) == [(0, 0, 1)]
 
 
 async def test_who_is_not_known_after_a_restart_is_told_to_join_again() -> None:
@@ -263,7 +263,7 @@ async def test_who_is_not_known_after_a_restart_is_told_to_join_again() -> None:
         assert (await again.beat(epoch)).error_code == ErrorCode.UNKNOWN_MEMBER_ID  # which clients join again for
         assert (await again.fetch()).error_code == 0
         await store(listener, b"0")
-        assert acquired(await again.fetch(wait_ms=10_000)) == [(0, 0, 1)]
+        assert acquired(await again.fetch(wait_ms=60_000)) == [(0, 0, 1)]
         nursery.cancel_scope.cancel()
 
 
@@ -298,13 +298,13 @@ async def test_the_isolation_level_is_the_groups(level: str | None) -> None:
         batch = batch_of(b"0", b"1", base_sequence=0, producer_id=7, producer_epoch=0, transactional=True)
         await append(listener.broker.engine, [Append(number, parse_header(batch), batch)])
         dirty = [] if level == "read_committed" else [(0, 1, 1)]
-        assert acquired(await member.fetch(wait_ms=1_000)) == dirty
+        assert acquired(await member.fetch(wait_ms=60_000 if dirty else 1_000)) == dirty
         marker = build_control(7, 0, commit=False, coordinator_epoch=0, timestamp_ms=1)
         await append(listener.broker.engine, [Append(number, parse_header(marker), marker)])
         assert acquired(await member.fetch(wait_ms=1_000)) == []
         if dirty:
             await member.acknowledge(0, 1, [RELEASE])
-            assert acquired(await member.fetch(wait_ms=1_000)) == [(0, 1, 2)]
+            assert acquired(await member.fetch(wait_ms=60_000)) == [(0, 1, 2)]
 
 
 async def test_queue_groups_are_no_share_groups() -> None:
