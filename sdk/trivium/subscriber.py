@@ -72,6 +72,7 @@ class Subscriber:
         self._credit_messages = credit_messages
         self._credit_bytes = credit_bytes
         self._connection: Connection | None = None
+        self._joining: Connection | None = None
         self._connected = anyio.Event()
         self._joined = anyio.Event()
         self._invisible_ms = 30_000
@@ -358,7 +359,7 @@ class Subscriber:
         """Subscribes, and again whenever the connection was lost."""
         while True:
             try:
-                connection = await self._client.connection()
+                connection = self._joining = await self._client.connection()
                 await self._join(connection)
                 started.set()
                 await connection.lost.wait()
@@ -371,7 +372,7 @@ class Subscriber:
                 started.set()
                 return
             finally:
-                self._connection = None
+                self._connection = self._joining = None
             if self._connected.is_set():
                 self._connected = anyio.Event()
 
@@ -469,7 +470,7 @@ class Subscriber:
                 if handout.lease != NO_LEASE:
                     where = (handout.topic, handout.partition, handout.lease, first, last)
                     self._settling.ask(SettleEntry(*where, NACK, -1, "left without being settled"))
-        connection = self._connection
+        connection = self._joining
         if connection is None:
             return
         async with anyio.create_task_group() as tasks:
@@ -479,6 +480,7 @@ class Subscriber:
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(watch)
+            await self._connected.wait()  # who has asked to join may be a member by now, and leaves as one
             await self._settling.wait_settled()
             with suppress(Disconnected, RequestRefused):
                 await connection.request(Unsubscribe(self._subscribe.stream))

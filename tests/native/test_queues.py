@@ -17,7 +17,8 @@ import trivium
 from gateway.cli import main
 from tests.native.harness import in_thread, serving
 from trivium.client import Client
-from trivium.frames.queues import Receive
+from trivium.connection import Connection
+from trivium.frames.queues import Receive, Subscribe
 from trivium.handouts import Handout, Message
 from trivium.queue_admin import DeadLetter
 from trivium.subscriber import Subscriber
@@ -442,3 +443,23 @@ async def test_a_connection_has_so_many_streams(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(trivium.RequestRefused, match="at most 1 streams: open another") as refused:
             await client.subscribe("t", group="h").__aenter__()
         assert refused.value.code == trivium.ErrorCode.LIMIT_REACHED
+
+
+async def test_who_is_cancelled_while_it_joins_is_no_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    scope = trio.CancelScope()
+    request = Connection.request
+
+    async def joining(self: Connection, message: Any, *rest: Any) -> Any:
+        if isinstance(message, Subscribe):
+            scope.cancel()
+        return await request(self, message, *rest)
+
+    monkeypatch.setattr(Connection, "request", joining)
+    async with connected() as client:
+        await client.configure_queue("g", attempts_max=3)
+        with scope:
+            await client.subscribe("t", group="g").__aenter__()
+        assert scope.cancelled_caught
+        (info,) = await client.describe_queues("g")
+        assert info.members == []
+        await client.delete_queue("g")
