@@ -43,7 +43,7 @@ def seeds(target: str) -> list[bytes]:
             frame = struct.pack(">i", 5) + b"12345"
             return [frame, frame * 3, frame + frame[:7], struct.pack(">i", -1), struct.pack(">i", 5000)]
         case "native_frames":
-            return [encode(kind, 7, message, len(payload)) + payload for kind, message, payload in MESSAGES]
+            return [encode(kind, 7, one, len(payload)) + payload for kind, one, payload in MESSAGES]
         case "messages":
             found = []
             for at, (name, version) in enumerate(_VERSIONS):
