@@ -29,6 +29,7 @@ from gateway.protocols.kafka.messages import (
     DescribeTopicPartitionsRequest,
     ElectLeadersRequest,
     ListConfigResourcesRequest,
+    MetadataRequest,
     ProduceRequest,
     UpdateFeaturesRequest,
 )
@@ -286,6 +287,20 @@ async def _page(
     following = answer.next_cursor
     pages = [(topic.name, [partition.partition_index for partition in topic.partitions]) for topic in answer.topics]
     return pages, None if following is None else (following.topic_name, following.partition_index)
+
+
+async def test_metadata_says_what_is_allowed_if_asked() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        for asked, cluster, topic in ((False, -(2**31), -(2**31)), (True, 8096, 3576)):
+            request = MetadataRequest(
+                topics=[MetadataRequest.MetadataRequestTopic(name=name) for name in ("t", "a/b")],
+                include_cluster_authorized_operations=asked,
+                include_topic_authorized_operations=asked,
+            )
+            answer = await client.call(ApiKey.METADATA, 8, request)
+            assert answer.cluster_authorized_operations == cluster
+            assert [one.topic_authorized_operations for one in answer.topics] == [topic, topic]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 7, 2000])

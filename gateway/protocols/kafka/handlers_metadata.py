@@ -11,6 +11,7 @@ from core.topics import INTERNAL_PREFIX, Topic, check_name
 from gateway.protocols.kafka.core_errors import CODES
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.handlers_admin import check_collision
+from gateway.protocols.kafka.handlers_cluster import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS
 from gateway.protocols.kafka.messages import Message, MetadataRequest, MetadataResponse
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from gateway.protocols.kafka.dispatch import Request
 
 NO_ID = bytes(16)
-NOT_ASKED = -2147483648  # authorized operations
 FIRST_NULL_NAME_VERSION = 12  # of answers; requests may lack the name from 10 on
 
 
@@ -28,6 +28,9 @@ async def metadata(context: Context, request: Request) -> Message:
         topics = [_describe(context, topic) for topic in context.broker.topics.all() if not topic.internal]
     else:
         topics = [await _wanted(context, request, body, wanted) for wanted in body.topics]
+    if body.include_topic_authorized_operations:
+        for topic in topics:
+            topic.topic_authorized_operations = TOPIC_OPERATIONS
     broker = MetadataResponse.MetadataResponseBroker(
         node_id=context.node_id, host=context.host, port=context.port, rack=None
     )
@@ -36,7 +39,7 @@ async def metadata(context: Context, request: Request) -> Message:
         cluster_id=context.broker.topics.cluster_id,
         controller_id=context.node_id,
         topics=topics,
-        cluster_authorized_operations=NOT_ASKED,
+        cluster_authorized_operations=CLUSTER_OPERATIONS if body.include_cluster_authorized_operations else NOT_ASKED,
     )
 
 
