@@ -37,11 +37,11 @@ import re2
 from core.errors import CoreError, CoreFailure
 from core.message_ids import Header, id_of
 from core.once import ID_BYTES_MAX, Claim, Made, Once
-from core.schedules import DUE_MS_MAX, Schedules, Wanted
+from core.schedules import Schedules, Wanted
 from core.store.engine import Append, Buffer, Outcome
 from core.topic_config import TopicSettings
 from core.topics import Topic
-from trivium.headers import DELIVER_AT, ONCE_ID
+from trivium.headers import DELIVER_AT, ONCE_ID, TIME_MS_MAX
 from trivium.rebuild import rebuild
 from trivium.record_batch import BatchHeader, Codec, parse_header
 from trivium.records import Record
@@ -133,8 +133,8 @@ def _text(headers: Sequence[Header]) -> bytes | None:
 
 
 def _time(text: bytes | None) -> int | None:
-    due_ms = int(text) if text is not None and text.isdigit() and len(text) <= 15 else DUE_MS_MAX
-    return due_ms if due_ms < DUE_MS_MAX else None
+    due_ms = int(text) if text is not None and text.isdigit() and len(text) <= 15 else TIME_MS_MAX
+    return due_ms if due_ms < TIME_MS_MAX else None
 
 
 class Intake:

@@ -40,7 +40,6 @@ from trivium.records import Record, build, decode
 
 log = structlog.get_logger(__name__)
 
-DUE_MS_MAX: Final = 253_402_300_800_000  # the year 10000
 FOLD_BYTES: Final = 1024 * 1024
 DECODED_BYTES_MAX: Final = 256 * 1024 * 1024
 ROUND_ROWS_MAX: Final = 1_000

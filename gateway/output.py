@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable
 
 import trio
 
+from core.store.engine import Buffer
 from gateway.direct_stream import SEND_BUFFERS_MAX, DirectStream
 
 JOIN_BYTES_MAX = 4 * 1024
-
-Buffer = bytes | bytearray | memoryview
 
 
 class Output:

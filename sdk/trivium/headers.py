@@ -18,7 +18,8 @@ TRACE: Final = "trivium.trace"  # any value: this message is traced on topics wi
 TRACE_PARENT: Final = "traceparent"  # W3C trace context, as it is, on every road
 TRACE_STATE: Final = "tracestate"
 MESSAGE_ID: Final = "trivium.id"  # text; core.message_ids says the rule
-DELIVER_AT: Final = "deliver-at"  # text: ms since 1970, decimal
+DELIVER_AT: Final = "deliver-at"  # text: ms since 1970, decimal, below TIME_MS_MAX
+TIME_MS_MAX: Final = 253_402_300_800_000  # the year 10000
 ONCE_ID: Final = "once-id"  # text: the application's own id, stored once within the topic's window
 # What a dead letter says beside its own headers: texts, where it was and why it is here.
 DEAD_LETTER_GROUP: Final = "trivium.dead-letter.group"

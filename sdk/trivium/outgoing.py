@@ -8,12 +8,11 @@ from typing import NamedTuple, TypedDict
 
 import anyio
 
-from trivium.headers import DELIVER_AT, EXPIRY_S, MESSAGE_ID, ONCE_ID, TRACE_PARENT
+from trivium.headers import DELIVER_AT, EXPIRY_S, MESSAGE_ID, ONCE_ID, TIME_MS_MAX, TRACE_PARENT
 from trivium.records import Record
 from trivium.trace_context import passed_on
 
 RECORD_OVERHEAD_BYTES = 32
-TIME_MS_MAX = 253_402_300_800_000  # the year 10000; the broker takes no later `deliver-at` either
 HEADER_OVERHEAD_BYTES = 8
 
 Headers = Mapping[str, bytes | None] | Sequence[tuple[str, bytes | None]]

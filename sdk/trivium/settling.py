@@ -12,11 +12,9 @@ from typing import Any
 import anyio
 
 from trivium.errors import Disconnected, ErrorCode, RequestRefused
-from trivium.frames.queues import ACK, SettleEntry, SettleRequest
+from trivium.frames.queues import ACK, SETTLED_OFFSETS_MAX, SETTLES_MAX, SettleEntry, SettleRequest
 from trivium.handouts import Handout
 
-ENTRIES_MAX = 10_000  # of one request
-OFFSETS_MAX = 262_144
 AGAIN_S = 1.0
 _REFUSED_FOR_NOW = {ErrorCode.STORE_FULL, ErrorCode.STORE_FAILED}
 
@@ -26,7 +24,7 @@ Request = Callable[[Any], Awaitable[tuple[Any, memoryview]]]
 def parts(handouts: Iterable[Handout]) -> Iterator[list[tuple[Handout, int, int]]]:
     """What is not settled of these, stretch by stretch, as much at a time as one request may name."""
     part: list[tuple[Handout, int, int]] = []
-    room = OFFSETS_MAX
+    room = SETTLED_OFFSETS_MAX
     for handout in handouts:
         for start, last in handout.ranges(handout.pending):
             first = start
@@ -35,9 +33,9 @@ def parts(handouts: Iterable[Handout]) -> Iterator[list[tuple[Handout, int, int]
                 part.append((handout, first, end))
                 room -= end - first + 1
                 first = end + 1
-                if not room or len(part) == ENTRIES_MAX:
+                if not room or len(part) == SETTLES_MAX:
                     yield part
-                    part, room = [], OFFSETS_MAX
+                    part, room = [], SETTLED_OFFSETS_MAX
     if part:
         yield part
 
@@ -111,9 +109,9 @@ class Settling:
         offsets = 0
         for handout in list(self._handouts):
             where = (handout.topic, handout.partition, handout.lease)
-            while handout.acks and len(merged) < ENTRIES_MAX and offsets < OFFSETS_MAX:
+            while handout.acks and len(merged) < SETTLES_MAX and offsets < SETTLED_OFFSETS_MAX:
                 first, last = handout.acks.pop()
-                end = min(last, first + OFFSETS_MAX - offsets - 1)
+                end = min(last, first + SETTLED_OFFSETS_MAX - offsets - 1)
                 merged.append(SettleEntry(*where, first, end, ACK, -1, ""))
                 offsets += end - first + 1
                 if end < last:
@@ -122,10 +120,10 @@ class Settling:
                 break
             del self._handouts[handout]
         asked: list[Asked] = []
-        while len(asked) < len(self._asked) and len(merged) + len(asked) < ENTRIES_MAX:
+        while len(asked) < len(self._asked) and len(merged) + len(asked) < SETTLES_MAX:
             entry = self._asked[len(asked)].entry
             offsets += entry.last - entry.first + 1
-            if offsets > OFFSETS_MAX and (merged or asked):
+            if offsets > SETTLED_OFFSETS_MAX and (merged or asked):
                 break
             asked.append(self._asked[len(asked)])
         del self._asked[: len(asked)]

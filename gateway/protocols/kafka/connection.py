@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 import structlog
 import trio
 
+from core.store.engine import Buffer
 from gateway.direct_stream import READ_BYTES
 from gateway.memory_budget import MemoryBudget
-from gateway.output import Buffer, Output
+from gateway.output import Output
 from gateway.protocols.kafka.dispatch import Dispatcher
 from gateway.protocols.kafka.errors import RemoteProtocolError
 from gateway.protocols.kafka.frames import FrameReader

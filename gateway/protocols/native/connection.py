@@ -19,9 +19,10 @@ import structlog
 import trio
 
 from core.errors import CoreFailure
+from core.store.engine import Buffer
 from gateway.direct_stream import READ_BYTES
 from gateway.memory_budget import MemoryBudget
-from gateway.output import Buffer, Output
+from gateway.output import Output
 from gateway.protocols.native.codes import CORE_CODES, Refused
 from gateway.protocols.native.context import AskFailed, Call, Context
 from gateway.protocols.native.handlers import HANDLERS

@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 import trio
 
 from core.broker import Broker
+from core.store.engine import Buffer
 from core.topics import Topic
-from gateway.output import Buffer
 from gateway.protocols.native.codes import Refused
 from trivium.errors import ErrorCode
 

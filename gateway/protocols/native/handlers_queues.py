@@ -16,13 +16,15 @@ from core.errors import CoreFailure
 from core.queue_group import Member, QueueGroup
 from core.queue_types import Handout, Order, Settle, Settled, Subscription, Verb
 from core.queues import Queues
-from gateway.output import Buffer
+from core.store.engine import Buffer
 from gateway.protocols.native.codes import CORE_CODES, Refused
 from gateway.protocols.native.context import Area, Call, Peer, Reply
 from gateway.protocols.native.handlers_traces import actor_of
 from trivium.errors import ErrorCode
 from trivium.frames.connection import Done
 from trivium.frames.queues import (
+    SETTLED_OFFSETS_MAX,
+    SETTLES_MAX,
     Deliver,
     Delivery,
     Grant,
@@ -38,8 +40,6 @@ from trivium.frames.queues import (
 
 STREAMS_MAX = 256
 WAIT_MS_MAX = 60_000
-SETTLES_MAX = 10_000  # entries of one request
-SETTLED_OFFSETS_MAX = 262_144
 CREDIT_MAX = 1 << 31  # messages or bytes; grants above it do not add up further
 
 _STATUSES = {

@@ -8,7 +8,8 @@ Rules (the page for other languages is docs/native-protocol.md):
   correlation id means nothing.
 - Counts and lengths are bounded by the bytes that are there. Whatever is no frame raises RemoteProtocolError.
 
-Measured (2 cores, Python 3.11): a frame with one entry 4 us either way: per request, never per record.
+Measured (2 cores, Python 3.11): a frame with one entry is written in 1.6 us and read in 3.6: per request, never
+per record.
 """
 
 from __future__ import annotations

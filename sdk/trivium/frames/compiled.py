@@ -84,9 +84,8 @@ class _Maker:
             ]
             self._write.append(f"put(pack(f'>{{len({name})}}{number}', *{name}))")
             return
-        one = f"c_{name}"
-        self._names[one] = compiled(item) if item is not None else compiled(_alone(kind))
-        self._names[f"{one}_read"], self._names[f"{one}_write"] = self._names[one]
+        one = f"one_{name}"
+        self._names[f"{one}_read"], self._names[f"{one}_write"] = compiled(item or _alone(kind))
         got, given = ("one", "one") if item is not None else ("one[0]", "(one,)")
         self._read += [
             f"{name} = []",

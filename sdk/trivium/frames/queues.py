@@ -15,6 +15,8 @@ from trivium.frames.declare import FLAG, TEXT, Declared, Kind, list_of
 NO_LEASE = 0  # nothing is to be settled (broadcast)
 ACK, NACK, EXTEND, POSTPONE, REJECT = range(5)
 ORDER_NONE, ORDER_KEY, ORDER_PARTITION = range(3)
+SETTLES_MAX = 10_000  # entries of one request ...
+SETTLED_OFFSETS_MAX = 262_144  # ... and offsets of all of them together
 
 
 class Subscribe(NamedTuple):
