@@ -12,14 +12,39 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, contextmanager
+from inspect import isawaitable
 from typing import TypeVar, TypeVarTuple, overload
 
+from anyio import CancelScope
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.lowlevel import checkpoint
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _left_to_parent: list[ExitStack] = []  # else the collector of garbage would leave the blocks
+
+
+class _Call:
+    """What runs in the loop for a thread, which can give it up from the first moment on."""
+
+    def __init__(self) -> None:
+        self._scope: CancelScope | None = None
+        self._given_up = False
+
+    async def run(self, function: Callable[..., object], *args: object) -> object:
+        with CancelScope() as self._scope:
+            if self._given_up:
+                self._scope.cancel()
+                await checkpoint()
+            found = function(*args)
+            return await found if isawaitable(found) else found
+        return None
+
+    def give_up(self) -> None:
+        self._given_up = True
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 class LoopThread:
@@ -39,11 +64,15 @@ class LoopThread:
         """What the function gives, run in the loop."""
         if self.is_forked:
             raise RuntimeError("the client was connected before this process was forked: connect again in here")
-        future = self._portal.start_task_soon(function, *args)
+        made = _Call()
+        done = False
         try:
-            return future.result()
+            found = self._portal.start_task_soon(made.run, function, *args).result()
+            done = True
+            return found
         finally:
-            future.cancel()
+            if not done:  # interrupted, perhaps before there was a future to wait for
+                self.call_soon(made.give_up)
 
     def call_soon(self, function: Callable[[], object]) -> None:
         """Has the loop call it, without waiting: for handlers of signals."""
