@@ -19,8 +19,8 @@ def handout(lease: int, count: int) -> Handout:
 
 
 async def test_what_gathered_is_said_in_requests_of_a_size_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ENTRIES_MAX", 4)
-    monkeypatch.setattr(module, "OFFSETS_MAX", 10)
+    monkeypatch.setattr(module, "SETTLES_MAX", 4)
+    monkeypatch.setattr(module, "SETTLED_OFFSETS_MAX", 10)
     said: list[SettleEntry] = []
 
     async def request(message: SettleRequest) -> tuple[Any, memoryview]:
@@ -47,8 +47,8 @@ async def test_what_gathered_is_said_in_requests_of_a_size_that_is_taken(monkeyp
 
 
 def test_what_is_held_is_named_in_parts_of_a_size_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ENTRIES_MAX", 4)
-    monkeypatch.setattr(module, "OFFSETS_MAX", 10)
+    monkeypatch.setattr(module, "SETTLES_MAX", 4)
+    monkeypatch.setattr(module, "SETTLED_OFFSETS_MAX", 10)
     whole, sieve = handout(1, 25), handout(2, 20)
     for offset in range(0, 20, 2):
         sieve.settle(offset)
