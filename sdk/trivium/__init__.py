@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trivium.client import Cancellation, Client, ScheduledMessage, TopicDescription, connect
+    from trivium.client import Client, connect
     from trivium.consumer import Consumer, Message
     from trivium.errors import (
         BufferFull,
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from trivium.queue_admin import DeadLetter
     from trivium.record_batch import Codec
     from trivium.requests import Requester, reply
+    from trivium.scheduled import Cancellation, ScheduledMessage
     from trivium.serializers import JSON, TEXT, CannotDeserialize, Serializer, TypedTopic
     from trivium.subscriber import Subscriber
+    from trivium.topics import TopicDescription
     from trivium.trace_context import continuing
     from trivium.transactions import Transaction, TransactionalSender
 
@@ -88,7 +90,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "client": ("Cancellation", "Client", "ScheduledMessage", "TopicDescription", "connect"),
+    "client": ("Client", "connect"),
     "consumer": ("Consumer", "Message"),
     "errors": (
         "BufferFull",
@@ -112,7 +114,9 @@ _HOMES = {
     "record_batch": ("Codec",),
     "subscriber": ("Subscriber",),
     "requests": ("Requester", "reply"),
+    "scheduled": ("Cancellation", "ScheduledMessage"),
     "serializers": ("JSON", "TEXT", "CannotDeserialize", "Serializer", "TypedTopic"),
+    "topics": ("TopicDescription",),
     "trace_context": ("continuing",),
     "transactions": ("Transaction", "TransactionalSender"),
 }

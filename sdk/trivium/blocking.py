@@ -32,6 +32,8 @@ from trivium.loop_thread import LoopThread, loop_thread
 from trivium.outgoing import Headers
 from trivium.queue_admin import DeadLetter
 from trivium.record_batch import Codec
+from trivium.scheduled import Cancellation, ScheduledMessage
+from trivium.topics import TopicDescription
 
 FETCHED_MAX = 100  # messages taken to the caller's thread ahead
 
@@ -313,10 +315,10 @@ class Client:
         with self._loop.entered(opened) as made:
             yield TransactionalSender(self._loop, made)
 
-    def cancel(self, message_id: str) -> async_client.Cancellation:
+    def cancel(self, message_id: str) -> Cancellation:
         return self._loop.call(self._made.cancel, message_id)
 
-    def scheduled(self) -> Iterator[async_client.ScheduledMessage]:
+    def scheduled(self) -> Iterator[ScheduledMessage]:
         return self._each(self._made.scheduled())
 
     def halves(self, group: str | None = None, *, parked: bool = False) -> Iterator[WaitingHalf]:
@@ -357,10 +359,10 @@ class Client:
             except StopAsyncIteration:
                 return
 
-    def topics(self) -> list[async_client.TopicDescription]:
+    def topics(self) -> list[TopicDescription]:
         return self._loop.call(self._made.topics)
 
-    def describe_topic(self, name: str) -> async_client.TopicDescription:
+    def describe_topic(self, name: str) -> TopicDescription:
         return self._loop.call(self._made.describe_topic, name)
 
     def create_topic(self, name: str, partitions: int = 0, config: Mapping[str, str] | None = None) -> None:

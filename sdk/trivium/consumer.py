@@ -6,7 +6,7 @@ Rules:
 - Records of aborted transactions, and the markers, are left out (Kafka's read_committed rule: a producer's records
   count not from an aborted transaction's first offset up to its marker).
 - What one pull brought is bounded by `PULL_BYTES_MAX` and by one batch; nothing is pulled ahead of the reader.
-- Partitions that a topic is given while it is read are found within `client.DISCOVERY_S` and read from their beginning.
+- Partitions that a topic is given while it is read are found within `topics.DISCOVERY_S` and read from their beginning.
 - A message whose time to live is over (by this machine's clock) is passed over.
 - `commit` keeps the offset after the last message handed out, per partition.
 - A group here shares no load: give each group one consumer at a time.

@@ -1,4 +1,4 @@
-"""Queue groups as an administrator sees and changes them: part of the client."""
+"""Queue groups as an administrator sees and changes them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from trivium import headers as names
+from trivium.asking import Asking
 from trivium.errors import ErrorCode, RequestRefused
 from trivium.frames.pulling import Pull, PullEntry
 from trivium.frames.queue_admin import (
@@ -43,12 +44,8 @@ class DeadLetter(NamedTuple):
     headers: list[tuple[str, bytes | None]]
 
 
-class QueueAdmin:
-    """What needs no more of the client than that it can ask."""
-
-    async def request(self, message: Any, payload: Sequence[bytes | memoryview] = ()) -> tuple[Any, memoryview]:
-        """See `trivium.client.Client.request`."""
-        raise NotImplementedError
+class QueueAdmin(Asking):
+    """Part of the client."""
 
     async def describe_queues(self, *groups: str) -> list[QueueInfo]:
         """These queue groups, or all: subscription, policy, members, and per partition what is done, held and failed.

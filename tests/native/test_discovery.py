@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions
 
 import trivium
 from tests.native.harness import in_thread
-from trivium import client as client_module
+from trivium import topics
 
 
 async def _grows(native: str, kafka: str) -> None:
@@ -32,6 +32,6 @@ async def _grows(native: str, kafka: str) -> None:
 
 
 def test_new_partitions_are_written_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "DISCOVERY_S", 0.01)
+    monkeypatch.setattr(topics, "DISCOVERY_S", 0.01)
     with in_thread() as at:
         anyio.run(_grows, at.native, at.kafka)

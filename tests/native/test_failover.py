@@ -14,8 +14,8 @@ import trio
 import trivium
 from tests.native.harness import serving
 from tests.patience import PATIENCE_S
-from trivium import client as client_module
 from trivium import connection as connection_module
+from trivium import reconnecting
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def test_dead_and_silent_addresses_are_passed_over(
         monkeypatch.setattr(connection_module, "CONNECT_S_MAX", 0.01 if silent.endswith(f":{port}") else PATIENCE_S)
         return await connection_module.open_connection(host, port, *rest)
 
-    monkeypatch.setattr(client_module, "open_connection", open_connection)
+    monkeypatch.setattr(reconnecting, "open_connection", open_connection)
     async with serving() as live:
         for _ in range(4):  # the order is random
             async with trivium.connect(f"{silent},{dead},{live.native}") as client:
@@ -72,7 +72,7 @@ async def test_a_client_goes_to_another_broker_when_its_own_is_gone(monkeypatch:
 
 
 async def test_a_connection_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "SILENT_S_MAX", 0.05)
+    monkeypatch.setattr(reconnecting, "SILENT_S_MAX", 0.05)
     hanging = trio.Event()
 
     async def relay(stream: trio.SocketStream) -> None:
@@ -94,7 +94,7 @@ async def test_a_connection_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPat
         way = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         async with trivium.connect(way) as client:
             await client.topics()
-            client._addresses = client_module.parse_addresses(broker.native)
+            client._addresses = reconnecting.parse_addresses(broker.native)
             hanging.set()
             client.request_timeout_s = 0.1
             with pytest.raises(trivium.RequestTimedOut, match="no answer to Metadata"):

@@ -13,8 +13,8 @@ import trivium
 import trivium.blocking
 from tests.native.harness import in_thread, serving
 from tests.patience import PATIENCE_S
-from trivium.client import parse_addresses
 from trivium.frame_reader import FrameReader
+from trivium.reconnecting import parse_addresses
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python's own, when it is imported
