@@ -47,7 +47,7 @@ async def test_dead_and_silent_addresses_are_passed_over(
 
 
 async def test_a_client_goes_to_another_broker_when_its_own_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trivium.client.random.sample", lambda addresses, count: list(addresses))
+    monkeypatch.setattr("trivium.reconnecting.random.sample", lambda addresses, count: list(addresses))
     async with serving() as second, trio.open_nursery() as nursery:
         first_is_there = trio.Event()
         scope = trio.CancelScope()
