@@ -127,26 +127,26 @@ async def test_a_session_whose_client_is_away_is_a_row_until_it_returns(tmp_path
         assert isinstance(first, Publish)
         device.send(Ack(PUBACK, first.packet_id, 0, None))
         device.leave()
-        assert len(handler.resting) == 1
-        assert list(handler.devices) == ["publisher"]
+        assert len(handler.sessions.resting) == 1
+        assert list(handler.sessions.devices) == ["publisher"]
         await publisher.publish("other/x")
-        assert not handler.resting.pending  # what it does not want leaves it alone
+        assert not handler.sessions.resting.pending  # what it does not want leaves it alone
 
         device = Client(server, "device")
         assert await device.connect(present=True) == []
-        assert len(handler.resting) == 0
-        assert handler.devices["device"].live  # without a look at the log
+        assert len(handler.sessions.resting) == 0
+        assert handler.sessions.devices["device"].live  # without a look at the log
         device.leave()
         await publisher.publish("rest/second")
         await publisher.publish("rest/third")
-        assert len(handler.resting.pending) == 1
+        assert len(handler.sessions.resting.pending) == 1
 
         device = Client(server, "device")
         came = await device.connect(present=True)
         while len(came) < 2:
             came += await device.got()
         assert [one.topic for one in came if isinstance(one, Publish)] == ["rest/second", "rest/third"]
-        assert not handler.resting.pending
+        assert not handler.sessions.resting.pending
 
 
 async def test_a_session_at_rest_ends_when_its_time_is_up(tmp_path: Path) -> None:
@@ -155,12 +155,12 @@ async def test_a_session_at_rest_ends_when_its_time_is_up(tmp_path: Path) -> Non
         await device.connect(100)
         await device.subscribe("rest/+")
         device.leave()
-        assert len(server.handler.resting) == 1
+        assert len(server.handler.sessions.resting) == 1
         server.handler.sweep(time.time() + 50)
-        assert len(server.handler.resting) == 1
+        assert len(server.handler.sessions.resting) == 1
         server.handler.sweep(time.time() + 101)
-        assert len(server.handler.resting) == 0
-        assert server.handler.expired == 1
+        assert len(server.handler.sessions.resting) == 0
+        assert server.handler.sessions.expired == 1
         assert server.deliveries.index.count == 0
         again = Client(server, "device")
         await again.connect()
@@ -176,7 +176,7 @@ async def test_after_a_restart_sessions_rest_and_what_came_is_delivered(tmp_path
         await publisher.publish("rest/first")
     async with serving(tmp_path) as server:
         server.handler.sweep(time.time())
-        assert len(server.handler.resting) == 1
+        assert len(server.handler.sessions.resting) == 1
         device = Client(server, "device")
         came = await device.connect(present=True) or await device.got()
         assert [one.topic for one in came if isinstance(one, Publish)] == ["rest/first"]
@@ -200,7 +200,7 @@ async def comes_back(server: MqttServer, client_id: str) -> tuple[bool, list[str
     with patch.object(server.deliveries, "catch_up", wraps=server.deliveries.catch_up) as read:
         came = await device.connect(present=True)
     with trio.fail_after(PATIENCE_S):
-        while not server.handler.devices[client_id].live:
+        while not server.handler.sessions.devices[client_id].live:
             await trio.lowlevel.checkpoint()
             device.reader.feed(device.connection.take_output(), came)
     device.reader.feed(device.connection.take_output(), came)
@@ -277,7 +277,7 @@ async def test_a_moved_session_is_read_for_after_a_kill(tmp_path: Path) -> None:
     async with serving_with_broker(tmp_path, killed=True) as (broker, server):
         await (await leave_two(server)).publish("one/first")
         assert (await comes_back(server, "one"))[1] == ["one/first"]
-        server.handler.put_positions()
+        server.handler.positions.put()
         await broker.retroactive.reset("session", "one", ["one"], Target(To.EARLIEST))
     async with serving(tmp_path) as server:
         assert (await comes_back(server, "one"))[1] == ["one/first"]
@@ -297,14 +297,14 @@ async def test_more_than_can_be_looked_through_makes_all_look(tmp_path: Path, mo
 async def test_numbers_are_given_out_again_and_never_twice(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         publisher = await leave_two(server)
-        number = server.handler.devices["publisher"].session.number
+        number = server.handler.sessions.devices["publisher"].session.number
         publisher.leave()
         again = Client(server, "again")
         await again.connect(0)
-        assert server.handler.devices["again"].session.number == number
+        assert server.handler.sessions.devices["again"].session.number == number
         await (await leave_three_with_the_number_of_one(server)).connect(0)
     async with serving(tmp_path) as server:
-        numbers = [server.handler.find(name).session.number for name in ("one", "two", "three")]  # type: ignore[union-attr]
+        numbers = [server.handler.sessions.find(name).session.number for name in ("one", "two", "three")]  # type: ignore[union-attr]
         assert len(set(numbers)) == 3
 
 
@@ -330,7 +330,7 @@ async def test_groups_are_not_given_the_numbers_of_stored_sessions(tmp_path: Pat
 
 async def leave_three_with_the_number_of_one(server: MqttServer) -> Client:
     """As if the end of a session could not be stored, and its number was another's by then."""
-    one = server.handler.find("one")
+    one = server.handler.sessions.find("one")
     assert one is not None
     change = session_change("three", 1000, one.session.number, [["three/+", 1, False, False, 0, 0, 0, ""]])
     stored = trio.Event()

@@ -21,7 +21,7 @@ def read_figures(
 ) -> dict[str, int]:
     """Counters since the start and gauges. `store` and `messages/stored` are the log of the topics that devices see."""
     traffic = pump.outbox
-    total = len(handler.devices) + len(handler.resting)
+    sessions = handler.sessions
     stored = [
         engine.info(number)
         for topic in topics.all()
@@ -31,10 +31,10 @@ def read_figures(
     return {
         "bytes/received": pump.bytes_in,
         "bytes/sent": pump.bytes_out,
-        "clients/connected": handler.connected,
-        "clients/disconnected": total - handler.connected,
-        "clients/expired": handler.expired,
-        "clients/total": total,
+        "clients/connected": sessions.connected,
+        "clients/disconnected": len(sessions) - sessions.connected,
+        "clients/expired": sessions.expired,
+        "clients/total": len(sessions),
         "connections/count": traffic.connects_in,
         "connections/socket/count": pump.accepted,
         "heap/current": _resident_bytes(),

@@ -1,4 +1,5 @@
-"""Stored sessions at start: from the session log into the index and the table of those at rest, in bounded memory.
+"""Stored sessions and shared subscriptions at start: from the session log into the index and the table of sessions at
+rest, in bounded memory.
 
 Only members of shared subscriptions, and who has something of one, become objects: they do not rest.
 """
@@ -10,13 +11,15 @@ from typing import Final
 
 import trio
 
-from core.sessions import SessionLog, SessionRow
+from core.queue_partition import QueuePartition
+from core.queue_replay import QueueRows
+from core.sessions import SessionLog, SessionRow, group_change
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.live import options_of
 from gateway.protocols.mqtt.packet_changes import NEVER_S
 from gateway.protocols.mqtt.resting import Resting, RestingRow, pack_stored, unpack
-from gateway.protocols.mqtt.session import Subscription
+from gateway.protocols.mqtt.session import QOS1_SENT, Subscription
 
 STRETCH_SESSIONS: Final = 2_000  # in one step of the loop, some 15 us each
 
@@ -74,3 +77,33 @@ def _enter(device: Device, deliveries: Deliveries) -> Device:
     for filter_, subscription in (subscriptions or {}).items():
         deliveries.subscribe(device, filter_, subscription)
     return device
+
+
+def restore_groups(log: SessionLog, deliveries: Deliveries) -> None:
+    """Shared subscriptions as they were left, once their members are restored. What no session has any more goes."""
+    queues: dict[str, list[QueuePartition]] = {}
+    rows = log.queue_rows
+    for name, partition in rows.places():
+        if name in deliveries.groups and deliveries.has(partition):
+            queues.setdefault(name, []).append(rows.take(QueuePartition(name, "", partition, partition)))
+    for name, place in log.groups.items():
+        group = deliveries.groups.get(name)
+        if group is None:
+            log.put([group_change(name, None)])
+        else:
+            group.load(place, queues.get(name, ()))
+    log.groups = {}
+    log.put(rows.orphans())
+    log.queue_rows = QueueRows(0)
+
+
+async def claim_inflight(device: Device, deliveries: Deliveries) -> None:
+    """What a restored session had in flight for shared subscriptions is still its own."""
+    inflight = device.session.inflight or {}
+    for packet_id, delivery in inflight.items():
+        group = deliveries.groups.get(delivery.group)
+        if group is not None and delivery.state == QOS1_SENT and deliveries.has(delivery.partition):
+            floor = await deliveries.start_of(group, delivery.partition)
+            inflight[packet_id] = group.claim(device.session.client_id, delivery, floor)
+            if group.id not in device.groups:
+                device.groups.append(group.id)

@@ -47,7 +47,7 @@ class Rewinder:
         return places
 
     def _reader(self, name: str) -> Device | Group:
-        reader = self._deliveries.groups.get(name) if name.startswith("$share/") else self._handler.find(name)
+        reader = self._deliveries.groups.get(name) if name.startswith("$share/") else self._handler.sessions.find(name)
         if reader is None:
             raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"there is no MQTT session or shared subscription {name!r}")
         return reader
@@ -59,7 +59,7 @@ class Rewinder:
     async def _store(self, reader: Device | Group) -> None:
         if not (reader.session.durable if isinstance(reader, Device) else reader.durable):
             return
-        self._handler.put_positions()  # with it, that there is something to get
+        self._handler.positions.put()  # with it, that there is something to get
         stored = trio.Event()
         durable: list[bool] = []
 

@@ -177,7 +177,7 @@ class MqttServer:
                 nursery.cancel_scope.cancel()
         finally:
             self._table.close()
-            self.handler.resting.close()
+            self.handler.sessions.resting.close()
 
     async def _sweeper(self) -> None:
         while True:

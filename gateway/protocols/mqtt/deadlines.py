@@ -1,4 +1,4 @@
-"""What is to be said for clients that are gone, and when: wills behind their delay. One per client."""
+"""What is due for clients that are away, and when: one thing for each client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Pending(Generic[T]):
+class Deadlines(Generic[T]):
     """A table client id -> what is due at a time; times are in seconds of one clock."""
 
     def __init__(self) -> None:
