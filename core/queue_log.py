@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from core.errors import CoreError
 from core.group_log import store_error
+from core.queue_group import QueueGroup
 from core.queue_partition import QueuePartition
 from core.state import Change, StateLog
 from core.store.engine import Appended, Engine
@@ -41,6 +42,13 @@ class QueueLog:
         """The queue may have changed."""
         if queue.is_dirty:
             self._dirty[queue] = None
+
+    def touch_busy(self, group: QueueGroup) -> None:
+        """Any of the group's queues may have changed. Those that nothing can change any more are no longer busy."""
+        for queue in list(group.busy):
+            self.touch(queue)
+            if not queue.is_busy:
+                del group.busy[queue]
 
     def forget(self, queue: QueuePartition) -> None:
         self._dirty.pop(queue, None)

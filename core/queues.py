@@ -1,8 +1,9 @@
 """Queue groups: per-message acknowledgement with invisibility, redelivery, backoff and dead letters, over the log.
 
-`queue_partition` is what a group has of one partition, `queue_group` its members and what they settle, `queue_dealer`
-reads and hands out, `queue_log` makes it durable, `dead_letters` moves what failed for the last time. This module holds
-the table of groups, one task for each, and what is asked about them.
+`queue_table` is which groups there are and what they read, `queue_partition` what a group has of one partition,
+`queue_group` its members and what they settle, `queue_task` its task, for which `queue_dealer` reads and hands out;
+`queue_log` makes it durable, `dead_letters` moves what failed for the last time. This module is what is asked of
+groups; what changes one durably is done for one at a time.
 
 Promises: what was acknowledged and answered never comes again (flush = sync), what was handed out and not settled
 comes again after its time, after a crash, or when its member is gone. Offsets of aborted transactions, control batches,
@@ -28,6 +29,8 @@ from core.queue_group import Member, QueueGroup
 from core.queue_log import QueueLog
 from core.queue_partition import QueuePartition
 from core.queue_replay import Replay
+from core.queue_table import QueueTable
+from core.queue_task import QueueTask
 from core.queue_traces import QueueTraces
 from core.queue_types import (
     START_EARLIEST,
@@ -41,14 +44,13 @@ from core.queue_types import (
     check_group_id,
 )
 from core.state import StateLog
-from core.store.engine import Engine, UnknownPartition
-from core.topics import Topic, Topics
+from core.store.engine import Engine
+from core.topics import Topics
 from core.tracing import Actor
 
 log = structlog.get_logger(__name__)
 
 LEASES_PER_EPOCH_BITS = 40
-BURY_AGAIN_S = 1
 EXPIRY_SWEEP_S = 60
 
 
@@ -79,17 +81,16 @@ class Queues:
         self._now_ms = now_ms
         self._wall_ms = wall_ms
         self.limits = limits or QueueLimits()
-        self._log = QueueLog(engine, state, lambda then_ms: wall_ms() + then_ms - now_ms(), self._turned)
+        self._log = QueueLog(
+            engine, state, lambda then_ms: wall_ms() + then_ms - now_ms(), lambda queue: self._table.turned(queue)
+        )
+        self._table = QueueTable(engine, topics, self._log)
         self._opened = OpenedBatches(engine)
         self._dealer = Dealer(engine, self._opened, (engine.epoch << LEASES_PER_EPOCH_BITS) + 1)
         self._dead_letters = DeadLetters(engine, topics, state, self._opened)
-        self._groups: dict[str, QueueGroup] = {}
-        self._wakers: dict[QueueGroup, trio.Event] = {}  # there may be something to do
-        self._mourning: dict[QueueGroup, trio.Event] = {}  # something is dying
-        self._watching: dict[int, list[tuple[QueueGroup, QueuePartition]]] = {}
+        self._tasks: dict[QueueGroup, QueueTask] = {}
         self._changing = trio.Lock()
         self._nursery: trio.Nursery | None = None
-        topics.on_change(self._topic_changed)
 
     # -- life
 
@@ -101,7 +102,7 @@ class Queues:
             group = self._add(group_id, row)
             for queue in replay.queues(group_id, row):
                 queue.recall(self._dealer.last_lease, self._engine.info(queue.partition).high_watermark)
-                self._attach(group, queue)
+                self._table.attach(group, queue)
             group.loaded()
         self._log.change(replay.orphans())
         self._log.flush()
@@ -109,8 +110,8 @@ class Queues:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hands out, keeps time and moves dead letters until cancelled."""
         async with trio.open_nursery() as self._nursery:
-            for group in self._groups.values():
-                self._nursery.start_soon(self._serve, group)
+            for group, task in self._tasks.items():
+                self._nursery.start_soon(task.run, group)
             task_status.started()
             while True:
                 await trio.sleep(EXPIRY_SWEEP_S)
@@ -128,144 +129,26 @@ class Queues:
                     log.info("broadcast group expired", group=group.id)
                     await self.delete(group.id)
 
-    async def _serve(self, group: QueueGroup) -> None:
-        """One group's task: ends when the group is deleted."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._bury, group)
-            while self._groups.get(group.id) is group:
-                now_ms = self._now_ms()
-                group.sweep(now_ms)
-                if group.dying:
-                    self._mourning[group].set()
-                progress = not group.paused and await self._deal(group, now_ms)
-                self._touch(group)
-                self._log.flush()
-                if progress:
-                    await trio.lowlevel.checkpoint()
-                    continue
-                waker = self._wakers[group]
-                due_ms = group.next_time_ms(now_ms)
-                with trio.move_on_after(float("inf") if due_ms is None else max(due_ms - now_ms, 0) / 1000):
-                    await waker.wait()
-                self._wakers[group] = trio.Event()
-            nursery.cancel_scope.cancel()
-        del self._wakers[group], self._mourning[group]
-
-    async def _deal(self, group: QueueGroup, now_ms: int) -> bool:
-        """One turn for every queue that may have something."""
-        progress = False
-        for queue in list(group.awake):
-            del group.awake[queue]
-            group.busy[queue] = None
-            if group.queues.get((queue.topic, queue.index)) is not queue:
-                continue
-            made = await self._dealer.deal(group, queue, now_ms)
-            group.send_out()
-            if made or self._dealer.has_more(group, queue) or queue.due(now_ms) is not None:
-                group.touch(queue)
-            progress |= made
-        return progress
-
-    async def _bury(self, group: QueueGroup) -> None:
-        while True:
-            while not group.dying:
-                self._mourning[group] = trio.Event()
-                await self._mourning[group].wait()
-            try:
-                await self._dead_letters.bury(group, self._wall_ms())
-            except CoreFailure as failure:
-                log.warning("dead letters wait", group=group.id, reason=failure.message)
-                await trio.sleep(BURY_AGAIN_S)
-            self._touch(group)
-            group.wake()
-
-    def _touch(self, group: QueueGroup) -> None:
-        for queue in list(group.busy):
-            self._log.touch(queue)
-            if not queue.is_busy:
-                del group.busy[queue]
-
     # -- the table
 
     def _add(self, group_id: str, row: GroupRow) -> QueueGroup:
-        def wake() -> None:
-            waker = self._wakers.get(group)
-            if waker is not None:
-                waker.set()
-
-        group = self._groups[group_id] = QueueGroup(group_id, row, self.limits, wake, self._traces)
-        self._wakers[group] = trio.Event()
-        self._mourning[group] = trio.Event()
+        task = QueueTask(self._dealer, self._dead_letters, self._log, self._now_ms, self._wall_ms)
+        group = self._table.groups[group_id] = QueueGroup(group_id, row, self.limits, task.wake, self._traces)
+        self._tasks[group] = task
         if self._nursery is not None:
-            self._nursery.start_soon(self._serve, group)
+            self._nursery.start_soon(task.run, group)
         return group
 
     def _drop(self, group: QueueGroup) -> None:
-        """Its task ends."""
-        del self._groups[group.id]
-        group.wake()
-
-    def _attach(self, group: QueueGroup, queue: QueuePartition) -> None:
-        group.queues[queue.topic, queue.index] = queue
-        group.touch(queue)
-        watching = self._watching.setdefault(queue.partition, [])
-        if not watching:
-            self._engine.watch(queue.partition, self._moved)
-        watching.append((group, queue))
-
-    def _detach(self, group: QueueGroup, queue: QueuePartition) -> None:
-        """The group no longer reads the partition; its rows go with the next write."""
-        del group.queues[queue.topic, queue.index]
-        group.awake.pop(queue, None)
-        group.busy.pop(queue, None)
-        self._log.forget(queue)
-        self._log.change(queue.all_gone())
-        watching = self._watching[queue.partition]
-        watching.remove((group, queue))
-        if not watching:
-            del self._watching[queue.partition]
-            self._engine.unwatch(queue.partition, self._moved)
-
-    def _moved(self, partition: int) -> None:
-        for group, queue in self._watching.get(partition, ()):
-            try:
-                log_start = self._engine.info(partition).log_start
-            except UnknownPartition:
-                continue
-            if log_start > queue.floor:
-                queue.log_start_moved(log_start)
-            group.touch(queue)
-            group.wake()
-
-    def _turned(self, queue: QueuePartition) -> None:
-        group = self._groups.get(queue.group)
-        if group is not None and group.queues.get((queue.topic, queue.index)) is queue:
-            group.touch(queue)
-            group.wake()
-
-    def _topic_changed(self, topic: Topic) -> None:
-        exists = self._topics.get(topic.name) is topic
-        for group in self._groups.values():
-            for place in [place for place in group.queues if place[0] == topic.name]:
-                queue = group.queues[place]
-                if not exists or queue.partition not in topic.partitions:
-                    self._detach(group, queue)
-            if exists and group.subscription is not None and topic.name in group.subscription.topics:
-                for index, number in enumerate(topic.partitions):
-                    if (topic.name, index) not in group.queues:
-                        self._attach(group, QueuePartition(group.id, topic.name, index, number))
-                group.wake()
-        self._log.flush()
+        del self._table.groups[group.id]
+        self._tasks.pop(group).stop()
 
     def find(self, group_id: str) -> QueueGroup:
         """Raises CoreFailure(GROUP_NOT_FOUND)."""
-        group = self._groups.get(group_id)
-        if group is None:
-            raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"there is no queue group {group_id!r}")
-        return group
+        return self._table.find(group_id)
 
     def all(self) -> list[QueueGroup]:
-        return list(self._groups.values())
+        return list(self._table.groups.values())
 
     # -- members
 
@@ -286,7 +169,7 @@ class Queues:
         check_group_id(group_id)
         subscription.check()
         async with self._changing:
-            group = self._groups.get(group_id) or self._new(group_id, GroupRow(None, Policy(), False))
+            group = self._table.groups.get(group_id) or self._new(group_id, GroupRow(None, Policy(), False))
             group.check_join(member_id, subscription)
             if group.subscription != subscription:
                 await self._subscribe(group, subscription, start)
@@ -298,7 +181,7 @@ class Queues:
             return member
 
     def _new(self, group_id: str, row: GroupRow) -> QueueGroup:
-        if len(self._groups) >= self.limits.groups_max:
+        if len(self._table.groups) >= self.limits.groups_max:
             raise CoreFailure(CoreError.GROUP_FULL, f"the broker holds at most {self.limits.groups_max} queue groups")
         return self._add(group_id, row)
 
@@ -318,10 +201,10 @@ class Queues:
         group.set_row(group.row._replace(subscription=subscription))
         for queue in [queue for place, queue in group.queues.items() if place[0] not in subscription.topics]:
             if queue.topic != topic_of(group.id):
-                self._detach(group, queue)
+                self._table.detach(group, queue)
         for queue in made:
             if self._engine_has(queue.partition):
-                self._attach(group, queue)
+                self._table.attach(group, queue)
         try:
             await self._store(group)
         except CoreFailure:
@@ -339,7 +222,7 @@ class Queues:
         return info.high_watermark if found is None else found.offset
 
     async def _store(self, group: QueueGroup) -> None:
-        self._touch(group)
+        self._log.touch_busy(group)
         await self._put([(group_key(group.id), pack_group(group.row))])
 
     async def _put(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
@@ -363,7 +246,7 @@ class Queues:
         """
         check_group_id(group_id)
         async with self._changing:
-            group = self._groups.get(group_id) or self._new(group_id, GroupRow(None, policy, False))
+            group = self._table.groups.get(group_id) or self._new(group_id, GroupRow(None, policy, False))
             ours = group.subscription
             if ours is not None and not ours.same(Subscription(ours.topics)):
                 raise CoreFailure(
@@ -389,7 +272,7 @@ class Queues:
             left = tuple(name for name in ours.topics if name not in topics)
             group.set_row(group.row._replace(subscription=replace(ours, topics=left) if left else None))
             for place in [place for place in group.queues if place[0] in topics]:
-                self._detach(group, group.queues[place])
+                self._table.detach(group, group.queues[place])
             await self._store(group)
 
     def settle(self, group: QueueGroup, settles: Sequence[Settle], actor: Actor, done: SettleDone) -> None:
@@ -418,7 +301,7 @@ class Queues:
         """Changes fields of a group's policy (`Policy`), or makes a group that has only that. Raises CoreFailure."""
         check_group_id(group_id)
         async with self._changing:
-            group = self._groups.get(group_id)
+            group = self._table.groups.get(group_id)
             before = Policy() if group is None else group.policy
             try:
                 policy = replace(before, **change)  # type: ignore[arg-type]  # checked by Policy.check
@@ -459,7 +342,7 @@ class Queues:
             info = self._engine.info(queue.partition)
             queue.reset(min(max(offset, info.log_start), info.high_watermark), self._dealer.last_lease)
             group.touch(queue)
-        self._touch(group)
+        self._log.touch_busy(group)
         group.wake()
         await self._put([])
 
@@ -471,14 +354,14 @@ class Queues:
         assert topic is not None
         place = (topic.name, 0)
         if place not in group.queues:
-            self._attach(group, QueuePartition(group_id, *place, topic.partitions[0]).retry_only())
+            self._table.attach(group, QueuePartition(group_id, *place, topic.partitions[0]).retry_only())
         queue = group.queues[place]
         for offset in offsets:
             before = queue.failed.get(offset)
             if before is None:
                 queue.fail(offset, 0, self._now_ms(), "sent again", 0)
         group.touch(queue)
-        self._touch(group)
+        self._log.touch_busy(group)
         group.wake()
         await self._put([])
 
@@ -489,6 +372,6 @@ class Queues:
             if any(member.connected for member in group.members.values()):
                 raise CoreFailure(CoreError.GROUP_NOT_EMPTY, f"group {group_id!r} has {len(group.members)} members")
             for queue in list(group.queues.values()):
-                self._detach(group, queue)
+                self._table.detach(group, queue)
             self._drop(group)
             await self._put([(group_key(group_id), None)])

@@ -501,7 +501,8 @@ async def test_a_group_that_cannot_be_made_leaves_no_task(autojump_clock: MockCl
                 await driver.join(subscription=Subscription(("missing",)), group=f"g{number}")
         await driver.settled()
         assert driver.queues.all() == []
-        assert driver.queues._wakers == {}
+        assert driver.queues._nursery is not None
+        assert not driver.queues._nursery.child_tasks
 
 
 async def test_what_failed_comes_again_in_time_though_more_waits_behind_it(autojump_clock: MockClock) -> None:
