@@ -38,33 +38,9 @@ class Producer:
         self._loop = loop
         self._made = made
 
-    def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        *,
-        key: bytes | None = None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-        ttl_s: int | None = None,
-        deliver_at_ms: int | None = None,
-        once_id: str | None = None,
-    ) -> Sent:
+    def send(self, topic: str, value: bytes | None, **options: Unpack[SendOptions]) -> Sent:
         """Stores one message; durable on return. The options are those of `trivium.producer`."""
-        send = partial(
-            self._made.send,
-            topic,
-            value,
-            key=key,
-            headers=headers,
-            partition=partition,
-            timestamp_ms=timestamp_ms,
-            ttl_s=ttl_s,
-            deliver_at_ms=deliver_at_ms,
-            once_id=once_id,
-        )
-        return self._loop.call(send)
+        return self._loop.call(partial(self._made.send, topic, value, **options))
 
     def post(self, topic: str, value: bytes | None, **options: Unpack[SendOptions]) -> Posted:
         """As `send`, without waiting for the outcome."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import anyio
 import anyio.abc
@@ -42,7 +42,6 @@ from trivium.frames.halves import (
 )
 from trivium.message_ids import MessageIds, take_id
 from trivium.outgoing import HalfOptions, Headers, outgoing
-from trivium.partitioner import partition_of
 from trivium.records import build, decode
 from trivium.tasks import task_group
 
@@ -123,15 +122,12 @@ class HalfProducer:
         """Keeps a message that nobody sees before it is committed; durable on return. 0 takes the broker's default
         (6 s, 30 s, 15 checks). Raises RequestRefused.
         """
-        options: dict[str, Any] = {"key": key, "headers": headers, "deliver_at_ms": deliver_at_ms}
-        one = outgoing(topic, value, self._ids, **options)
-        count = await self._client.partitions(topic, create=True)
-        if partition is None:
-            partition = hash(one.message_id) % count if key is None else partition_of(key, count)
-        plan = (first_check_ms, check_interval_ms, checks_max)
-        await self._client.request(
-            SendHalf(topic, partition, self._group, one.message_id, *plan), [build([one.record])]
+        one = outgoing(
+            topic, value, self._ids, key=key, headers=headers, partition=partition, deliver_at_ms=deliver_at_ms
         )
+        where = one.choose_partition(await self._client.partitions(topic, create=True), hash(one.message_id))
+        plan = (first_check_ms, check_interval_ms, checks_max)
+        await self._client.request(SendHalf(topic, where, self._group, one.message_id, *plan), [build([one.record])])
         return Half(self._client, one.message_id)
 
     @asynccontextmanager

@@ -8,13 +8,16 @@ from typing import NamedTuple, TypedDict
 
 import anyio
 
+from trivium.frames.sending import SCHEDULED, SendResult
 from trivium.headers import DELIVER_AT, EXPIRY_S, MESSAGE_ID, ONCE_ID, TIME_MS_MAX, TRACE_PARENT
+from trivium.partitioner import partition_of
 from trivium.records import Record
 from trivium.trace_context import passed_on
 
 RECORD_OVERHEAD_BYTES = 32
 HEADER_OVERHEAD_BYTES = 8
 
+Place = tuple[str, int]  # topic, partition
 Headers = Mapping[str, bytes | None] | Sequence[tuple[str, bytes | None]]
 
 
@@ -104,6 +107,18 @@ class Outgoing:
         if self._done is not None:
             self._done.set()
 
+    def choose_partition(self, count: int, otherwise: int) -> int:
+        """Of `count` the partition that was asked for, else the key's, else `otherwise` says which. Raises ValueError
+        for one that the topic has not.
+        """
+        partition = self.partition
+        if partition is not None:
+            if not 0 <= partition < count:
+                raise ValueError(f"topic {self.topic!r} has partitions 0 to {count - 1}, not {partition}")
+            return partition
+        key = self.record.key
+        return otherwise % count if key is None else partition_of(key, count)
+
     async def wait(self) -> Sent:
         """The outcome; durable. Raises RequestRefused, RequestTimedOut (it may be stored), Closed."""
         if self.sent is None and self.error is None:
@@ -169,3 +184,24 @@ def outgoing(
 def _check_time(name: str, time_ms: int, least: int) -> None:
     if not least <= time_ms < TIME_MS_MAX:
         raise ValueError(f"{name}={time_ms}: give milliseconds since 1970, below {TIME_MS_MAX}")
+
+
+def settle_batch(where: Place, batch: Sequence[Outgoing], result: SendResult) -> None:
+    """A batch is durable."""
+    topic, partition = where
+    base_offset = result.base_offset
+    notes = {note.at: note for note in result.notes}
+    for at, one in enumerate(batch):
+        note = notes.get(at)
+        if note is None:
+            offset = base_offset + at if base_offset >= 0 else -1
+            one.settle(Sent(topic, partition, offset, one.message_id))
+        elif note.what == SCHEDULED:
+            one.settle(Sent(topic, partition, -1, one.message_id, scheduled=True))
+        else:
+            one.settle(Sent(topic, partition, -1, note.message_id, duplicate=True))
+
+
+def fail_batch(batch: Sequence[Outgoing], error: Exception) -> None:
+    for one in batch:
+        one.settle(None, error)

@@ -5,8 +5,7 @@ Rules:
   order is kept whatever is lost, and a busy producer sends large batches by itself. The task of the producer makes the
   requests; a `send` that finds it idle, and was alone last time too, makes its own, which saves two changes of task.
 - Every message gets an id at once (`trivium.message_ids`), which stays with it wherever it goes.
-- Batches carry a producer id and sequence. A request whose answer was lost is sent again, byte for byte, and the broker
-  stores it once. After a refusal the sequence no longer fits, so a new id is taken.
+- A request whose answer was lost is sent again, and the broker stores it once (`trivium.idempotent_sender`).
 - At most `buffer_bytes_max` wait: `send` waits for room, `post` raises BufferFull. `send` returns when the message is
   durable.
 - Cancelling a `send` drops a message that still waits; one on its way is stored or not, as with any lost answer.
@@ -16,36 +15,31 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import anyio
 
 from trivium.client import Client
 from trivium.errors import BufferFull, Closed, ErrorCode, KeyChanged, RequestRefused, TriviumError
-from trivium.frames.sending import (
-    ATOMIC,
-    LOOK,
-    NO_REPLY,
-    SCHEDULED,
-    NewProducer,
-    NewProducerReply,
-    Send,
-    SendEntry,
-    SendIf,
-    SendResult,
-)
+from trivium.frames.sending import ATOMIC, LOOK, NO_REPLY, Send, SendEntry, SendIf
+from trivium.idempotent_sender import IdempotentSender
 from trivium.message_ids import MessageIds
-from trivium.outgoing import Headers, Outgoing, Sent, outgoing
-from trivium.partitioner import partition_of
+from trivium.outgoing import (
+    Headers,
+    Outgoing,
+    Place,
+    PlaceOptions,
+    Sent,
+    fail_batch,
+    outgoing,
+    settle_batch,
+)
 from trivium.record_batch import Codec
 from trivium.records import build
 from trivium.tasks import task_group
 
 BATCH_BYTES_MAX = 512 * 1024  # of keys, values and headers in one batch: below the broker's limit of 1 MiB
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
-_SEQUENCE_MASK = 0x7FFFFFFF
-
-_Key = tuple[str, int]
 
 
 class NewMessage(NamedTuple):
@@ -68,12 +62,13 @@ class Producer:
     def __init__(self, client: Client, codec: Codec, linger_ms: int, buffer_bytes_max: int) -> None:
         self._client = client
         self._codec = codec
+        self._sender = IdempotentSender(client, codec)
         self._linger_s = linger_ms / 1000
         self._buffer_bytes_max = buffer_bytes_max
         self._ids = MessageIds()
         self._unplaced: list[Outgoing] = []  # of topics whose partitions are not known yet
         self._placing = False  # they are being asked for
-        self._waiting: dict[_Key, list[Outgoing]] = {}
+        self._waiting: dict[Place, list[Outgoing]] = {}
         self._waiting_bytes = 0
         self._news = anyio.Event()
         self._room = anyio.Event()
@@ -81,8 +76,6 @@ class Producer:
         self._delivering = False  # a request is on its way
         self._crowded = False  # the last one carried more than one message
         self._round = 0  # of partitions for records without a key: one at a time, so that they share a batch
-        self._producer: NewProducerReply | None = None
-        self._sequences: dict[_Key, int] = {}
 
     # -- sending
 
@@ -149,7 +142,7 @@ class Producer:
 
         Raises BufferFull when `buffer_bytes_max` wait already, Closed.
         """
-        one = outgoing(
+        one = outgoing(  # spelled out, as in `send`: options as a dict cost a tenth of all this
             topic,
             value,
             self._ids,
@@ -173,7 +166,7 @@ class Producer:
         Each partition's part must fit into one batch. Raises as `send`.
         """
         made = [outgoing(one.topic, one.value, self._ids, **_options(one)) for one in messages]
-        parts: dict[_Key, list[Outgoing]] = {}
+        parts: dict[Place, list[Outgoing]] = {}
         for one in made:
             parts.setdefault(await self._place(one), []).append(one)
         entries, batches = [], []
@@ -189,23 +182,12 @@ class Producer:
         if refused:
             raise RequestRefused(refused[0].status, refused[0].reason)
         for (where, part), result in zip(parts.items(), reply.entries, strict=True):
-            _settle(where, part, result)
+            settle_batch(where, part, result)
         return [await one.wait() for one in made]
 
-    async def send_one_way(
-        self,
-        topic: str,
-        value: bytes | None,
-        *,
-        key: bytes | None = None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-    ) -> str:
+    async def send_one_way(self, topic: str, value: bytes | None, **options: Unpack[PlaceOptions]) -> str:
         """Hands one message to the network and asks for no answer: it may be lost, and nobody is told. Its id."""
-        one = outgoing(
-            topic, value, self._ids, key=key, headers=headers, partition=partition, timestamp_ms=timestamp_ms
-        )
+        one = outgoing(topic, value, self._ids, **options)
         topic, where = await self._place(one)
         batch = build([one.record], codec=self._codec)
         await self._client.say(Send(NO_REPLY, "", [SendEntry(topic, where, len(batch))]), [batch])
@@ -248,7 +230,7 @@ class Producer:
         if count is None or self._placing or self._unplaced:  # none overtakes what waits for its topic
             self._unplaced.append(one)
         else:
-            where = (one.topic, self._choose(one, count))
+            where = (one.topic, one.choose_partition(count, self._round))
             queue = self._waiting.get(where)
             if queue is None:
                 self._waiting[where] = [one]
@@ -256,16 +238,9 @@ class Producer:
                 queue.append(one)
         self._waiting_bytes += one.size
 
-    def _choose(self, one: Outgoing, count: int) -> int:
-        if one.partition is not None:
-            if not 0 <= one.partition < count:
-                raise ValueError(f"topic {one.topic!r} has partitions 0 to {count - 1}, not {one.partition}")
-            return one.partition
-        key = one.record.key
-        return self._round % count if key is None else partition_of(key, count)
-
-    async def _place(self, one: Outgoing) -> _Key:
-        return one.topic, self._choose(one, await self._client.partitions(one.topic, create=True))
+    async def _place(self, one: Outgoing) -> Place:
+        count = await self._client.partitions(one.topic, create=True)
+        return one.topic, one.choose_partition(count, self._round)
 
     async def _place_all(self) -> None:
         """Asks for the partitions of new topics."""
@@ -308,15 +283,15 @@ class Producer:
         self._crowded = sum(map(len, taken.values())) > 1
         self._delivering = True
         try:
-            await self._deliver(taken)
+            await self._sender.send(taken)
         finally:
             self._delivering = False
             if self._waiting or self._closing:
                 self._news.set()  # where a sender did it, the task goes on
 
-    def _take(self) -> dict[_Key, list[Outgoing]]:
+    def _take(self) -> dict[Place, list[Outgoing]]:
         """At most one batch for each partition, and REQUEST_BYTES_MAX together."""
-        taken: dict[_Key, list[Outgoing]] = {}
+        taken: dict[Place, list[Outgoing]] = {}
         request_bytes = 0
         for where in list(self._waiting):
             queue = self._waiting.pop(where)
@@ -339,55 +314,6 @@ class Producer:
         self._room.set()
         return taken
 
-    async def _deliver(self, taken: dict[_Key, list[Outgoing]]) -> None:
-        try:
-            if self._producer is None:
-                self._producer, _ = await self._client.request(NewProducer())
-            batches = [self._build(where, batch) for where, batch in taken.items()]
-            entries = [SendEntry(*where, len(one)) for where, one in zip(taken, batches, strict=True)]
-            flags = LOOK if any(one.asks for batch in taken.values() for one in batch) else 0
-            reply, _ = await self._client.request(Send(flags, "", entries), batches)
-        except (TriviumError, ValueError, TypeError) as error:
-            self._start_anew()
-            for batch in taken.values():
-                _fail(batch, error)
-            return
-        except BaseException:
-            self._start_anew()
-            for batch in taken.values():
-                _fail(batch, Closed("the producer was cancelled: the record may be stored"))
-            raise
-        refused = False
-        for (where, batch), result in zip(taken.items(), reply.entries, strict=True):
-            if result.status:
-                refused = True
-                self._refused(where, batch, result)
-                continue
-            self._sequences[where] = (self._sequences.get(where, 0) + len(batch)) & _SEQUENCE_MASK
-            _settle(where, batch, result)
-        if refused:
-            self._start_anew()
-
-    def _build(self, where: _Key, batch: list[Outgoing]) -> bytes:
-        assert self._producer is not None
-        return build(
-            [one.record for one in batch],
-            codec=self._codec,
-            producer_id=self._producer.producer_id,
-            producer_epoch=self._producer.producer_epoch,
-            base_sequence=self._sequences.get(where, 0),
-        )
-
-    def _refused(self, where: _Key, batch: list[Outgoing], result: SendResult) -> None:
-        if result.status in (ErrorCode.UNKNOWN_TOPIC, ErrorCode.UNKNOWN_PARTITION):
-            self._client.forget(where[0])
-        place = f"topic {where[0]!r}, partition {where[1]}"
-        _fail(batch, RequestRefused(result.status, f"{place}: {result.reason}" if result.reason else place))
-
-    def _start_anew(self) -> None:
-        self._producer = None
-        self._sequences.clear()
-
     def close(self) -> None:
         """Takes no more; `run` ends when what waits is sent."""
         self._closing = True
@@ -398,7 +324,7 @@ class Producer:
         """Fails whatever still waits."""
         self.close()
         for batch in [self._unplaced, *self._waiting.values()]:
-            _fail(batch, Closed("the producer is closed"))
+            fail_batch(batch, Closed("the producer is closed"))
         self._unplaced.clear()
         self._waiting.clear()
 
@@ -407,27 +333,6 @@ def _options(message: NewMessage) -> dict[str, Any]:
     options = message._asdict()
     del options["topic"], options["value"]
     return options
-
-
-def _settle(where: _Key, batch: list[Outgoing], result: SendResult) -> None:
-    """A batch is durable."""
-    topic, partition = where
-    base_offset = result.base_offset
-    notes = {note.at: note for note in result.notes}
-    for at, one in enumerate(batch):
-        note = notes.get(at)
-        if note is None:
-            offset = base_offset + at if base_offset >= 0 else -1
-            one.settle(Sent(topic, partition, offset, one.message_id))
-        elif note.what == SCHEDULED:
-            one.settle(Sent(topic, partition, -1, one.message_id, scheduled=True))
-        else:
-            one.settle(Sent(topic, partition, -1, note.message_id, duplicate=True))
-
-
-def _fail(batch: list[Outgoing], error: Exception) -> None:
-    for one in batch:
-        one.settle(None, error)
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import anyio
 
@@ -30,8 +30,7 @@ from trivium.frames.offsets import OffsetEntry
 from trivium.frames.sending import Send, SendEntry
 from trivium.frames.transactions import EndTransaction, OpenTransactions, SendOffsets, TransactionalProducer
 from trivium.message_ids import MessageIds
-from trivium.outgoing import Headers, Outgoing, outgoing
-from trivium.partitioner import partition_of
+from trivium.outgoing import Outgoing, Place, PlaceOptions, outgoing
 from trivium.record_batch import Codec
 from trivium.records import build
 
@@ -39,33 +38,20 @@ BATCH_BYTES_MAX = 512 * 1024
 CONCURRENT_TRIES_MAX = 100
 CONCURRENT_WAIT_S = 0.05
 
-_Key = tuple[str, int]
-
 
 class Transaction:
     """One transaction, of one task."""
 
     def __init__(self, owner: TransactionalSender) -> None:
         self._owner = owner
-        self._waiting: dict[_Key, list[Outgoing]] = {}
+        self._waiting: dict[Place, list[Outgoing]] = {}
         self._waiting_bytes = 0
         self.is_empty = True
 
-    async def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        *,
-        key: bytes | None = None,
-        headers: Headers = (),
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-    ) -> str:
+    async def send(self, topic: str, value: bytes | None, **options: Unpack[PlaceOptions]) -> str:
         """Adds a message; its id. It is stored and seen when the transaction is committed. Raises RequestRefused."""
-        one = outgoing(topic, value, self._owner.ids, key=key, headers=headers, timestamp_ms=timestamp_ms)
-        count = await self._owner.client.partitions(topic, create=True)
-        if partition is None:
-            partition = self._owner.round % count if key is None else partition_of(key, count)
+        one = outgoing(topic, value, self._owner.ids, **options)
+        partition = one.choose_partition(await self._owner.client.partitions(topic, create=True), self._owner.round)
         self._waiting.setdefault((topic, partition), []).append(one)
         self._waiting_bytes += one.size
         self.is_empty = False
@@ -100,7 +86,7 @@ class TransactionalSender:
         self._timeout_ms = timeout_ms
         self._codec = codec
         self._producer = TransactionalProducer(-1, -1)
-        self._sequences: dict[_Key, int] = {}
+        self._sequences: dict[Place, int] = {}
         self._ending: bool | None = None  # how the last transaction is to end (True: commit), until that is answered
         self._busy = anyio.Lock()
 
@@ -167,7 +153,7 @@ class TransactionalSender:
         self._ending = None
         self._sequences.clear()
 
-    async def send(self, waiting: Mapping[_Key, list[Outgoing]]) -> None:
+    async def send(self, waiting: Mapping[Place, list[Outgoing]]) -> None:
         """One request for what was collected."""
         batches = []
         for where, part in waiting.items():
