@@ -43,6 +43,11 @@ class _Dying(NamedTuple):
     record: Record
 
 
+def _is_dying(queue: QueuePartition, offset: int) -> bool:
+    failed = queue.failed.get(offset)
+    return failed is not None and failed.dying
+
+
 def topic_of(group: str) -> str:
     return DEAD_LETTERS_PREFIX + group
 
@@ -62,6 +67,10 @@ class DeadLetters:
         if not taken:
             return
         topic = await self._topics.ensure(topic_of(group.id), 1, CONFIG)
+        # A reset or retention may have come meanwhile.
+        taken = [one for one in taken if _is_dying(one.queue, one.offset)]
+        if not taken:
+            return
         records = [self._letter(group.id, one, wall_ms) for one in taken]
         rows = [(failed_key(group.id, one.queue.partition, one.offset), None) for one in taken]
         batch = build(records)
@@ -87,9 +96,9 @@ class DeadLetters:
         size = 0
         for queue, offset in list(group.dying)[:BURIED_AT_ONCE_MAX]:
             record = await self._opened.record(queue.partition, offset)
-            failed = queue.failed.get(offset)
-            if failed is None or not failed.dying or record is None:
-                if failed is not None and failed.dying:
+            dying = _is_dying(queue, offset)
+            if not dying or record is None:
+                if dying:
                     queue.complete(offset, 1)
                     group.touch(queue)
                 group.dying.remove((queue, offset))

@@ -13,8 +13,8 @@ and what retention or compaction took count as done; nothing beyond the last sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import structlog
@@ -44,7 +44,7 @@ from core.queue_types import (
     check_group_id,
 )
 from core.state import StateLog
-from core.store.engine import Engine
+from core.store.engine import Engine, UnknownPartition
 from core.topics import Topics
 from core.tracing import Actor
 
@@ -140,6 +140,9 @@ class Queues:
         return group
 
     def _drop(self, group: QueueGroup) -> None:
+        """It is gone, with the partitions it reads: their rows go with the next write."""
+        for queue in list(group.queues.values()):
+            self._table.detach(group, queue)
         del self._table.groups[group.id]
         self._tasks.pop(group).stop()
 
@@ -169,29 +172,38 @@ class Queues:
         check_group_id(group_id)
         subscription.check()
         async with self._changing:
-            group = self._table.groups.get(group_id) or self._new(group_id, GroupRow(None, Policy(), False))
-            group.check_join(member_id, subscription)
-            if group.subscription != subscription:
-                await self._subscribe(group, subscription, start)
-            elif group.left_ms:
-                group.left_ms = 0
-                await self._store(group)
+            with self._known_or_new(group_id, Policy()) as group:
+                group.check_join(member_id, subscription)
+                if group.subscription != subscription:
+                    await self._subscribe(group, subscription, start)
+                elif group.left_ms:
+                    group.left_ms = 0
+                    await self._store(group)
             member = Member(member_id, actor, take)
             group.join(member, held, self._now_ms())
             return member
 
-    def _new(self, group_id: str, row: GroupRow) -> QueueGroup:
+    @contextmanager
+    def _known_or_new(self, group_id: str, policy: Policy) -> Iterator[QueueGroup]:
+        """The group, made if there is none; it goes again if what it was made for fails."""
+        known = self._table.groups.get(group_id)
+        if known is not None:
+            yield known
+            return
         if len(self._table.groups) >= self.limits.groups_max:
             raise CoreFailure(CoreError.GROUP_FULL, f"the broker holds at most {self.limits.groups_max} queue groups")
-        return self._add(group_id, row)
+        group = self._add(group_id, GroupRow(None, policy, False))
+        try:
+            yield group
+        except CoreFailure:
+            self._drop(group)
+            raise
 
     async def _subscribe(self, group: QueueGroup, subscription: Subscription, start: int) -> None:
         made: list[QueuePartition] = []
         for name in subscription.topics:
             topic = self._topics.get(name)
             if topic is None or topic.internal:
-                if group.subscription is None:
-                    self._drop(group)
                 raise CoreFailure(CoreError.UNKNOWN_TOPIC, f"topic {name!r} does not exist")
             for index, number in enumerate(topic.partitions):
                 if (name, index) not in group.queues:
@@ -215,10 +227,13 @@ class Queues:
         return self._topics.owner(partition) is not None
 
     async def _start_of(self, partition: int, start: int) -> int:
-        info = self._engine.info(partition)
-        if start == START_EARLIEST:
-            return info.log_start
-        found = None if start == START_LATEST else await self._engine.offset_for_time(partition, start)
+        try:
+            info = self._engine.info(partition)
+            if start == START_EARLIEST:
+                return info.log_start
+            found = None if start == START_LATEST else await self._engine.offset_for_time(partition, start)
+        except UnknownPartition:
+            raise CoreFailure(CoreError.UNKNOWN_TOPIC, "the topic was deleted") from None
         return info.high_watermark if found is None else found.offset
 
     async def _store(self, group: QueueGroup) -> None:
@@ -246,20 +261,21 @@ class Queues:
         """
         check_group_id(group_id)
         async with self._changing:
-            group = self._table.groups.get(group_id) or self._new(group_id, GroupRow(None, policy, False))
-            ours = group.subscription
-            if ours is not None and not ours.same(Subscription(ours.topics)):
-                raise CoreFailure(
-                    CoreError.CONTRADICTS_GROUP, f"group {group_id!r} cannot be shared so, it reads: {ours.describe()}"
-                )
-            known = set() if ours is None else set(ours.topics)
-            was_share, group.is_share = group.is_share, True
-            if not topics <= known:
-                subscription = Subscription(tuple(sorted(known | topics)))
-                subscription.check()
-                await self._subscribe(group, subscription, start)
-            elif not was_share:
-                await self._store(group)
+            with self._known_or_new(group_id, policy) as group:
+                ours = group.subscription
+                if ours is not None and not ours.same(Subscription(ours.topics)):
+                    reads = ours.describe()
+                    raise CoreFailure(
+                        CoreError.CONTRADICTS_GROUP, f"group {group_id!r} cannot be shared so, it reads: {reads}"
+                    )
+                known = set() if ours is None else set(ours.topics)
+                was_share, group.is_share = group.is_share, True
+                if not topics <= known:
+                    subscription = Subscription(tuple(sorted(known | topics)))
+                    subscription.check()
+                    await self._subscribe(group, subscription, start)
+                elif not was_share:
+                    await self._store(group)
             return group
 
     async def unshare(self, group_id: str, topics: set[str]) -> None:
@@ -301,17 +317,14 @@ class Queues:
         """Changes fields of a group's policy (`Policy`), or makes a group that has only that. Raises CoreFailure."""
         check_group_id(group_id)
         async with self._changing:
-            group = self._table.groups.get(group_id)
-            before = Policy() if group is None else group.policy
-            try:
-                policy = replace(before, **change)  # type: ignore[arg-type]  # checked by Policy.check
-                policy.check()
-            except TypeError as error:
-                raise CoreFailure(CoreError.INVALID_CONFIG, str(error)) from None
-            if group is None:
-                group = self._new(group_id, GroupRow(None, policy, False))
-            group.policy = policy
-            await self._store(group)
+            with self._known_or_new(group_id, Policy()) as group:
+                try:
+                    policy = replace(group.policy, **change)  # type: ignore[arg-type]  # checked by Policy.check
+                    policy.check()
+                except TypeError as error:
+                    raise CoreFailure(CoreError.INVALID_CONFIG, str(error)) from None
+                group.policy = policy
+                await self._store(group)
             group.wake()
             return group
 
@@ -371,7 +384,5 @@ class Queues:
             group = self.find(group_id)
             if any(member.connected for member in group.members.values()):
                 raise CoreFailure(CoreError.GROUP_NOT_EMPTY, f"group {group_id!r} has {len(group.members)} members")
-            for queue in list(group.queues.values()):
-                self._table.detach(group, queue)
             self._drop(group)
             await self._put([(group_key(group_id), None)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -521,3 +522,46 @@ async def test_what_failed_comes_again_in_time_though_more_waits_behind_it(autoj
         await driver.settled()
         await trio.sleep(2)
         assert [(one.offset, one.attempt) for one in consumer.taken()] == [(0, 2)]
+
+
+async def test_a_reset_may_come_while_a_message_is_becoming_a_dead_letter(autojump_clock: MockClock) -> None:
+    for steps in range(0, 60, 3):
+        async with driving() as driver:
+            await some(driver, 2)
+            consumer = await driver.join()
+            await driver.settled()
+            got = consumer.taken()
+            await consumer.settle(*got, verb=Verb.REJECT)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            await driver.queues.reset("g", {(TOPIC, 0): 0})
+            await driver.settled()
+            again = consumer.taken()
+            assert [one.offset for one in again] == [0, 1]
+            await consumer.settle(*again, verb=Verb.REJECT)
+            await driver.settled()
+            letters = driver.topics.get(topic_of("g"))
+            assert letters is not None
+            assert driver.engine.info(letters.partitions[0]).high_watermark in (2, 4)
+
+
+async def test_who_asks_for_a_topic_that_is_not_there_leaves_the_group_as_it_was(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await driver.queues.configure("g", {"attempts_max": 3})
+        with pytest.raises(CoreFailure):
+            await driver.join(subscription=Subscription(("missing",)))
+        assert driver.queues.find("g").policy.attempts_max == 3
+
+
+async def test_a_group_whose_topic_goes_while_a_member_joins_is_not_made(autojump_clock: MockClock) -> None:
+    for steps in range(0, 60, 3):
+        async with driving(partitions=3) as driver:
+            await some(driver, 2)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(driver.topics.delete, TOPIC)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                with suppress(CoreFailure):
+                    await driver.join(start=1)
+            await driver.settled()
+            assert all(not group.queues for group in driver.queues.all())
