@@ -23,7 +23,16 @@ import trio
 from core.errors import CoreError, CoreFailure
 from core.group_types import GroupLimits
 from core.state import StateLog, raise_unless_appended
-from core.topic_config import BROKER_NAMES, TOPIC_CONFIGS, ConfigKey, ConfigType, Value, between, parse_value
+from core.topic_config import (
+    BROKER_NAMES,
+    LONG_MAX,
+    TOPIC_CONFIGS,
+    ConfigKey,
+    ConfigType,
+    Value,
+    between,
+    parse_value,
+)
 
 CONFIGURED_GROUPS_MAX: Final = 100_000
 
@@ -41,6 +50,8 @@ _NONE: Final[Overrides] = MappingProxyType({})
 
 _WITHOUT_EFFECT = (
     ConfigKey("background.threads", ConfigType.INT, "10", False, between(1)),
+    ConfigKey("follower.replication.throttled.rate", ConfigType.LONG, str(LONG_MAX), False, between(0)),
+    ConfigKey("leader.replication.throttled.rate", ConfigType.LONG, str(LONG_MAX), False, between(0)),
     ConfigKey("log.cleaner.backoff.ms", ConfigType.LONG, "15000", False, between(0)),
     ConfigKey("log.cleaner.dedupe.buffer.size", ConfigType.LONG, "134217728", False),
     ConfigKey("log.cleaner.io.buffer.load.factor", ConfigType.DOUBLE, "0.9", False),
@@ -51,6 +62,7 @@ _WITHOUT_EFFECT = (
     ConfigKey("num.network.threads", ConfigType.INT, "3", False, between(1)),
     ConfigKey("num.recovery.threads.per.data.dir", ConfigType.INT, "2", False, between(1)),
     ConfigKey("num.replica.fetchers", ConfigType.INT, "1", False),
+    ConfigKey("replica.alter.log.dirs.io.max.bytes.per.second", ConfigType.LONG, str(LONG_MAX), False, between(0)),
 )
 
 BROKER_CONFIGS: Final[Mapping[str, ConfigKey]] = MappingProxyType(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,11 @@ from core.topic_config import TOPIC_CONFIGS
 from gateway.core_settings import broker_settings
 from gateway.protocols.kafka.api_versions import ApiKey
 from gateway.protocols.kafka.broker_configs import broker_configs
+from gateway.protocols.kafka.config_documentation import (
+    BROKER_DOCUMENTATION,
+    GROUP_DOCUMENTATION,
+    TOPIC_DOCUMENTATION,
+)
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.messages import (
     AlterConfigsRequest,
@@ -30,12 +36,21 @@ SET, DELETE, APPEND, SUBTRACT = range(4)
 
 
 async def _describe(
-    client: WireClient, kind: int, name: str, keys: list[str] | None = None, *, version: int = 4, synonyms: bool = True
+    client: WireClient,
+    kind: int,
+    name: str,
+    keys: list[str] | None = None,
+    *,
+    version: int = 4,
+    synonyms: bool = True,
+    documentation: bool = False,
 ) -> Any:
     resource = DescribeConfigsRequest.DescribeConfigsResource(
         resource_type=kind, resource_name=name, configuration_keys=keys
     )
-    request = DescribeConfigsRequest(resources=[resource], include_synonyms=synonyms)
+    request = DescribeConfigsRequest(
+        resources=[resource], include_synonyms=synonyms, include_documentation=documentation
+    )
     return (await client.call(ApiKey.DESCRIBE_CONFIGS, version, request)).results[0]
 
 
@@ -104,6 +119,32 @@ async def test_keys_and_synonyms_are_told_when_asked_for() -> None:
         found = await _describe(client, TOPIC, "t", ["retention.ms", "nope"], synonyms=False)
         assert [(one.name, one.value, one.synonyms) for one in found.configs] == [("retention.ms", "604800000", [])]
         assert len((await _describe(client, TOPIC, "t", [])).configs) == len(TOPIC_CONFIGS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "documented"),
+    [(TOPIC, "t", TOPIC_DOCUMENTATION), (BROKER, "1", BROKER_DOCUMENTATION), (GROUP, "g", GROUP_DOCUMENTATION)],
+)
+@pytest.mark.parametrize("version", [3, 4])
+async def test_every_config_is_documented_for_who_asks(
+    kind: int, name: str, documented: Mapping[str, str], version: int
+) -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        listener.context.broker_configs = broker_configs(load(None, {}))
+        client = listener.connect()
+        found = await _describe(client, kind, name, version=version, documentation=True)
+        assert {one.name: one.documentation for one in found.configs} == documented
+        assert all(re.fullmatch(r"[A-Z].{15,118}\.", text) for text in documented.values())
+        found = await _describe(client, kind, name, version=version)
+        assert {one.documentation for one in found.configs} == {None}
+
+
+async def test_what_is_set_for_all_brokers_is_documented_too() -> None:
+    async with kafka_listener() as listener:
+        client = listener.connect()
+        assert await _operate(client, ("log.retention.ms", SET, "7"), kind=BROKER, name="") == (0, None)
+        [one] = (await _describe(client, BROKER, "", documentation=True)).configs
+        assert one.documentation == BROKER_DOCUMENTATION["log.retention.ms"]
 
 
 async def test_the_brokers_own_defaults_are_told_as_static() -> None:
@@ -292,6 +333,17 @@ async def test_broker_configs_are_checked(operation: tuple[str, int, str | None]
         code, text = await _operate(client, ("log.cleanup.policy", APPEND, "compact"), kind=BROKER, name="")
         assert code == 0
         assert listener.broker.topics.defaults["cleanup.policy"] == "delete,compact"
+
+
+async def test_throttles_of_reassignments_can_be_cleared() -> None:
+    """`kafka-reassign-partitions --verify` does it where nothing was being moved too."""
+    broker = ("follower.replication.throttled.rate", "leader.replication.throttled.rate")
+    broker += ("replica.alter.log.dirs.io.max.bytes.per.second",)
+    topic = ("follower.replication.throttled.replicas", "leader.replication.throttled.replicas")
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        for kind, name, keys in ((BROKER, "1", broker), (TOPIC, "t", topic)):
+            assert await _operate(client, *((key, DELETE, None) for key in keys), kind=kind, name=name) == (0, None)
 
 
 async def test_a_groups_configs_hold_for_its_members() -> None:

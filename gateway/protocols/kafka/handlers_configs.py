@@ -15,6 +15,11 @@ from core.errors import CoreFailure
 from core.topic_config import BROKER_NAMES, TOPIC_CONFIGS, ConfigKey, ConfigType
 from core.topics import check_name
 from gateway.protocols.kafka.broker_configs import CONFIG_TYPES, BrokerConfig, ConfigSource
+from gateway.protocols.kafka.config_documentation import (
+    BROKER_DOCUMENTATION,
+    GROUP_DOCUMENTATION,
+    TOPIC_DOCUMENTATION,
+)
 from gateway.protocols.kafka.core_errors import CODES
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.messages import (
@@ -43,6 +48,13 @@ class Resource(IntEnum):
     BROKER_LOGGER = 8
     CLIENT_METRICS = 16
     GROUP = 32
+
+
+DOCUMENTATION = {
+    Resource.TOPIC: TOPIC_DOCUMENTATION,
+    Resource.BROKER: BROKER_DOCUMENTATION,
+    Resource.GROUP: GROUP_DOCUMENTATION,
+}
 
 
 class Refusal(Exception):
@@ -80,6 +92,9 @@ async def describe_configs(context: Context, request: Request) -> Message:
             if not body.include_synonyms:
                 for one in result.configs:
                     one.synonyms = []
+            if body.include_documentation:
+                for one in result.configs:
+                    one.documentation = DOCUMENTATION[Resource(resource.resource_type)][one.name]
         results.append(result)
     return DescribeConfigsResponse(results=results)
 
