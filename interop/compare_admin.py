@@ -26,22 +26,17 @@ DELIBERATE = {
     "listShareGroupOffsets some",
     # "This broker" where Kafka says "Local controller 1".
     "updateFeatures unknown",
-    # Not served, which the client says at once: moving replicas, quorum voters, credentials, quotas, streams groups;
-    # a transaction cannot hang, so there is none to abort from outside.
+    # Not served, which the client says at once: moving replicas, quorum voters, changing credentials and quotas,
+    # tokens, streams groups; a transaction cannot hang, so there is none to abort from outside.
     "alterReplicaLogDirs",
     "alterReplicaLogDirs elsewhere",
     "alterPartitionReassignments same",
     "alterPartitionReassignments other",
     "alterPartitionReassignments cancel",
-    "listPartitionReassignments",
-    "listPartitionReassignments some",
     "unregisterBroker",
     "addRaftVoter",
     "removeRaftVoter",
-    "describeClientQuotas",
     "alterClientQuotas",
-    "describeUserScramCredentials",
-    "describeUserScramCredentials one",
     "alterUserScramCredentials",
     "createDelegationToken",
     "renewDelegationToken",

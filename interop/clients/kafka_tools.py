@@ -207,5 +207,22 @@ def leader_election() -> None:
     tool(f"{TOOLS}.LeaderElectionCommand", *options)
 
 
+@test("users-clients-and-reassignments")
+def what_nobody_has() -> None:
+    """No quotas, no credentials, nothing that moves: the tools say so, or nothing."""
+    topic = new_topic(1)
+    for kind in ("users", "clients", "ips"):
+        same(tool("kafka.admin.ConfigCommand", "--describe", "--entity-type", kind), "", f"what {kind} have")
+    same(tool("kafka.admin.ConfigCommand", "--describe", "--entity-type", "users", "--entity-name", "x"), "", "x has")
+    reassign = f"{TOOLS}.reassign.ReassignPartitionsCommand"
+    same(tool(reassign, "--list").strip(), "No partition reassignments found.", "what is listed")
+    wanted = {"version": 1, "partitions": [{"topic": topic, "partition": 0, "replicas": [int(_node())]}]}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(wanted, file)
+        file.flush()
+        said = tool(reassign, "--verify", "--reassignment-json-file", file.name)
+    true(f"Reassignment of partition {topic}-0 is completed." in said and "Clearing topic-level" in said, said)
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -29,6 +29,7 @@ from gateway.protocols.kafka.messages import (
     DescribeTopicPartitionsRequest,
     ElectLeadersRequest,
     ListConfigResourcesRequest,
+    ListPartitionReassignmentsRequest,
     MetadataRequest,
     ProduceRequest,
     UpdateFeaturesRequest,
@@ -351,6 +352,19 @@ async def test_elect_leaders_never_needs_an_election() -> None:
         assert codes == [ErrorCode.ELECTION_NOT_NEEDED, unknown, unknown]
         answer = await client.call(ApiKey.ELECT_LEADERS, 2, ElectLeadersRequest(topic_partitions=None))
         assert [topic.topic for topic in answer.replica_election_results] == ["t"]
+
+
+@pytest.mark.parametrize("names", [None, [], ["t", "missing", "b/d"]])
+async def test_no_partition_is_ever_being_reassigned(names: list[str] | None) -> None:
+    """Kafka names no error for a partition that does not exist either."""
+    topics = names and [
+        ListPartitionReassignmentsRequest.ListPartitionReassignmentsTopics(name=name, partition_indexes=[0, 9])
+        for name in names
+    ]
+    async with kafka_listener(topics={"t": 1}) as listener:
+        request = ListPartitionReassignmentsRequest(topics=topics)
+        answer = await listener.connect().call(ApiKey.LIST_PARTITION_REASSIGNMENTS, 0, request)
+        assert (answer.error_code, answer.error_message, answer.topics) == (0, None, [])
 
 
 async def test_describe_quorum_is_a_quorum_of_one() -> None:

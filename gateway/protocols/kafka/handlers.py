@@ -13,6 +13,7 @@ from gateway.protocols.kafka.handlers_cluster import (
     describe_quorum,
     describe_topic_partitions,
     elect_leaders,
+    list_partition_reassignments,
     update_features,
 )
 from gateway.protocols.kafka.handlers_configs import describe_configs, list_config_resources
@@ -49,6 +50,7 @@ from gateway.protocols.kafka.handlers_transactions import (
     list_transactions,
     txn_offset_commit,
 )
+from gateway.protocols.kafka.handlers_users import describe_client_quotas, describe_user_scram_credentials
 
 PIPELINED: dict[ApiKey, PipelinedHandler] = {ApiKey.PRODUCE: produce}
 
@@ -87,6 +89,9 @@ HANDLERS: dict[ApiKey, Handler] = {
     ApiKey.CREATE_PARTITIONS: create_partitions,
     ApiKey.ELECT_LEADERS: elect_leaders,
     ApiKey.INCREMENTAL_ALTER_CONFIGS: incremental_alter_configs,
+    ApiKey.LIST_PARTITION_REASSIGNMENTS: list_partition_reassignments,
+    ApiKey.DESCRIBE_CLIENT_QUOTAS: describe_client_quotas,
+    ApiKey.DESCRIBE_USER_SCRAM_CREDENTIALS: describe_user_scram_credentials,
     ApiKey.DESCRIBE_QUORUM: describe_quorum,
     ApiKey.UPDATE_FEATURES: update_features,
     ApiKey.DESCRIBE_CLUSTER: describe_cluster,

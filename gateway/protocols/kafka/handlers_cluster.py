@@ -1,6 +1,7 @@
 """What tools ask about the cluster: one broker that is its own controller, quorum and only replica.
 
-DescribeCluster, DescribeTopicPartitions (KIP-966), DescribeLogDirs, ElectLeaders, DescribeQuorum, UpdateFeatures.
+DescribeCluster, DescribeTopicPartitions (KIP-966), DescribeLogDirs, ElectLeaders, ListPartitionReassignments,
+DescribeQuorum, UpdateFeatures.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from gateway.protocols.kafka.messages import (
     DescribeTopicPartitionsResponse,
     ElectLeadersRequest,
     ElectLeadersResponse,
+    ListPartitionReassignmentsResponse,
     Message,
     UpdateFeaturesRequest,
     UpdateFeaturesResponse,
@@ -236,6 +238,14 @@ async def elect_leaders(context: Context, request: Request) -> Message:
         results.append(ElectLeadersResponse.ReplicaElectionResult(topic=wanted.topic, partition_result=partitions))
     code = ErrorCode.NONE if is_known else ErrorCode.INVALID_REQUEST
     return ElectLeadersResponse(error_code=code, replica_election_results=results)
+
+
+# -- ListPartitionReassignments (KIP-455)
+
+
+async def list_partition_reassignments(context: Context, request: Request) -> Message:
+    """Nothing ever moves, and a partition that does not exist does not move either: Kafka names no error for it."""
+    return ListPartitionReassignmentsResponse(error_message=None)
 
 
 # -- DescribeQuorum
