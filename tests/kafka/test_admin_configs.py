@@ -337,9 +337,9 @@ async def test_broker_configs_are_checked(operation: tuple[str, int, str | None]
 
 async def test_throttles_of_reassignments_can_be_cleared() -> None:
     """`kafka-reassign-partitions --verify` does it where nothing was being moved too."""
-    broker = ("follower.replication.throttled.rate", "leader.replication.throttled.rate")
-    broker += ("replica.alter.log.dirs.io.max.bytes.per.second",)
-    topic = ("follower.replication.throttled.replicas", "leader.replication.throttled.replicas")
+    broker = ["follower.replication.throttled.rate", "leader.replication.throttled.rate"]
+    broker += ["replica.alter.log.dirs.io.max.bytes.per.second"]
+    topic = ["follower.replication.throttled.replicas", "leader.replication.throttled.replicas"]
     async with kafka_listener(topics={"t": 1}) as listener:
         client = listener.connect()
         for kind, name, keys in ((BROKER, "1", broker), (TOPIC, "t", topic)):
