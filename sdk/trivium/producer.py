@@ -243,21 +243,40 @@ class Producer:
         return one.topic, one.choose_partition(count, self._round)
 
     async def _place_all(self) -> None:
-        """Asks for the partitions of new topics."""
-        unplaced, self._unplaced = self._unplaced, []
+        """Asks for the partitions of new topics, once for all the messages of each."""
+        new: dict[str, list[Outgoing]] = {}
+        for one in self._unplaced:
+            new.setdefault(one.topic, []).append(one)
+        self._unplaced = []
         self._placing = True
-        for one in unplaced:
+        try:
+            while new:
+                topic = next(iter(new))
+                await self._place_some(topic, new[topic])
+                del new[topic]
+        finally:
+            self._placing = False
+            for messages in new.values():
+                fail_batch(messages, Closed("the producer was cancelled"))
+
+    async def _place_some(self, topic: str, messages: list[Outgoing]) -> None:
+        try:
+            count = await self._client.partitions(topic, create=True)
+        except TriviumError as error:
+            self._fail_unplaced(messages, error)
+            return
+        for one in messages:
             try:
-                where = await self._place(one)
-            except (TriviumError, ValueError) as error:
-                self._waiting_bytes -= one.size
-                one.settle(None, error)
-            except BaseException:
-                one.settle(None, Closed("the producer was cancelled"))
-                raise
+                where = topic, one.choose_partition(count, self._round)
+            except ValueError as error:
+                self._fail_unplaced([one], error)
             else:
                 self._waiting.setdefault(where, []).append(one)
-        self._placing = False
+
+    def _fail_unplaced(self, messages: list[Outgoing], error: Exception) -> None:
+        self._waiting_bytes -= sum(one.size for one in messages)
+        self._room.set()
+        fail_batch(messages, error)
 
     async def run(self) -> None:
         """Sends what waits until the producer is closed and nothing waits any more."""
