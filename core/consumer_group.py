@@ -1,11 +1,9 @@
 """A KIP-848 group: its members, their current and target assignments, who owns which partition, and its records in
 the log.
 
-Members are values: a change makes a new one (`put`), so what changed is what differs. Three epochs tell how far
-things are: the group's rises
-with every change of members, subscriptions or topics; the target's is that of the last computed assignment; a
-member's is the target it has
-reached.
+Members are values: a change makes a new one (`put`), so what changed is what differs. Three epochs tell how far things
+are: the group's rises with every change of members, subscriptions or topics; the target's is that of the last computed
+assignment; a member's is the target it has reached.
 """
 
 from __future__ import annotations

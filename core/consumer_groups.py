@@ -1,10 +1,9 @@
 """The KIP-848 group protocol: one heartbeat does it all. No I/O and no clock, as in `group_rebalance`.
 
 A heartbeat (1) creates or updates the member; a changed subscription, or changed topics, raises the group's epoch;
-(2) computes a new target
-assignment when the group's epoch is ahead of it; (3) moves the member towards its target. A member that fell silent,
-or that does not give
-up partitions within its rebalance time-out, is fenced: removed, its partitions free for others.
+(2) computes a new target assignment when the group's epoch is ahead of it; (3) moves the member towards its target. A
+member that fell silent, or that does not give up partitions within its rebalance time-out, is fenced: removed, its
+partitions free for others.
 
 The answer waits until every change it tells of is durable. The rules are those of Kafka's GroupMetadataManager.
 """
@@ -13,9 +12,9 @@ from __future__ import annotations
 
 import uuid
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from core.consumer_group import (
     LEAVE_EPOCH,
@@ -28,66 +27,18 @@ from core.consumer_group import (
     Timers,
 )
 from core.consumer_groups_assign import ASSIGNORS, DEFAULT_ASSIGNOR, MemberSpec
+from core.consumer_groups_heartbeat import (
+    HeartbeatReply,
+    HeartbeatRequest,
+    HeartbeatResult,
+    check_epoch,
+    check_heartbeat,
+    refused_heartbeat,
+)
 from core.consumer_groups_reconcile import Owned, reconcile
 from core.consumer_groups_regex import check_regex, resolve_regexes
 from core.errors import CoreError, CoreFailure
-from core.group_types import Client, Done, GroupLimits
-
-
-class TopicView(Protocol):
-    """A topic as groups see it; `core.topics.Topic` is one."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def id(self) -> bytes: ...
-
-    @property
-    def partitions(self) -> tuple[int, ...]: ...
-
-
-class TopicTable(Protocol):
-    """The topics that exist; `core.topics.Topics` is one."""
-
-    def get(self, name: str) -> TopicView | None: ...
-
-    def by_id(self, topic_id: bytes) -> TopicView | None: ...
-
-    def all(self) -> Iterable[TopicView]: ...
-
-
-class HeartbeatRequest(NamedTuple):
-    """None (-1 for the time-out) means "as before". `epoch` 0 joins, -1 leaves, -2 leaves and will be back (static
-    members).
-    """
-
-    group_id: str
-    member_id: str
-    epoch: int
-    instance_id: str | None
-    rack: str | None
-    rebalance_timeout_ms: int
-    topics: list[str] | None
-    regex: str | None
-    assignor: str | None
-    owned: Owned | None
-    client: Client
-    chooses_member_id: bool = True  # the member brings its own id (version 1)
-
-
-class HeartbeatResult(NamedTuple):
-    """`assignment` is None when the member has nothing new to learn."""
-
-    error: CoreError | None
-    message: str = ""
-    member_id: str = ""
-    epoch: int = 0
-    interval_ms: int = 0
-    assignment: Epochs | None = None
-
-
-HeartbeatReply = Callable[[HeartbeatResult], None]
+from core.group_types import Done, GroupLimits, TopicTable
 
 
 class ConsumerHost(Protocol):
@@ -112,43 +63,6 @@ class ConsumerHost(Protocol):
 
     def fenced(self, group: ConsumerGroup, leaving: set[str], now_ms: int) -> bool:
         """Whether the group was converted to a classic one instead, because only classic members remain."""
-
-
-def refused_heartbeat(failure: CoreFailure) -> HeartbeatResult:
-    return HeartbeatResult(failure.error, failure.message)
-
-
-def check_heartbeat(request: HeartbeatRequest) -> None:
-    """Raises CoreFailure for a request that contradicts itself."""
-
-    def refuse(message: str) -> None:
-        raise CoreFailure(CoreError.INVALID_GROUP_REQUEST, message)
-
-    if not request.member_id and (request.chooses_member_id or request.epoch > 0 or request.epoch < 0):
-        refuse("MemberId can't be empty.")
-    if not request.group_id.strip():
-        refuse("GroupId can't be empty.")
-    if request.instance_id is not None and not request.instance_id.strip():
-        refuse("InstanceId can't be empty.")
-    if request.rack is not None and not request.rack.strip():
-        refuse("RackId can't be empty.")
-    if request.epoch == 0:
-        if request.rebalance_timeout_ms == -1:
-            refuse("RebalanceTimeoutMs must be provided in first request.")
-        if request.owned is None or request.owned:
-            refuse("TopicPartitions must be empty when (re-)joining.")
-        if request.topics is None and request.regex is None:
-            refuse("Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining.")
-    elif request.epoch == STATIC_LEAVE_EPOCH and request.instance_id is None:
-        refuse("InstanceId can't be null.")
-    elif request.epoch < STATIC_LEAVE_EPOCH:
-        refuse(f"MemberEpoch is {request.epoch}, but must be greater than or equal to -2.")
-    if request.assignor is not None and request.assignor not in ASSIGNORS:
-        supported = ", ".join(ASSIGNORS)
-        raise CoreFailure(
-            CoreError.UNSUPPORTED_ASSIGNOR,
-            f"ServerAssignor {request.assignor} is not supported. Supported assignors: {supported}.",
-        )
 
 
 class ConsumerGroups:
@@ -229,7 +143,7 @@ class ConsumerGroups:
         if joining and member_id not in group.members:
             return ConsumerMember(member_id)
         member = group.member(member_id)
-        _check_epoch(member, request)
+        check_epoch(member, request)
         return member
 
     def find_static(
@@ -247,7 +161,7 @@ class ConsumerGroups:
         if not create:
             member = group.static_member(instance_id, member_id)
             if request is not None:
-                _check_epoch(member, request)
+                check_epoch(member, request)
             return member
         known_id = group.static_members.get(instance_id)
         if known_id is None:
@@ -399,27 +313,6 @@ class ConsumerGroups:
                 late.add(member_id)
         self.fence(group, late, now_ms, lambda error: None)
         return min((timers.earliest() for timers in group.timers.values()), default=NEVER)
-
-
-def _check_epoch(member: ConsumerMember, request: HeartbeatRequest) -> None:
-    """Raises CoreFailure(FENCED_MEMBER_EPOCH) unless the member is where it says, or missed the last answer."""
-    if request.epoch in (0, member.epoch):
-        return
-    if request.epoch > member.epoch:
-        raise CoreFailure(
-            CoreError.FENCED_MEMBER_EPOCH,
-            f"The consumer group member has a greater member epoch ({request.epoch}) than the one known by the group "
-            f"coordinator ({member.epoch}). The member must abandon all its partitions and rejoin.",
-        )
-    missed = request.epoch == member.previous_epoch and request.owned is not None
-    if not missed or not all(
-        partitions <= member.assigned.get(topic_id, {}).keys() for topic_id, partitions in (request.owned or {}).items()
-    ):
-        raise CoreFailure(
-            CoreError.FENCED_MEMBER_EPOCH,
-            f"The consumer group member has a smaller member epoch ({request.epoch}) than the one known by the group "
-            f"coordinator ({member.epoch}). The member must abandon all its partitions and rejoin.",
-        )
 
 
 def _partitions(assigned: Epochs) -> dict[bytes, set[int]]:

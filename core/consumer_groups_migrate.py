@@ -2,10 +2,8 @@
 in the meantime.
 
 When the first member that speaks KIP-848 comes to a classic consumer group, the group becomes a KIP-848 group and its
-classic members stay in
-it: their joins, syncs and heartbeats are translated, the server assigns for all. When the last KIP-848 member goes
-and classic ones remain,
-it becomes a classic group again and rebalances.
+classic members stay in it: their joins, syncs and heartbeats are translated, the server assigns for all. When the last
+KIP-848 member goes and classic ones remain, it becomes a classic group again and rebalances.
 """
 
 from __future__ import annotations

@@ -5,14 +5,11 @@ stall the broker.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import re2
 
 from core.errors import CoreError, CoreFailure
-
-if TYPE_CHECKING:
-    from core.consumer_groups import TopicView
+from core.group_types import TopicView
 
 PATTERN_CHARS_MAX = 4096
 _PATTERN_MEMORY_BYTES_MAX = 1024 * 1024

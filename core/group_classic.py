@@ -119,7 +119,6 @@ class ClassicGroup:
     sync_deadline_ms: float = NEVER
     armed_ms: float = NEVER  # the earliest deadline that the sweep knows of
     stored: bool = False  # has a record in the log
-    unsaved: bool = False  # the disk was full when it was to be stored
 
     # -- questions
 

@@ -9,11 +9,10 @@ from collections.abc import Callable
 
 import trio
 
-from core.consumer_groups import TopicTable
 from core.errors import CoreError, CoreFailure
 from core.group_codec import KIND_CLASSIC, KIND_CONSUMER, KIND_MEMBER, KIND_OFFSET, KIND_PENDING, KIND_RESETS, Reader
 from core.group_log import GroupLog
-from core.group_types import Done, GroupLimits
+from core.group_types import Done, GroupLimits, TopicTable
 from core.groups import Groups
 from core.offsets import Offsets
 from core.state import StateLog

@@ -5,12 +5,10 @@ No I/O and no clock: `now_ms` is passed in, waiting requests are answered throug
 durable and keeps deadlines.
 
 * A rebalance begins when somebody joins, leaves, fails or changes its metadata. All members must join again; the ones
-  that do not within
-  the rebalance time-out are removed (static members stay until their session ends).
+  that do not within the rebalance time-out are removed (static members stay until their session ends).
 * The first rebalance of an empty group waits `initial_rebalance_delay_ms`, prolonged while members keep arriving.
 * When all have joined, a generation begins: the leader gets the member list, everybody is to sync. The leader's
-  assignment is made
-  durable before anybody learns it. Members that never sync are removed after the rebalance time-out.
+  assignment is made durable before anybody learns it. Members that never sync are removed after the rebalance time-out.
 * A request that is asked again while the first still waits replaces it; the first is answered REBALANCE_IN_PROGRESS.
 
 The rules are those of Kafka's GroupMetadataManager, state for state and error for error.
@@ -346,10 +344,7 @@ class Rebalance:
     def leave(self, group: ClassicGroup, leaving: list[LeavingMember], now_ms: int) -> LeaveResult:
         results = [(one, self._leave_one(group, one)) for one in leaving]
         if any(error is None for _, error in results):
-            if group.state in (State.STABLE, State.COMPLETING):
-                self.prepare(group, now_ms)
-            else:
-                self._complete_if_joined(group, now_ms)
+            self._go_on_without(group, now_ms)
         return LeaveResult(None, results)
 
     def _leave_one(self, group: ClassicGroup, leaving: LeavingMember) -> CoreError | None:
@@ -379,6 +374,10 @@ class Rebalance:
         """Removes everybody: they are told with their next requests, and join anew."""
         for member in list(group.members.values()):
             self._dismiss(group, member)
+        self._go_on_without(group, now_ms)
+
+    def _go_on_without(self, group: ClassicGroup, now_ms: int) -> None:
+        """Members have gone: the others rebalance, or need not wait for those any more."""
         if group.state in (State.STABLE, State.COMPLETING):
             self.prepare(group, now_ms)
         else:
@@ -405,10 +404,7 @@ class Rebalance:
                 member.deadline_ms = NEVER  # begins anew when it gets its answer
             elif member.id in group.members:
                 self._dismiss(group, member)
-                if group.state in (State.STABLE, State.COMPLETING):
-                    self.prepare(group, now_ms)
-                else:
-                    self._complete_if_joined(group, now_ms)
+                self._go_on_without(group, now_ms)
         if group.join_deadline_ms <= now_ms:
             if group.is_initial:
                 self._prolong_or_complete(group, now_ms)

@@ -7,9 +7,9 @@ a member".
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from core.errors import CoreError
 
@@ -46,6 +46,29 @@ class GroupLimits:
     new_member_join_timeout_ms: int = 300_000
     regex_refresh_interval_ms: int = 10_000
     groups_max: int = 100_000
+
+
+class TopicView(Protocol):
+    """A topic as groups see it; `core.topics.Topic` is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def id(self) -> bytes: ...
+
+    @property
+    def partitions(self) -> tuple[int, ...]: ...
+
+
+class TopicTable(Protocol):
+    """The topics that exist; `core.topics.Topics` is one."""
+
+    def get(self, name: str) -> TopicView | None: ...
+
+    def by_id(self, topic_id: bytes) -> TopicView | None: ...
+
+    def all(self) -> Iterable[TopicView]: ...
 
 
 class Client(NamedTuple):

@@ -1,36 +1,28 @@
-"""The table of groups: finds the group a request is for, gives it to the machine of its type, makes changes durable,
-and keeps time.
+"""The table of groups: finds the group a request is for, gives it to the machine of its type, and keeps time.
 
 * A group that only holds offsets ("simple") has no record of its own: it is there because its offsets are.
 * An empty group may change its type with the next request; one with members is converted while they work
   (`consumer_groups_migrate`).
-* When the disk is full groups go on in memory, so that reading goes on, and are saved when there is room; commits are
-  refused.
-* Deadlines stand in one heap, a group with its earliest. A deadline that moves away leaves its entry, which fires
-  once for nothing; that is
-  cheaper than moving it with each heartbeat.
+* When the disk is full groups go on in memory (`group_saver`); commits are refused.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Collection, Iterable
 
 from core.consumer_group import ConsumerGroup, ConsumerGroupView
-from core.consumer_groups import (
-    ConsumerGroups,
-    HeartbeatReply,
-    HeartbeatRequest,
-    TopicTable,
-)
+from core.consumer_groups import ConsumerGroups
 from core.consumer_groups_assign import DEFAULT_ASSIGNOR
+from core.consumer_groups_heartbeat import HeartbeatReply, HeartbeatRequest
 from core.consumer_groups_migrate import Migration
 from core.errors import CoreError, CoreFailure
-from core.group_classic import NEVER, ClassicGroup, State, refused_join
+from core.group_classic import ClassicGroup, State, refused_join
 from core.group_codec import classic_key
+from core.group_deadlines import GroupDeadlines
 from core.group_log import GroupLog
 from core.group_rebalance import Rebalance
 from core.group_replay import Group, GroupReplay
+from core.group_saver import GroupSaver
 from core.group_types import (
     Done,
     GroupLimits,
@@ -44,10 +36,9 @@ from core.group_types import (
     SyncReply,
     SyncRequest,
     SyncResult,
+    TopicTable,
 )
 from core.state import Change
-
-_SAVE_AGAIN_MS = 5_000
 
 
 class Groups:
@@ -60,10 +51,9 @@ class Groups:
         self._wall_ms = wall_ms
         self._groups: dict[str, Group] = {}
         self.replay = GroupReplay(self._groups)
-        self._deadlines: list[tuple[float, str]] = []
-        self._unsaved: set[str] = set()
-        self._save_again_ms = NEVER
+        self._deadlines = GroupDeadlines()
         self._now_ms = 0
+        self._saver = GroupSaver(log, self._groups, lambda: self._now_ms, lambda: self.on_deadline())
         self._classic = Rebalance(self)
         self._consumer = ConsumerGroups(self)
         self._migration = Migration(self, self._classic, self._consumer)
@@ -71,7 +61,7 @@ class Groups:
         self.holds_offsets: Callable[[str], bool] = lambda group_id: False  # set by the table of offsets
         self.on_deadline: Callable[[], None] = lambda: None  # called when the next deadline has become earlier
 
-    # -- for the machines
+    # -- for the machines, see what they ask in their modules
 
     @property
     def limits(self) -> GroupLimits:
@@ -85,48 +75,16 @@ class Groups:
         return self._wall_ms()
 
     def save(self, group: ClassicGroup, assignments: dict[str, bytes], done: Done) -> None:
-        """Makes a classic group durable with these assignments."""
-        group.stored = True
-        self._log.write(
-            [(classic_key(group.id), group.encode(assignments))], lambda error: done(self._written(group, error))
-        )
+        self._saver.save(group, assignments, done)
 
     def write(self, group: ConsumerGroup, done: Done) -> None:
-        """Makes the changes of a KIP-848 group durable."""
-        dirty = set(group.dirty)
-        changes = group.take_changes()
-
-        def written(error: CoreError | None) -> None:
-            if error is not None:
-                group.dirty |= dirty
-                group.dirty_group = True
-            done(self._written(group, error))
-
-        self._log.write(changes, written)
-
-    def _written(self, group: Group, error: CoreError | None) -> CoreError | None:
-        if error is CoreError.STORE_FULL:
-            if not self._unsaved:
-                self._save_again_ms = self._now_ms + _SAVE_AGAIN_MS
-                self.on_deadline()
-            self._unsaved.add(group.id)
-            return None
-        return None if error is None else CoreError.COORDINATOR_NOT_AVAILABLE
-
-    def _noted(self, group: Group, error: CoreError | None) -> None:
-        self._written(group, error)
+        self._saver.write(group, done)
 
     def exchange(self, group: Group, changes: list[Change]) -> None:
-        """Puts the group in the place of the one of the same id."""
-        self._groups[group.id] = group
-        self._log.write(changes, lambda error: self._noted(group, error))
+        self._saver.exchange(group, changes)
 
     def arm(self, group: Group, deadline_ms: float) -> None:
-        if deadline_ms >= group.armed_ms:
-            return
-        group.armed_ms = deadline_ms
-        heapq.heappush(self._deadlines, (deadline_ms, group.id))
-        if self._deadlines[0][0] == deadline_ms:
+        if deadline_ms < group.armed_ms and self._deadlines.put(group, deadline_ms):
             self.on_deadline()
 
     def consumer_group(self, group_id: str, create: bool) -> ConsumerGroup:
@@ -299,7 +257,7 @@ class Groups:
         group = self._groups.get(group_id)
         if group is not None and not _in_use(group):
             del self._groups[group_id]
-            self._unsaved.discard(group_id)
+            self._saver.forget(group_id)
 
     def forget_idle(self, group_ids: Iterable[str]) -> None:
         """Deletes empty groups that hold nothing any more."""
@@ -386,41 +344,26 @@ class Groups:
 
     def next_deadline_ms(self) -> float:
         """When `sweep` is due at the latest."""
-        return min(self._deadlines[0][0] if self._deadlines else NEVER, self._save_again_ms)
+        return min(self._deadlines.next_ms, self._saver.due_ms)
 
     def sweep(self, now_ms: int) -> None:
         """Lets run out what has run out."""
         self._now_ms = now_ms
-        while self._deadlines and self._deadlines[0][0] <= now_ms:
-            deadline_ms, group_id = heapq.heappop(self._deadlines)
-            group = self._groups.get(group_id)
-            if group is None or group.armed_ms != deadline_ms:
-                continue
-            group.armed_ms = NEVER
+        while (group := self._deadlines.take_due(now_ms, self._groups)) is not None:
             if isinstance(group, ConsumerGroup):
                 next_ms = self._consumer.sweep(group, now_ms)
             else:
                 next_ms = self._classic.sweep(group, now_ms)
                 self._forget_unused(group)
-            if self._groups.get(group_id) is group:
+            if self._groups.get(group.id) is group:
                 self.arm(group, next_ms)
-        if self._save_again_ms <= now_ms:
-            self._save_unsaved()
+        if self._saver.due_ms <= now_ms:
+            self._saver.save_unsaved()
 
     def _forget_unused(self, group: ClassicGroup) -> None:
         """Somebody asked for a member id and never came back: nothing is left of the group."""
         if not _in_use(group) and not group.stored and not self.holds_offsets(group.id):
             del self._groups[group.id]
-
-    def _save_unsaved(self) -> None:
-        self._save_again_ms = NEVER
-        unsaved, self._unsaved = self._unsaved, set()
-        for group_id in unsaved:
-            group = self._groups.get(group_id)
-            if isinstance(group, ConsumerGroup):
-                self.write(group, lambda error: None)
-            elif group is not None and group.state in (State.STABLE, State.EMPTY):
-                self.save(group, {m.id: m.assignment for m in group.members.values()}, lambda error: None)
 
     # -- start and stop
 

@@ -1,15 +1,12 @@
 """Committed offsets: who may commit, what is durable, what waits for a transaction, what is forgotten when.
 
 * A commit is answered when its record is durable, and only then seen by a fetch.
-* An offset sent in a transaction is *pending*: durable, under its producer's id, and seen by nobody. The end of the
-  transaction writes, in the
-  append that carries the markers, what becomes of it (`pending_changes`), and `complete_txn` then makes that so in
-  memory. If a plain commit
-  came after the pending one it stays: the last word counts, as in the log.
+* An offset sent in a transaction is pending (`pending_offsets`). The end of the transaction writes, in the append that
+  carries the markers, what becomes of it (`pending_changes`), and `complete_txn` then makes that so in memory. If a
+  plain commit came after the pending one it stays: the last word counts, as in the log.
 * Offsets of a group expire when nobody needs them (KIP-211): an empty group's `offsets_retention_ms` after it became
-  empty, a live group's
-  for topics nobody in it subscribes, a group's that never had members that long after their commit. Pending offsets
-  hold them back.
+  empty, a live group's for topics nobody in it subscribes, a group's that never had members that long after their
+  commit. Pending offsets hold them back.
 * A reset sets offsets whatever anybody holds, and is counted. Members of the group are removed with it; who commits
   from outside the group may name the count it knows, and is refused when the group has been reset since.
 """
@@ -25,23 +22,11 @@ from core.group_codec import VERSION, Reader, Writer, offset_key, pending_key, r
 from core.group_log import GroupLog
 from core.group_replay import Group
 from core.groups import Groups
+from core.offset_record import Key, Offset, decode_offset, encode_offset
+from core.pending_offsets import PendingOffsets
 from core.state import Change
 
 NO_EPOCH = -1
-Key = tuple[str, str, int]  # group id, topic, partition
-
-
-class Offset(NamedTuple):
-    """A committed offset. `expire_ms`: wall clock, -1 when the broker's retention rules; `sequence` orders commits
-    within this run.
-    """
-
-    offset: int
-    leader_epoch: int
-    metadata: str
-    commit_ms: int
-    expire_ms: int
-    sequence: int
 
 
 class OffsetToCommit(NamedTuple):
@@ -80,11 +65,7 @@ class Offsets:
         self._log = log
         self._table: dict[str, dict[tuple[str, int], Offset]] = {}
         self._accepted: dict[Key, int] = {}  # the last commit on its way to the log -> sequence
-        self._pending: dict[int, dict[Key, Offset]] = {}  # producer id -> what waits for its transaction
-        self._holders: dict[Key, set[int]] = {}  # who holds something pending
-        self._completing: dict[
-            int, tuple[dict[Key, Offset], set[Key]]
-        ] = {}  # what the end on its way to the log covers; what of it counts
+        self._pending = PendingOffsets()
         self._resets: dict[str, int] = {}
         self._reset_listeners: list[Callable[[str], None]] = []
         self._sequence = 0
@@ -95,15 +76,7 @@ class Offsets:
     def commit(self, request: CommitRequest, reply: CommitReply, now_ms: int) -> None:
         """Answers `reply(error, [])` or `reply(None, [error or None per offset])`."""
         try:
-            self._groups.check_commit(
-                request.group_id,
-                request.member_id,
-                request.instance_id,
-                request.generation,
-                transactional=False,
-                knows_epochs=request.knows_epochs,
-                now_ms=now_ms,
-            )
+            self._check(request, now_ms, transactional=False)
         except CoreFailure as failure:
             reply(failure.error, [])
             return
@@ -111,7 +84,7 @@ class Offsets:
             reply(CoreError.GROUP_WAS_RESET, [])
             return
         accepted, errors = self._accept(request)
-        changes = [(offset_key(*key), _encode(offset)) for key, offset in accepted]
+        changes = [(offset_key(*key), encode_offset(offset)) for key, offset in accepted]
         self._accepted.update((key, offset.sequence) for key, offset in accepted)
 
         def done(error: CoreError | None) -> None:
@@ -131,30 +104,33 @@ class Offsets:
     def commit_pending(self, producer_id: int, request: CommitRequest, reply: CommitReply, now_ms: int) -> None:
         """TxnOffsetCommit: as `commit`, but the offsets wait for the end of the producer's transaction."""
         try:
-            self._groups.check_commit(
-                request.group_id,
-                request.member_id,
-                request.instance_id,
-                request.generation,
-                transactional=True,
-                knows_epochs=request.knows_epochs,
-                now_ms=now_ms,
-            )
+            self._check(request, now_ms, transactional=True)
         except CoreFailure as failure:
             reply(failure.error, [])
             return
         accepted, errors = self._accept(request)
         for key, offset in accepted:
-            self._hold(producer_id, key, offset)
+            self._pending.hold(producer_id, key, offset)
 
         def done(error: CoreError | None) -> None:
             if error is not None:
                 for key, offset in accepted:
-                    if self._pending.get(producer_id, {}).get(key) == offset:
-                        self._release(producer_id, key)
+                    self._pending.release(producer_id, key, offset)
             reply(None, _merge(errors, error))
 
-        self._log.write([(pending_key(producer_id, *key), _encode(offset)) for key, offset in accepted], done)
+        self._log.write([(pending_key(producer_id, *key), encode_offset(offset)) for key, offset in accepted], done)
+
+    def _check(self, request: CommitRequest, now_ms: int, *, transactional: bool) -> None:
+        """Raises CoreFailure unless the member may commit."""
+        self._groups.check_commit(
+            request.group_id,
+            request.member_id,
+            request.instance_id,
+            request.generation,
+            transactional=transactional,
+            knows_epochs=request.knows_epochs,
+            now_ms=now_ms,
+        )
 
     def _accept(self, request: CommitRequest) -> tuple[list[tuple[Key, Offset]], list[CoreError | None]]:
         wall_ms = self._groups.wall_ms()
@@ -199,7 +175,7 @@ class Offsets:
         self._accepted.update((key, offset.sequence) for key, offset in accepted)
         count = self._resets[group_id] = self.resets(group_id) + 1
         changes: list[Change] = [(resets_key(group_id), Writer(VERSION).i32(count).finish())]
-        changes += [(offset_key(*key), _encode(offset)) for key, offset in accepted]
+        changes += [(offset_key(*key), encode_offset(offset)) for key, offset in accepted]
 
         def written(error: CoreError | None) -> None:
             self._settle(accepted, error)
@@ -217,47 +193,31 @@ class Offsets:
         when it is durable.
         """
         self._log.flush()  # what this covers must stand before it in the log
-        covered = dict(self._pending.get(producer_id, {}))
+        covered = self._pending.of(producer_id)
         counts: set[Key] = set()
         changes: list[Change] = []
         for key, offset in covered.items():
             changes.append((pending_key(producer_id, *key), None))
             if committed and offset.sequence > self._last_sequence(key):
                 counts.add(key)
-                changes.append((offset_key(*key), _encode(offset)))
-        self._completing[producer_id] = (covered, counts)
+                changes.append((offset_key(*key), encode_offset(offset)))
+        self._pending.begin_end(producer_id, covered, counts)
         return changes
 
     def complete_txn(self, producer_id: int, committed: bool) -> None:
         """The end of the transaction is durable: the offsets that `pending_changes` covered count, or are gone."""
-        covered, counts = self._completing.pop(producer_id, ({}, set()))
-        for key, offset in covered.items():
-            if committed and key in counts:
+        counting = self._pending.end(producer_id)
+        if committed:
+            for key, offset in counting:
                 self._put(key, offset)
-            if self._pending.get(producer_id, {}).get(key) == offset:
-                self._release(producer_id, key)
 
     def pending_producers(self) -> list[int]:
         """Producers with pending offsets."""
-        return list(self._pending)
+        return self._pending.producers()
 
     def _last_sequence(self, key: Key) -> int:
         known = self._table.get(key[0], {}).get(key[1:])
         return max(self._accepted.get(key, -1), -1 if known is None else known.sequence)
-
-    def _hold(self, producer_id: int, key: Key, offset: Offset) -> None:
-        self._pending.setdefault(producer_id, {})[key] = offset
-        self._holders.setdefault(key, set()).add(producer_id)
-
-    def _release(self, producer_id: int, key: Key) -> None:
-        held = self._pending.get(producer_id, {})
-        if held.pop(key, None) is None:
-            return
-        if not held:
-            del self._pending[producer_id]
-        self._holders[key].discard(producer_id)
-        if not self._holders[key]:
-            del self._holders[key]
 
     # -- fetch
 
@@ -277,7 +237,7 @@ class Offsets:
 
     def is_unstable(self, group_id: str, topic: str, partition: int) -> bool:
         """Whether a transaction that is still open will change this offset (KIP-447)."""
-        return (group_id, topic, partition) in self._holders
+        return (group_id, topic, partition) in self._pending
 
     # -- delete and expire
 
@@ -325,32 +285,29 @@ class Offsets:
         changes: list[Change] = [(offset_key(group_id, *key), None) for key in self._table.get(group_id, {})]
         if group_id in self._resets:
             changes.append((resets_key(group_id), None))
-        for key, producers in self._holders.items():
-            if key[0] == group_id:
-                changes += [(pending_key(producer_id, *key), None) for producer_id in producers]
+        changes += [(pending_key(producer_id, *key), None) for producer_id, key in self._pending.of_group(group_id)]
         return changes
 
     def group_deleted(self, group_id: str) -> None:
         self._table.pop(group_id, None)
         self._resets.pop(group_id, None)
-        for key in [key for key in self._holders if key[0] == group_id]:
-            for producer_id in list(self._holders[key]):
-                self._release(producer_id, key)
+        for producer_id, key in self._pending.of_group(group_id):
+            self._pending.release(producer_id, key)
 
     def _holds(self, group_id: str) -> bool:
-        return group_id in self._table or any(key[0] == group_id for key in (*self._holders, *self._accepted))
+        return group_id in self._table or any(key[0] == group_id for key in (*self._pending, *self._accepted))
 
     def expire(self, wall_ms: int) -> None:
         """Forgets what has expired, and with their last offset groups that nobody uses."""
         idle: list[str] = []
         expired: list[Key] = []
-        held_groups = {key[0] for key in self._holders}
+        held_groups = {key[0] for key in self._pending}
         for group in self._groups.all():
             offsets = self._table.get(group.id, {})
             gone = [
                 key
                 for key in self._expired(group, offsets, wall_ms)
-                if (group.id, *key) not in self._holders and (group.id, *key) not in self._accepted
+                if (group.id, *key) not in self._pending and (group.id, *key) not in self._accepted
             ]
             expired += [(group.id, *key) for key in gone]
             if group.is_empty and len(gone) == len(offsets) and group.id not in held_groups:
@@ -400,7 +357,7 @@ class Offsets:
             self._drop(key)
         else:
             self._sequence += 1
-            self._table.setdefault(key[0], {})[key[1:]] = _decode(value, self._sequence)
+            self._table.setdefault(key[0], {})[key[1:]] = decode_offset(value, self._sequence)
 
     def apply_resets(self, reader: Reader, value: bytes | None) -> None:
         """Replays a record of kind resets."""
@@ -417,23 +374,12 @@ class Offsets:
         producer_id = reader.i64()
         key = (reader.text(), reader.text(), reader.i32())
         if value is None:
-            self._release(producer_id, key)
+            self._pending.release(producer_id, key)
         else:
             self._sequence += 1
-            self._hold(producer_id, key, _decode(value, self._sequence))
+            self._pending.hold(producer_id, key, decode_offset(value, self._sequence))
 
 
 def _merge(errors: list[CoreError | None], error: CoreError | None) -> list[CoreError | None]:
     """A commit that the store refused may be tried again: the same answer as from a coordinator that is not there."""
     return errors if error is None else [one or CoreError.COORDINATOR_NOT_AVAILABLE for one in errors]
-
-
-def _encode(offset: Offset) -> bytes:
-    writer = Writer(VERSION).i64(offset.offset).i32(offset.leader_epoch).text(offset.metadata)
-    return writer.i64(offset.commit_ms).i64(offset.expire_ms).finish()
-
-
-def _decode(value: bytes, sequence: int) -> Offset:
-    reader = Reader(value)
-    reader.version()
-    return Offset(reader.i64(), reader.i32(), reader.text(), reader.i64(), reader.i64(), sequence)

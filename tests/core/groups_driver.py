@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from core.consumer_groups import HeartbeatRequest, HeartbeatResult
+from core.consumer_groups_heartbeat import HeartbeatRequest, HeartbeatResult
 from core.errors import CoreError
 from core.group_codec import KIND_CLASSIC, KIND_CONSUMER, KIND_MEMBER, KIND_OFFSET, KIND_PENDING, KIND_RESETS, Reader
 from core.group_subscription import build_subscription

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core.consumer_group import ConsumerGroup
-from core.consumer_groups import HeartbeatResult
+from core.consumer_groups_heartbeat import HeartbeatResult
 from core.errors import CoreError, CoreFailure
 from tests.core.groups_driver import REBALANCE_MS, Topics, World
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from core.consumer_group import ConsumerMemberView
-from core.consumer_groups import HeartbeatRequest, HeartbeatResult
+from core.consumer_groups_heartbeat import HeartbeatRequest, HeartbeatResult
 from core.errors import CoreFailure
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.handlers_groups import (

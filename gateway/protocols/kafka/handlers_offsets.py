@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.errors import CoreError, CoreFailure
-from core.offsets import CommitRequest, Offset, OffsetToCommit
+from core.offset_record import Offset
+from core.offsets import CommitRequest, OffsetToCommit
 from core.topics import Topic
 from core.trace_commits import CommitTrace
 from gateway.protocols.kafka.errors import ErrorCode
