@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import ssl
@@ -250,6 +251,26 @@ async def test_too_many_connections_are_closed_at_once() -> None:
         assert await second.receive_some() == b""
         await first.send(PingReq())
         assert await first.next() == PingResp()
+
+
+@pytest.mark.parametrize("last", [b"", encode(PingReq(), 5), encode(Disconnect(), 5)])
+async def test_who_leaves_and_comes_back_at_once_has_its_place(last: bytes) -> None:
+    """Though the listener's news may be read first, and the end of a connection behind what it still sent."""
+    async with serving() as served:
+        served.pump._connections_max = 1
+        await Client.open(served.tcp)
+        await trio.testing.wait_all_tasks_blocked()
+        old = OPENED[-1].socket
+        os.write(old.fileno(), last)
+        old.shutdown(socket.SHUT_WR)
+        with socket.create_connection(("127.0.0.1", served.tcp)) as back:
+            listener = served.listeners[0].socket.fileno()
+            [fd] = served.pump._peers
+            for _ in range(2):
+                served.pump._turn([(listener, select.EPOLLIN), (fd, select.EPOLLIN | select.EPOLLRDHUP)])
+            assert (served.pump.accepted, served.pump.refused) == (2, 0)
+            [peer] = served.pump._peers.values()
+            assert peer.socket.getpeername() == back.getsockname()
 
 
 async def test_in_a_storm_each_turn_begins_with_accepting() -> None:

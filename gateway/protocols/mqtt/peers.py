@@ -40,7 +40,19 @@ class Listener:
 class Peer:
     """A socket in the epoll set. `mask` is what the set knows, `slot` the wheel slot it stands in."""
 
-    __slots__ = ("address", "backlog", "connection", "fd", "layer", "linger_until_s", "mask", "slot", "socket", "told")
+    __slots__ = (
+        "address",
+        "backlog",
+        "connection",
+        "ended",
+        "fd",
+        "layer",
+        "linger_until_s",
+        "mask",
+        "slot",
+        "socket",
+        "told",
+    )
 
     def __init__(self, sock: socket.socket, address: str, connection: Connection, layer: Layer | None) -> None:
         self.socket = sock
@@ -52,4 +64,5 @@ class Peer:
         self.mask = READING
         self.slot = 0
         self.linger_until_s = 0.0
+        self.ended = False  # it sends nothing more, so there is nothing to linger for
         self.told = False  # the handler has heard of the end

@@ -77,6 +77,7 @@ class Pump:
         self._listeners: dict[int, Listener] = {}
         self._resting: list[Listener] = []  # listeners that found no file descriptor free
         self._stormed: list[Listener] = []  # listeners that many came to in the last turn
+        self._crowded: list[Listener] = []  # listeners that somebody without a place waits at since the last turn
         self._wheel: dict[int, array[int]] = {}
         self._swept = int(clock())
         self._half_received = HalfReceived()
@@ -148,6 +149,7 @@ class Pump:
         self._listeners.clear()
         self._resting.clear()
         self._stormed.clear()
+        self._crowded.clear()
         for peer in list(self._peers.values()):
             self._watch(peer)
         with trio.move_on_after(timeout_s / 2):
@@ -183,6 +185,7 @@ class Pump:
         unready: list[Peer] = []
         peers = self._peers
         stormed, self._stormed = self._stormed, []
+        crowded, self._crowded = self._crowded, []
         for listener in stormed:
             self._accept(listener, now)
         for fd, mask in ready:
@@ -203,6 +206,9 @@ class Pump:
         for peer in unready:
             if peer.fd in self._peers:
                 self._watch(peer)
+        for listener in crowded:
+            if listener not in self._resting:
+                self._accept(listener, now, refusing=True)
 
     def flush(self) -> None:
         """Hand out events and write output, until there is neither or others should have their turn.
@@ -286,8 +292,14 @@ class Pump:
 
     # -- sockets -----------------------------------------------------------------------------------------------------
 
-    def _accept(self, listener: Listener, now: float) -> None:
+    def _accept(self, listener: Listener, now: float, *, refusing: bool = False) -> None:
+        """Takes who waits at the listener. Unless `refusing`, who finds no place is left there until the next turn has
+        ended: the close of a client that came back at once may stand behind what is still to be read of it.
+        """
         for number in range(ACCEPTS_MAX):
+            if len(self._peers) >= self._connections_max and not refusing:
+                self._crowded.append(listener)
+                return
             if number == STORM_ACCEPTS:
                 self._stormed.append(listener)
             try:
@@ -332,6 +344,7 @@ class Pump:
             if connection.closed:
                 self._drop(peer)
             else:
+                peer.ended = True
                 connection.eof()
             return
         if connection.state is _CLOSED:
@@ -405,6 +418,8 @@ class Pump:
                 peer.socket.send(wire)
             peer.socket.shutdown(socket.SHUT_WR)
         except OSError:
+            peer.ended = True
+        if peer.ended:
             self._drop(peer)
             return
         self._schedule(peer, self._clock())
