@@ -16,6 +16,7 @@ from trivium.frames.queues import ACK, SETTLED_OFFSETS_MAX, SETTLES_MAX, SettleE
 from trivium.handouts import Handout
 
 AGAIN_S = 1.0
+REASON_CHARS_MAX = 500
 _REFUSED_FOR_NOW = {ErrorCode.STORE_FULL, ErrorCode.STORE_FAILED}
 
 Request = Callable[[Any], Awaitable[tuple[Any, memoryview]]]

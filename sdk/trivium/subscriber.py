@@ -21,19 +21,15 @@ Rules:
 from __future__ import annotations
 
 import signal
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 
 from trivium.client import Client
-from trivium.connection import Connection
 from trivium.errors import Disconnected, ErrorCode, RequestRefused
-from trivium.expiry import is_expired
 from trivium.frames.queues import (
     ACK,
     EXTEND,
@@ -42,23 +38,18 @@ from trivium.frames.queues import (
     POSTPONE,
     REJECT,
     Deliver,
-    Grant,
     Receive,
     SettleEntry,
-    SettleRequest,
     Subscribe,
-    Unsubscribe,
 )
-from trivium.handouts import Handout, Message
-from trivium.record_batch import BatchError
-from trivium.settling import Asked, Settling, parts
+from trivium.handouts import Message
+from trivium.held_messages import HeldMessages
+from trivium.membership import Membership
+from trivium.settling import REASON_CHARS_MAX, Asked, Settling
 from trivium.tasks import task_group
 from trivium.trace_context import continuing
 
-RENEWALS_PER_TIME = 3  # messages are renewed so often in the time they are invisible
-AGAIN_S = 0.1
 LEAVE_S_MAX = 10.0
-REASON_CHARS_MAX = 500
 
 Handler = Callable[[Message], Awaitable[None]]
 
@@ -67,26 +58,14 @@ class Subscriber:
     """Made by `subscribe`; iterate over it, with several tasks if you like, or `run` a handler."""
 
     def __init__(self, client: Client, subscribe: Subscribe, credit_messages: int, credit_bytes: int) -> None:
-        self._client = client
         self._subscribe = subscribe
-        self._credit_messages = credit_messages
         self._credit_bytes = credit_bytes
-        self._connection: Connection | None = None
-        self._joining: Connection | None = None
-        self._connected = anyio.Event()
-        self._joined = anyio.Event()
-        self._invisible_ms = 30_000
-        self._buffer: deque[Handout] = deque()
-        self._open: dict[Handout, None] = {}  # with messages that are not settled
-        self._messages: deque[Message] = deque()
-        self._held_messages = self._held_bytes = 0  # of `_open`
-        self._returned_messages = self._returned_bytes = 0  # not yet granted again
+        self._settling = Settling(subscribe.stream, lambda message: self._membership.request(message))
+        self._held = HeldMessages(self._settling, credit_messages, credit_bytes)
+        self._membership = Membership(client, subscribe, self._held, self._settling, self._wake)
         self._news = anyio.Event()
-        self._granting = anyio.Event()
         self._receives = 0
         self._stopping = False
-        self._error: Exception | None = None
-        self._settling = Settling(subscribe.stream, self._request)
 
     # -- taking
 
@@ -105,24 +84,23 @@ class Subscriber:
     async def take(self) -> Message | None:
         """The next message, None after `stop`."""
         if await self._wait_here():
-            return self._give()
+            return self._held.give()
         self._check_taken()
         return None
+
+    def take_nowait(self) -> Message | None:
+        """The next message if there is one here."""
+        held = self._held
+        return held.give() if not self._stopping and (held.opened or held.open()) else None
 
     async def take_ahead(self, messages_max: int) -> list[Message]:
         """As many messages as are here, at least one, none after `stop`. They do not count as started on before `begin`
         says so: what is left goes back as what waits here does.
         """
-        if not await self._wait_here():
-            self._check_taken()
-            return []
-        while len(self._messages) < messages_max and self._buffer:
-            self._open_next()
-        taken = [self._messages.popleft() for _ in range(min(messages_max, len(self._messages)))]
-        for message in taken:
-            if message.handout.lease == NO_LEASE:
-                self._done(message)
-        return taken
+        if await self._wait_here():
+            return self._held.give_ahead(messages_max)
+        self._check_taken()
+        return []
 
     def begin(self, message: Message) -> bool:
         """A message of `take_ahead` is given to the application, in whatever thread; False: it is no longer to be."""
@@ -134,68 +112,28 @@ class Subscriber:
 
     async def _wait_here(self) -> bool:
         """Until there is a message; False when there will be none: after `stop`, or `_check_taken` says why."""
+        held = self._held
         while not self._stopping:
-            if self._messages:
+            if held.opened or held.open():
                 return True
-            if self._buffer:
-                self._open_next()
-                continue
-            if self._error is not None:
+            if self._membership.error is not None:
                 return False
             if self._news.is_set():
                 self._news = anyio.Event()
-            self._look_at_credit()
+            held.look_at_credit()
             await self._news.wait()
         return False
 
     def _check_taken(self) -> None:
         """Raises RequestRefused when the group no longer takes this member."""
-        if self._error is not None and not self._stopping:
-            raise self._error
-
-    def take_nowait(self) -> Message | None:
-        """The next message if there is one here."""
-        while not self._messages and self._buffer and not self._stopping:
-            self._open_next()
-        return self._give() if self._messages and not self._stopping else None
-
-    def _give(self) -> Message:
-        message = self._messages.popleft()
-        message.handout.next_offset = message.offset + 1
-        if message.handout.lease == NO_LEASE:
-            self._done(message)
-        return message
-
-    def _open_next(self) -> None:
-        handout = self._buffer.popleft()
-        try:
-            messages = handout.open()
-        except BatchError as error:
-            for first, last in handout.ranges(handout.pending):
-                entry = (handout.topic, handout.partition, handout.lease, first, last)
-                self._settling.ask(SettleEntry(*entry, REJECT, -1, f"cannot be read: {error}"[:REASON_CHARS_MAX]))
-            self._held_messages -= handout.count
-            self._returned_messages += handout.count
-            handout.pending = 0
-            self._closed(handout)
-            return
-        for message in messages:
-            if not message.headers or not is_expired(message.headers, message.timestamp_ms):
-                self._messages.append(message)
-            elif handout.lease == NO_LEASE:
-                self._done(message)
-            else:
-                self.ack_nowait(message)
+        if self._membership.error is not None and not self._stopping:
+            raise self._membership.error
 
     def _delivered(self, message: Deliver, payload: memoryview) -> None:
-        at = 0
-        for entry in message.entries:
-            handout = Handout(entry, payload[at : at + entry.size])
-            at += entry.size
-            self._open[handout] = None
-            self._held_messages += handout.count
-            self._held_bytes += handout.size
-            self._buffer.append(handout)
+        self._held.deliver(message, payload)
+        self._wake()
+
+    def _wake(self) -> None:
         self._news.set()
 
     async def receive(self, messages_max: int = 1, *, wait_ms: int = 5_000) -> list[Message]:
@@ -208,7 +146,7 @@ class Subscriber:
         request = Receive(self._subscribe.stream, self._receives, messages_max, self._credit_bytes, wait_ms)
         while True:
             with suppress(Disconnected):
-                reply, payload = await self._request(request)
+                reply, payload = await self._membership.request(request)
                 break
         self._receives += 1
         self._delivered(Deliver(self._subscribe.stream, reply.entries), payload)
@@ -223,8 +161,8 @@ class Subscriber:
             "group": self._subscribe.group,
             "member": self._subscribe.member,
             "topics": self._subscribe.topics,
-            "waiting": len(self._messages) + sum(handout.count for handout in self._buffer),
-            "not settled": sum(handout.count for handout in self._open),
+            "waiting": self._held.waiting_count,
+            "not settled": self._held.unsettled_count,
             "late": self.late,
         }
 
@@ -235,7 +173,7 @@ class Subscriber:
         handout = message.handout
         if handout.pending >> (message.offset - handout.first) & 1 and handout.lease != NO_LEASE:
             self._settling.ack(handout, message.offset)
-            self._done(message)
+            self._held.settle(message)
 
     async def ack(self, message: Message) -> None:
         """It is done; durable on return. Raises RequestRefused (RECEIPT_LATE): its time was over, and it may be done
@@ -269,7 +207,7 @@ class Subscriber:
         if not message.handout.is_pending(message.offset):
             raise RequestRefused(ErrorCode.RECEIPT_LATE, f"{_name(message)} is settled already")
         asked = self._ask(message, verb, delay_ms, reason)
-        self._done(message)
+        self._held.settle(message)
         await asked.done.wait()
         _check(asked, message)
 
@@ -279,32 +217,6 @@ class Subscriber:
         # Texts of errors may hold what no UTF-8 is made of, such as names of files.
         text = reason[:REASON_CHARS_MAX].encode(errors="backslashreplace").decode()
         return self._settling.ask(SettleEntry(*where, verb, delay_ms, text))
-
-    def _done(self, message: Message) -> None:
-        handout = message.handout
-        handout.settle(message.offset)
-        self._returned_messages += 1
-        if not handout.pending:
-            self._closed(handout)
-        self._held_messages -= 1
-        self._look_at_credit()
-
-    def _look_at_credit(self) -> None:
-        """Grants again when half has come back: of all, or, when nothing waits here, of what slow handlers leave."""
-        if not self._credit_messages or not self._returned_messages:
-            return  # messages are asked for, or nothing came back
-        messages, size = self._credit_messages, self._credit_bytes
-        if not self._messages and not self._buffer:
-            messages -= self._held_messages
-            size -= self._held_bytes
-        if self._returned_messages * 2 >= messages or self._returned_bytes * 2 >= size:
-            self._granting.set()
-
-    def _closed(self, handout: Handout) -> None:
-        if handout in self._open:
-            del self._open[handout]
-            self._returned_bytes += handout.size
-            self._held_bytes -= handout.size
 
     async def wait_settled(self) -> None:
         """Returns when everything that was settled is durable at the broker."""
@@ -332,7 +244,7 @@ class Subscriber:
 
     async def _work(self, handler: Handler) -> None:
         while await self._wait_here():
-            message = self._give()
+            message = self._held.give()
             try:
                 with continuing(message):
                     await handler(message)
@@ -351,140 +263,7 @@ class Subscriber:
     def stop(self) -> None:
         """Takes nothing more: iterators end. Leaving the block does the rest."""
         self._stopping = True
-        self._news.set()
-
-    # -- the connection
-
-    async def keep(self, started: anyio.Event) -> None:
-        """Subscribes, and again whenever the connection was lost."""
-        while True:
-            try:
-                connection = self._joining = await self._client.connection()
-                await self._join(connection)
-                started.set()
-                await connection.lost.wait()
-            except Disconnected:
-                await anyio.sleep(AGAIN_S)
-            except RequestRefused as refused:
-                self._error = refused
-                self._news.set()
-                self._connected.set()
-                started.set()
-                return
-            finally:
-                self._connection = self._joining = None
-            if self._connected.is_set():
-                self._connected = anyio.Event()
-
-    async def _join(self, connection: Connection) -> None:
-        held = [handout for handout in self._open if handout.lease != NO_LEASE]
-        leases = {handout.lease for handout in held} | self._settling.leases
-        request = self._subscribe._replace(held=list(leases))
-        reply, _ = await connection.request(request)
-        self._invisible_ms = reply.invisible_ms
-        lost = await self._extend(connection, held) if held else []
-        for handout in lost:
-            self._drop(handout)
-        self._returned_messages = self._returned_bytes = 0
-        messages = self._credit_messages - self._held_messages
-        size = self._credit_bytes - self._held_bytes
-        if self._credit_messages:
-            await connection.tell(Grant(self._subscribe.stream, max(messages, 0), max(size, 1)))
-        self._connection = connection
-        self._connected.set()
-        self._joined.set()
-
-    async def _extend(self, connection: Connection, held: Sequence[Handout]) -> list[Handout]:
-        """Renews what is held; returns what is no longer ours."""
-        lost: dict[Handout, None] = {}
-        for part in parts(held):
-            entries = [
-                SettleEntry(one.topic, one.partition, one.lease, first, last, EXTEND, self._invisible_ms, "")
-                for one, first, last in part
-            ]
-            reply, _ = await connection.request(SettleRequest(self._subscribe.stream, entries))
-            pairs = zip(part, reply.statuses, strict=True)
-            lost.update((one, None) for (one, _, _), status in pairs if status != ErrorCode.NONE)
-        return list(lost)
-
-    def _drop(self, handout: Handout) -> None:
-        """The broker has given it to others: what nobody here has started on is dropped."""
-        dropped = handout.not_started
-        handout.pending &= ~dropped
-        self._returned_messages += dropped.bit_count()
-        self._held_messages -= dropped.bit_count()
-        if handout in self._buffer:
-            self._buffer.remove(handout)
-        self._messages = deque(message for message in self._messages if message.handout is not handout)
-        if not handout.pending:
-            self._closed(handout)
-
-    async def _request(self, message: Any) -> tuple[Any, memoryview]:
-        await self._connected.wait()
-        connection = self._connection
-        if self._error is not None:
-            raise self._error
-        if connection is None:
-            await anyio.lowlevel.checkpoint()
-            raise Disconnected("the connection is lost")
-        return await connection.request(message)
-
-    async def grant(self) -> None:
-        """Tells the broker what more can be taken."""
-        while True:
-            await self._granting.wait()
-            self._granting = anyio.Event()
-            await self._connected.wait()
-            messages, size = self._returned_messages, self._returned_bytes
-            connection = self._connection
-            if connection is not None and (messages or size):
-                self._returned_messages = self._returned_bytes = 0
-                with suppress(Disconnected):
-                    await connection.tell(Grant(self._subscribe.stream, messages, size))
-
-    async def renew(self) -> None:
-        while True:
-            await self._connected.wait()
-            self._joined = anyio.Event()
-            with anyio.move_on_after(self._invisible_ms / RENEWALS_PER_TIME / 1000) as waited:
-                await self._joined.wait()  # then the time may be another
-            if not waited.cancelled_caught:
-                continue
-            held = [handout for handout in self._open if handout.lease != NO_LEASE]
-            connection = self._connection
-            if held and connection is not None:
-                with suppress(Disconnected, RequestRefused):
-                    for handout in await self._extend(connection, held):
-                        self._drop(handout)
-
-    async def settle(self) -> None:
-        await self._settling.run()
-
-    async def leave(self) -> None:
-        """Says that what was started on and not settled has failed, waits for what was settled, and leaves the group,
-        which gives the rest back; all that only as long as the connection lasts.
-        """
-        self.stop()
-        for handout in list(self._open):
-            for first, last in handout.ranges(handout.started):
-                if handout.lease != NO_LEASE:
-                    where = (handout.topic, handout.partition, handout.lease, first, last)
-                    self._settling.ask(SettleEntry(*where, NACK, -1, "left without being settled"))
-        connection = self._joining
-        if connection is None:
-            return
-        async with anyio.create_task_group() as tasks:
-
-            async def watch() -> None:
-                await connection.lost.wait()
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(watch)
-            await self._connected.wait()  # who has asked to join may be a member by now, and leaves as one
-            await self._settling.wait_settled()
-            with suppress(Disconnected, RequestRefused):
-                await connection.request(Unsubscribe(self._subscribe.stream))
-            tasks.cancel_scope.cancel()
+        self._wake()
 
 
 def _check(asked: Asked, message: Message) -> None:
@@ -519,18 +298,19 @@ async def subscriber(
             ends.append(end)
             await task()
 
+    membership = made._membership
     try:
         async with task_group() as tasks:
-            for task in (made.settle, made.grant, made.renew, partial(made.keep, started)):
+            for task in (made._settling.run, membership.grant, membership.renew, partial(membership.keep, started)):
                 tasks.start_soon(run, task)
             try:
                 await started.wait()
-                if made._error is not None:
-                    raise made._error
+                made._check_taken()
                 yield made
             finally:
+                made.stop()
                 with anyio.move_on_after(LEAVE_S_MAX, shield=True):
-                    await made.leave()
+                    await membership.leave()
                 for end in ends:
                     end.cancel()
                 tasks.cancel_scope.cancel()

@@ -20,8 +20,8 @@ from trivium.client import Client
 from trivium.connection import Connection
 from trivium.frames.queues import Receive, Subscribe
 from trivium.handouts import Handout, Message
+from trivium.membership import Membership
 from trivium.queue_admin import DeadLetter
-from trivium.subscriber import Subscriber
 
 
 async def fill(client: Client, count: int, topic: str = "t", partitions: int = 2) -> set[bytes]:
@@ -161,18 +161,18 @@ async def test_a_member_that_contradicts_its_group_is_told_both() -> None:
 
 
 async def test_what_is_here_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trivium.subscriber.RENEWALS_PER_TIME", 30_000)  # every millisecond
+    monkeypatch.setattr("trivium.membership.RENEWALS_PER_TIME", 30_000)  # every millisecond
     renewed = trio.Event()
     answers = []
 
-    async def extend(subscriber: Subscriber, *args: Any) -> Any:
-        answers.append(await original(subscriber, *args))
+    async def extend(membership: Membership, *args: Any) -> Any:
+        answers.append(await original(membership, *args))
         if len(answers) == 3:
             renewed.set()
         return answers[-1]
 
-    original = Subscriber._extend
-    monkeypatch.setattr(Subscriber, "_extend", extend)
+    original = Membership._extend
+    monkeypatch.setattr(Membership, "_extend", extend)
     async with connected() as client:
         await fill(client, 2)
         async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
@@ -408,13 +408,13 @@ async def test_who_is_refused_when_it_comes_back_is_told_by_every_call() -> None
 
 async def test_messages_are_renewed_by_the_time_of_their_group(monkeypatch: pytest.MonkeyPatch) -> None:
     renewed = trio.Event()
-    extend = Subscriber._extend
+    extend = Membership._extend
 
     async def seen(*arguments: Any) -> list[Handout]:
         renewed.set()
         return await extend(*arguments)
 
-    monkeypatch.setattr(Subscriber, "_extend", seen)
+    monkeypatch.setattr(Membership, "_extend", seen)
     async with connected() as client, client.producer() as producer:
         await client.configure_queue("g", invisible_ms=300)
         await producer.send("t", b"0")
