@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
-from core.dynamic_configs import (
-    SHARE_HEARTBEAT,
-    SHARE_ISOLATION,
-    SHARE_LOCK,
-    SHARE_RESET,
-    SHARE_SESSION,
-    DynamicConfigs,
-    Scope,
-    share_start,
-)
+from core.dynamic_configs import DynamicConfigs
 from core.group_coordinator import GroupCoordinator
 from core.group_types import GroupLimits
 from core.groups import Groups
@@ -28,13 +18,13 @@ from core.intake import Intake
 from core.key_guard import KeyGuard
 from core.offsets import Offsets
 from core.once import Once
-from core.queue_group import QueueGroup
 from core.queue_traces import QueueTraces
-from core.queue_types import START_EARLIEST, START_LATEST, Policy, QueueLimits
+from core.queue_types import QueueLimits
 from core.queues import Queues
 from core.retroactive import Places, Retroactive, Target, resolve
 from core.schedules import Schedules
-from core.share_groups import SHARE_POLICY, ShareGroups
+from core.share_configs import ShareConfigs
+from core.share_groups import ShareGroups
 from core.state import StateLog
 from core.store.engine import Engine
 from core.topics import Topics
@@ -137,12 +127,7 @@ class Broker:
         traces = QueueTraces(self.tracer, self.topics)
         self.queues = Queues(self.engine, queues_state, self.topics, self.settings.queues, traces)
         await self.queues.load()
-        self.share_groups = ShareGroups(self.queues, self.topics, _now_ms)
-        self.share_groups.start_of = self._share_start
-        self.share_groups.policy_of = self._share_policy
-        self.share_groups.tune = self._tune_share_group
-        self.share_groups.session_ms_of = partial(self.configs.share_number, name=SHARE_SESSION)
-        self.share_groups.heartbeat_ms_of = partial(self.configs.share_number, name=SHARE_HEARTBEAT)
+        self.share_groups = ShareGroups(self.queues, self.topics, ShareConfigs(self.configs), _now_ms)
         self.configs.on_group_change = self.share_groups.configured
         self.retroactive.register("queue", self._move_queue)
         async with trio.open_nursery() as nursery:
@@ -181,21 +166,6 @@ class Broker:
             topic = await self.topics.update_config(TRACES_TOPIC, lambda _: config)
         self.tracer = Tracer(self.engine, self.topics, topic.partitions[0], self.settings.traces.region)
         self.trace_search = TraceSearch(self.engine, self.topics, topic.partitions[0])
-
-    def _share_start(self, group_id: str) -> int:
-        start = share_start(self.configs.get(Scope.GROUP, group_id).get(SHARE_RESET, "latest"))
-        if isinstance(start, int):
-            return max(int(time.time() * 1000) - start, 0)
-        return START_EARLIEST if start == "earliest" else START_LATEST
-
-    def _share_policy(self, group_id: str) -> Policy:
-        return replace(SHARE_POLICY, invisible_ms=self.configs.share_number(group_id, SHARE_LOCK))
-
-    def _tune_share_group(self, group: QueueGroup) -> None:
-        configs = self.configs.get(Scope.GROUP, group.id)
-        group.committed_only = configs.get(SHARE_ISOLATION) == "read_committed"
-        if SHARE_LOCK in configs:
-            group.policy = replace(group.policy, invisible_ms=int(configs[SHARE_LOCK]))
 
     def _apply_configs(self) -> None:
         self.topics.override_defaults(self.configs.topic_defaults())

@@ -19,13 +19,13 @@ import trio
 
 from core.errors import CoreError, CoreFailure
 from core.queue_group import QueueGroup
-from core.queue_types import START_LATEST, Policy
+from core.queue_types import START_LATEST
 from core.queues import Queues
 from core.share_assignor import Partition, assign
+from core.share_configs import ShareConfigs
 from core.share_sessions import Place, ShareSessions
 from core.topics import Topic, Topics
 
-SHARE_POLICY: Final = Policy(invisible_ms=30_000, attempts_max=5, backoff_ms=(0,), rejoin_ms=0)
 GROUPS_MAX: Final = 10_000
 MEMBERS_MAX: Final = 1_000  # of one group
 SWEEP_S: Final = 1
@@ -64,21 +64,15 @@ class ShareGroup:
 
 
 class ShareGroups:
-    """All share groups. `start_of(group id)` says where a new one begins (START_EARLIEST, START_LATEST or ms), `tune`
-    gives a queue group what is configured for it; a member is silent for `session_ms_of` at most.
-    """
+    """All share groups."""
 
-    def __init__(self, queues: Queues, topics: Topics, now_ms: Callable[[], int]) -> None:
+    def __init__(self, queues: Queues, topics: Topics, configs: ShareConfigs, now_ms: Callable[[], int]) -> None:
+        self.configs = configs
         self._queues = queues
         self._topics = topics
         self._now_ms = now_ms
         self._groups: dict[str, ShareGroup] = {}
-        self.sessions = ShareSessions(queues, now_ms, lambda group: self.tune(group))
-        self.start_of: Callable[[str], int] = lambda _: START_LATEST
-        self.policy_of: Callable[[str], Policy] = lambda _: SHARE_POLICY
-        self.tune: Callable[[QueueGroup], None] = lambda _: None
-        self.session_ms_of: Callable[[str], int] = lambda _: 45_000
-        self.heartbeat_ms_of: Callable[[str], int] = lambda _: 5_000
+        self.sessions = ShareSessions(queues, now_ms, configs.tune)
         topics.on_change(self._topic_changed)
 
     async def run(self) -> None:
@@ -115,7 +109,7 @@ class ShareGroups:
             if epoch not in (member.epoch, member.epoch_before):
                 raise CoreFailure(CoreError.FENCED_MEMBER_EPOCH)
         group = self._groups[group_id]
-        member.deadline_ms = self._now_ms() + self.session_ms_of(group_id)
+        member.deadline_ms = self._now_ms() + self.configs.session_ms(group_id)
         member.rack = member.rack if rack is None else rack
         if topics is not None and member.topics != (wanted := frozenset(topics)):
             member.topics = wanted
@@ -134,7 +128,7 @@ class ShareGroups:
             wanted = {name for member in group.members.values() for name in member.topics}
             names = {one.name for one in map(self._topics.get, wanted) if one is not None and not one.internal}
             if names:
-                await self._queues.share(group.id, names, self.start_of(group.id), self.policy_of(group.id))
+                await self._queues.share(group.id, names, self.configs.start(group.id), self.configs.policy(group.id))
             if group.epoch == epoch:
                 group.targets = self._targets(group)
         return group.targets
@@ -206,7 +200,7 @@ class ShareGroups:
         with suppress(CoreFailure):
             group = self._queues.find(group_id)
             if group.is_share:
-                self.tune(group)
+                self.configs.tune(group)
                 for queue in group.queues.values():
                     group.touch(queue)
                 group.wake()
@@ -230,7 +224,7 @@ class ShareGroups:
         if group is not None and group.members:
             raise CoreFailure(CoreError.GROUP_NOT_EMPTY)
         names = {topic for topic, _ in offsets}
-        await self._queues.share(group_id, names, START_LATEST, self.policy_of(group_id))
+        await self._queues.share(group_id, names, START_LATEST, self.configs.policy(group_id))
         await self._queues.reset(group_id, offsets)
 
     async def forget_topics(self, group_id: str, names: set[str]) -> set[str]:

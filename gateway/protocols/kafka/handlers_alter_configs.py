@@ -7,10 +7,10 @@ this one, and a group's of KIP-848. Loggers and client metrics cannot. Codes and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.dynamic_configs import BROKER_CONFIGS, GROUP_CONFIGS, Scope, check_broker_configs, check_group_configs
 from core.errors import CoreError, CoreFailure
@@ -41,6 +41,7 @@ class Operation(IntEnum):
     SUBTRACT = 3
 
 
+Answer = TypeVar("Answer")
 Overrides = Mapping[str, str]
 Change = Callable[[Overrides, "Kind"], dict[str, str | None]]
 """From a resource's overrides to those it shall have, not checked yet. Raises Refusal."""
@@ -60,40 +61,32 @@ class Kind:
 
 async def alter_configs(context: Context, request: Request) -> Message:
     body: AlterConfigsRequest = request.body  # type: ignore[assignment]
-    doubled = _doubled((resource.resource_type, resource.resource_name) for resource in body.resources)
-    responses = []
-    for resource in body.resources:
-        names = [config.name for config in resource.configs]
-        key = (resource.resource_type, resource.resource_name)
-        change = partial(_replaced, resource.configs)
-        code, message = await _alter(context, key, names, change, key in doubled, body.validate_only)
-        responses.append(
-            AlterConfigsResponse.AlterConfigsResourceResponse(
-                error_code=code, error_message=message, resource_type=key[0], resource_name=key[1]
-            )
-        )
-    return AlterConfigsResponse(responses=responses)
+    answer = AlterConfigsResponse.AlterConfigsResourceResponse
+    return AlterConfigsResponse(responses=await _alter_all(context, body, _replaced, answer))
 
 
 async def incremental_alter_configs(context: Context, request: Request) -> Message:
     body: IncrementalAlterConfigsRequest = request.body  # type: ignore[assignment]
-    doubled = _doubled((resource.resource_type, resource.resource_name) for resource in body.resources)
-    responses = []
+    answer = IncrementalAlterConfigsResponse.AlterConfigsResourceResponse
+    return IncrementalAlterConfigsResponse(responses=await _alter_all(context, body, _operated, answer))
+
+
+async def _alter_all(
+    context: Context,
+    body: AlterConfigsRequest | IncrementalAlterConfigsRequest,
+    changed: Callable[[Any, Overrides, Kind], dict[str, str | None]],
+    answer: Callable[..., Answer],
+) -> list[Answer]:
+    """One answer for each resource. `changed` makes of its overrides what its part of the request asks for."""
+    counts = Counter((resource.resource_type, resource.resource_name) for resource in body.resources)
+    answers: list[Answer] = []
     for resource in body.resources:
+        kind, name = key = resource.resource_type, resource.resource_name
         names = [config.name for config in resource.configs]
-        key = (resource.resource_type, resource.resource_name)
-        change = partial(_operated, resource.configs)
-        code, message = await _alter(context, key, names, change, key in doubled, body.validate_only)
-        responses.append(
-            IncrementalAlterConfigsResponse.AlterConfigsResourceResponse(
-                error_code=code, error_message=message, resource_type=key[0], resource_name=key[1]
-            )
-        )
-    return IncrementalAlterConfigsResponse(responses=responses)
-
-
-def _doubled(resources: Iterable[tuple[int, str]]) -> set[tuple[int, str]]:
-    return {resource for resource, count in Counter(resources).items() if count > 1}
+        change = partial(changed, resource.configs)
+        code, message = await _alter(context, key, names, change, counts[key] > 1, body.validate_only)
+        answers.append(answer(error_code=code, error_message=message, resource_type=kind, resource_name=name))
+    return answers
 
 
 async def _alter(

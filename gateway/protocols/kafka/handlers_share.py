@@ -68,7 +68,7 @@ async def share_group_heartbeat(context: Context, request: Request) -> Message:
         error_message=None,
         member_id=member.id,
         member_epoch=member.epoch,
-        heartbeat_interval_ms=groups.heartbeat_ms_of(body.group_id),
+        heartbeat_interval_ms=groups.configs.heartbeat_ms(body.group_id),
         assignment=told,
     )
 
@@ -104,7 +104,7 @@ def _session(
 
 def _lock_ms(context: Context, session: ShareSession) -> int:
     groups = context.broker.share_groups
-    return groups.policy_of(session.group_id).invisible_ms
+    return groups.configs.policy(session.group_id).invisible_ms
 
 
 def _acknowledgements(place: Place, batches: Batches) -> list[Acknowledgement] | None:
