@@ -179,16 +179,21 @@ class ShareGroups:
     def _remove(self, group: ShareGroup, member: ShareMember) -> None:
         del group.members[member.id]
         group.changed()
+        if not group.members and not self._is_stored(group.id):
+            del self._groups[group.id]  # it never read anything: nothing is left of it
+
+    def _is_stored(self, group_id: str) -> bool:
+        try:
+            return self._queues.find(group_id).is_share
+        except CoreFailure:
+            return False
 
     def find(self, group_id: str) -> ShareGroup | None:
         """A group, also one that has no members, or none that are known here, but a place in the log."""
         known = self._groups.get(group_id)
         if known is not None:
             return known
-        try:
-            return ShareGroup(group_id) if self._queues.find(group_id).is_share else None
-        except CoreFailure:
-            return None
+        return ShareGroup(group_id) if self._is_stored(group_id) else None
 
     def all(self) -> list[ShareGroup]:
         stored = [group.id for group in self._queues.all() if group.is_share]

@@ -485,3 +485,15 @@ def test_consumption_goes_on_over_kill_9(tmp_path: Path) -> None:
                 child.start()
         assert kills == 2
         one.close()
+
+
+async def test_a_group_that_never_read_anything_goes_with_its_last_member() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        member = Member(listener, (await joined(listener)).client, "m", "ghost")
+        assert (await member.beat(0, ["missing"])).error_code == 0
+        listed = ListGroupsRequest(types_filter=["share"])
+        answer = await member.client.call(ApiKey.LIST_GROUPS, 5, listed)
+        assert {one.group_id for one in answer.groups} == {"g", "ghost"}
+        await member.beat(-1)
+        answer = await member.client.call(ApiKey.LIST_GROUPS, 5, listed)
+        assert [one.group_id for one in answer.groups] == ["g"]
