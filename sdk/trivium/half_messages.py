@@ -104,7 +104,7 @@ class HalfProducer:
         self._group = group
         self._check = check
         self._ids = MessageIds()
-        self._joined: Connection | None = None
+        self._joined: Connection | None = None  # over which it has joined, or has asked to
 
     async def send(
         self,
@@ -176,7 +176,7 @@ class HalfProducer:
                 await anyio.sleep(REJOIN_S)
 
     async def leave(self) -> None:
-        """Is asked no more: an answer of nobody would count among the checks."""
+        """Is asked no more: an answer of nobody would count among the checks. Also who has only asked to join."""
         if self._joined is not None:
             with suppress(TriviumError):
                 await self._joined.request(LeaveProducers(self._group))
@@ -204,11 +204,11 @@ async def half_producer(client: Client, group: str, check: Check) -> AsyncIterat
     try:
         async with task_group() as tasks:
             try:
-                with anyio.fail_after(client.request_timeout_s):
-                    await tasks.start(made.keep_joined)
-            except TimeoutError:
-                raise RequestTimedOut(f"no broker took a producer of group {group!r} in time") from None
-            try:
+                try:
+                    with anyio.fail_after(client.request_timeout_s):
+                        await tasks.start(made.keep_joined)
+                except TimeoutError:
+                    raise RequestTimedOut(f"no broker took a producer of group {group!r} in time") from None
                 yield made
             finally:
                 tasks.cancel_scope.cancel()

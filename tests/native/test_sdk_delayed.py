@@ -12,8 +12,12 @@ import trio
 import trivium
 import trivium.blocking
 from tests.native.harness import in_thread, serving
+from tests.patience import PATIENCE_S
 from trivium.client import Client
+from trivium.connection import Connection
 from trivium.consumer import Consumer
+from trivium.frames.codec import KIND_OF, encode
+from trivium.frames.halves import JoinProducers, LeaveProducers
 from trivium.frames.transactions import EndTransaction
 from trivium.half_messages import HalfProducer
 
@@ -339,6 +343,47 @@ async def test_a_producer_of_half_messages_that_has_left_is_not_asked() -> None:
         async with client.consumer("t", start=trivium.EARLIEST) as consumer:
             with trio.fail_after(30):
                 assert await values(consumer, 1) == [b"1"]
+
+
+async def test_a_producer_of_half_messages_that_is_cancelled_while_it_joins_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scope = trio.CancelScope()
+    send = Connection._send
+
+    async def joining(self: Connection, data: bytes) -> None:
+        await send(self, data)
+        if data[8] == KIND_OF[JoinProducers]:
+            scope.cancel()
+
+    async with (
+        serving() as addresses,
+        trivium.connect(addresses.native) as client,
+        trivium.connect(addresses.native) as other,
+        client.half_producer("g", committing) as producer,
+    ):
+        await other.connection()
+        with monkeypatch.context() as patched, scope:
+            patched.setattr(Connection, "_send", joining)
+            await other.half_producer("g", nobody_knows).__aenter__()
+        assert scope.cancelled_caught
+        assert not (await other.connection()).closed
+        await producer.send("t", b"1", first_check_ms=1, checks_max=1)
+        async with client.consumer("t", start=trivium.EARLIEST) as consumer:
+            with trio.fail_after(PATIENCE_S):
+                assert await values(consumer, 1) == [b"1"]
+
+
+async def test_joining_and_leaving_producers_take_effect_in_their_order() -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client:
+        frames = [
+            encode(KIND_OF[type(message)], 1_000 + number, message, 0)
+            for number in range(300)  # a connection is in at most 100 groups
+            for message in (JoinProducers(f"g{number}"), LeaveProducers(f"g{number}"))
+        ]
+        await (await client.connection())._send(b"".join(frames))
+        async with client.half_producer("g", nobody_knows):
+            pass
 
 
 @pytest.mark.parametrize("commit", [False, True])

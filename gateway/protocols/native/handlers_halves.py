@@ -14,7 +14,7 @@ from core.half_messages import Question
 from core.intake import deliver_at
 from core.message_ids import ID_BYTES_MAX, id_of
 from gateway.protocols.native.codes import Refused
-from gateway.protocols.native.context import Area, AskFailed, Call, Peer
+from gateway.protocols.native.context import Area, AskFailed, Call, Peer, Reply
 from gateway.protocols.native.incoming import prepare_opened
 from trivium.errors import ErrorCode
 from trivium.frames.connection import Done
@@ -70,26 +70,29 @@ async def end_half(call: Call, request: EndHalf) -> Done:
     return Done()
 
 
-async def join_producers(call: Call, request: JoinProducers) -> Done:
-    """The connection answers check-backs of the group until it leaves, or ends."""
+async def join_producers(call: Call, request: JoinProducers, reply: Reply) -> None:
+    """The connection answers check-backs of the group until it leaves, or ends. In order with its leaving: who gives
+    up while it joins leaves at once.
+    """
     halves, peer = call.context.broker.halves, call.peer
     if request.group in peer.producers:
-        return Done()
+        reply(Done())
+        return
     if len(peer.producers) >= GROUPS_PER_CONNECTION_MAX:
         raise CoreFailure(CoreError.LIMIT_REACHED, f"a connection joins {GROUPS_PER_CONNECTION_MAX} groups at most")
     ask = partial(_ask, peer, request.group)
     halves.add_producer(request.group, ask)
     leave = peer.producers[request.group] = partial(halves.remove_producer, request.group, ask)
     peer.on_close.append(leave)
-    return Done()
+    reply(Done())
 
 
-async def leave_producers(call: Call, request: LeaveProducers) -> Done:
+async def leave_producers(call: Call, request: LeaveProducers, reply: Reply) -> None:
     leave = call.peer.producers.pop(request.group, None)
     if leave is not None:
         call.peer.on_close.remove(leave)
         leave()
-    return Done()
+    reply(Done())
 
 
 async def _ask(peer: Peer, group: str, question: Question) -> HalfEnd | None:
@@ -131,9 +134,8 @@ AREA = Area(
     tasks={
         SendHalf: send_half,
         EndHalf: end_half,
-        JoinProducers: join_producers,
-        LeaveProducers: leave_producers,
         ListHalves: list_halves,
         ResumeHalf: resume_half,
-    }
+    },
+    in_order={JoinProducers: join_producers, LeaveProducers: leave_producers},
 )
