@@ -212,6 +212,8 @@ class ConsumerGroup:
         if before is not None:
             self._disown(before)
         self.members[member.id] = member
+        if before is not None and before.regex != member.regex:
+            self._forget_regexes()
         for topic_id, partitions in (*member.assigned.items(), *member.revoking.items()):
             for partition in partitions:
                 self.owners[topic_id, partition] = member.id
@@ -230,6 +232,10 @@ class ConsumerGroup:
         self.targets.pop(member_id, None)
         self.timers.pop(member_id, None)
         self.dirty.add(member_id)
+        self._forget_regexes()
+
+    def _forget_regexes(self) -> None:
+        """Those that no member subscribes any more."""
         for regex in self.regexes.keys() - {m.regex for m in self.members.values()}:
             del self.regexes[regex]
 

@@ -268,6 +268,16 @@ def test_a_regular_expression_subscribes_what_it_matches_whole_now_and_later() -
     assert a.count == 1
 
 
+def test_a_regular_expression_that_nobody_subscribes_any_more_is_forgotten() -> None:
+    world = World(topics=Topics(t=1))
+    a, b = Member(world, "a", regex="t|a"), Member(world, "b", regex="t|a")
+    for number in range(3):
+        a.beat(regex=f"t|{number}")
+        assert the_group(world).regexes.keys() == {f"t|{number}", "t|a"}
+    b.beat(regex="", topics=["t"])
+    assert the_group(world).regexes.keys() == {"t|2"}
+
+
 def test_a_hostile_regular_expression_costs_no_more_than_others() -> None:
     world = World(topics=Topics(**{"a" * 200 + str(i): 1 for i in range(200)}))
     assert Member(world, "a", regex="(a+)+b").count == 0
