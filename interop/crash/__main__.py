@@ -2,26 +2,21 @@
 
 A round: load for a random time, kill -9, restart on the same data directory and port (now and then killed again while
 it recovers), load again for a moment so that every client settles what it had begun, then with all clients at rest the
-whole log is read back and held against the ledger. Every GENERATION_ROUNDS the topics are replaced, which bounds what a
-round reads.
+whole log is read back and held against the ledger. Every generation of rounds has new topics, which bounds what a round
+reads.
 """
 
 from __future__ import annotations
 
-import argparse
-import random
-import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from interop import setup
-from interop.brokers import ApacheKafka, Broker, BrokerError, Trivium
-from interop.crash.ledger import Ledger
+from interop.brokers import ApacheKafka, Broker, Trivium
 from interop.crash.load import (
     CLIENT,
     GROUP,
@@ -32,24 +27,22 @@ from interop.crash.load import (
     OffsetTransactions,
     TransactionalProducer,
     Worker,
-    WorkerError,
     read_all,
 )
-from interop.places import scratch_root
+from interop.crash.rounds import Run, arguments, crash
 
-GENERATION_ROUNDS = 20
 LOAD_S_MAX = 1.5
+RECOVERING_S_MAX = 0.6
 
 
-class Run:
-    """One broker, its workers and the ledger over many rounds."""
+class KafkaRun(Run):
+    """Idempotent and transactional producers, a group reader."""
+
+    generation_rounds = 20
 
     def __init__(self, broker: Broker, seed: int) -> None:
-        self.broker = broker
-        self.random = random.Random(seed)
-        self.ledger = Ledger()
+        super().__init__(broker, seed)
         self.generation = -1
-        self.kills = 0
         self.admin = self._new_admin()
         at, ledger = broker.bootstrap, self.ledger
         self.transactional: list[Worker] = [
@@ -59,7 +52,7 @@ class Run:
         ]
         self.plain: list[Worker] = [IdempotentProducer(f"plain-{number}", at, ledger) for number in range(2)]
         self.plain.append(GroupReader("reader", at, ledger))
-        self.workers: list[Worker] = [*self.plain, *self.transactional]
+        self.workers = [*self.plain, *self.transactional]
         for worker in self.workers:
             worker.start()
 
@@ -76,7 +69,6 @@ class Run:
         return AdminClient({**CLIENT, "bootstrap.servers": self.broker.bootstrap})
 
     def new_generation(self) -> None:
-        """New topics, the old ones deleted; only while all workers rest."""
         if self.generation >= 0:
             for future in self.admin.delete_topics([self.plain_topic, self.transaction_topic]).values():
                 future.result(20)
@@ -96,31 +88,14 @@ class Run:
         for worker in self.transactional:
             worker.resume(self.transaction_topic)
 
-    def pause(self) -> None:
-        for worker in self.workers:
-            worker.ask_pause()
-        for worker in self.workers:
-            worker.wait_paused()
-
     def round(self) -> None:
-        """Load, kill, restart, settle, check. Raises BrokerError or WorkerError where it cannot go on."""
         self.resume()
         time.sleep(self.random.uniform(0.05, LOAD_S_MAX))
-        self.broker.check()
-        self.kill()
-        if self.random.random() < 0.2:
-            self.broker.start_unready()
-            time.sleep(self.random.uniform(0.0, 0.6))
-            self.kill()
-        self.broker.start()
+        self.kill_and_restart(RECOVERING_S_MAX)
         self.admin = self._new_admin()
         time.sleep(self.random.uniform(0.0, 0.2))
         self.pause()
         self.check()
-
-    def kill(self) -> None:
-        self.kills += 1
-        self.broker.kill()
 
     def check(self) -> None:
         """The whole log against the ledger, all workers at rest."""
@@ -146,63 +121,22 @@ class Run:
         answer = self.admin.list_consumer_group_offsets(request, request_timeout=20)[group].result(30)
         return {(part.topic, part.partition): part.offset for part in answer.topic_partitions if part.offset >= 0}
 
-    def end(self) -> None:
-        for worker in self.workers:
-            worker.ending = True
-
-
-def _report(run: Run, rounds: int, began: float) -> None:
-    counts = ", ".join(f"{count} {what}" for what, count in run.ledger.counts().items())
-    print(f"round {rounds}: {run.kills} kills, ready in {run.broker.ready_s:.2f} s, {counts}", end="")
-    print(f", {time.monotonic() - began:.0f} s", flush=True)
-
-
-def crash(broker: Broker, rounds: int, seed: int) -> list[str]:
-    """Runs `rounds` rounds and returns what was violated, at the first round that violates anything."""
-    began = time.monotonic()
-    broker.start()
-    run = Run(broker, seed)
-    try:
-        for number in range(rounds):
-            if number % GENERATION_ROUNDS == 0:
-                run.new_generation()
-            run.round()
-            _report(run, number + 1, began)
-            if run.ledger.violations:
-                break
-    except (BrokerError, WorkerError, KafkaException, TimeoutError) as error:
-        run.ledger.violate(f"{type(error).__name__}: {error}")
-    finally:
-        run.end()
-    return run.ledger.violations
+    def counts(self) -> str:
+        return ", ".join(f"{count} {what}" for what, count in self.ledger.counts().items())
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
-    parser.add_argument("--flush", choices=("sync", "async"), default="sync")
+    parser = arguments((__doc__ or "").splitlines()[0], rounds=12)
     parser.add_argument("--broker", choices=("trivium", "kafka"), default="trivium")
     options = parser.parse_args()
-    seed = options.seed if options.seed is not None else random.randrange(1 << 31)
-    print(f"seed {seed}")
-    scratch_root().mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="crash-", dir=scratch_root()))
-    broker: Broker = Trivium(directory, flush=options.flush, config="[groups]\ninitial_rebalance_delay_ms = 0\n")
-    if options.broker == "kafka":
-        setup.kafka()
-        broker = ApacheKafka(directory, settings={"group.initial.rebalance.delay.ms": "0"})
-    violations = crash(broker, options.rounds, seed)
-    broker.kill()
-    for violation in violations:
-        print(f"VIOLATED {violation}")
-    if violations:
-        print(f"seed {seed}; the data directory is kept: {directory}")
-        print(broker.log_tail())
-        return 1
-    shutil.rmtree(directory, ignore_errors=True)
-    print(f"{options.rounds} rounds: everything acknowledged is where it was acknowledged")
-    return 0
+
+    def new_broker(directory: Path) -> Broker:
+        if options.broker == "kafka":
+            setup.kafka()
+            return ApacheKafka(directory, settings={"group.initial.rebalance.delay.ms": "0"})
+        return Trivium(directory, flush=options.flush, config="[groups]\ninitial_rebalance_delay_ms = 0\n")
+
+    return crash(options, new_broker, KafkaRun, "everything acknowledged is where it was acknowledged")
 
 
 if __name__ == "__main__":

@@ -9,43 +9,36 @@ broker's grace for clients that come back.
 
 from __future__ import annotations
 
-import argparse
-import random
-import shutil
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from interop.brokers import BrokerError, Trivium
+from interop.brokers import Broker, Trivium
 from interop.crash import device_checks as checks
 from interop.crash.devices import Client, DevicePublisher, Leaver, WillClients
-from interop.crash.ledger import Ledger
-from interop.crash.load import CLIENT, PARTITIONS, GroupReader, IdempotentProducer, Worker, WorkerError, read_all
-from interop.places import scratch_root
+from interop.crash.load import CLIENT, PARTITIONS, GroupReader, IdempotentProducer, read_all
+from interop.crash.rounds import Run, arguments, crash
 
-GENERATION_ROUNDS = 12
 LOAD_S_MAX = 1.2
+RECOVERING_S_MAX = 0.8
 CATCH_UP_S = 300.0
 WILL_GRACE_S = 2  # that the broker is told to give clients to come back in
 WILLS_S_MAX = 20.0
 CONFIG = f"[groups]\ninitial_rebalance_delay_ms = 0\n[mqtt]\nwill_grace_s = {WILL_GRACE_S}\n"
 
 
-class Run:
-    """One broker, its Kafka clients and devices, over many rounds."""
+class MqttRun(Run):
+    """Kafka clients and devices."""
 
-    def __init__(self, broker: Trivium, seed: int) -> None:
-        self.broker = broker
-        self.random = random.Random(seed)
-        self.ledger = Ledger()
-        self.kills = 0
+    generation_rounds = 12
+
+    def __init__(self, broker: Broker, seed: int) -> None:
+        assert isinstance(broker, Trivium)
+        super().__init__(broker, seed)
         self.topic = ""
         self._generation = 0
         kafka, mqtt = broker.bootstrap, f"127.0.0.1:{broker.mqtt_port}"
@@ -56,7 +49,7 @@ class Run:
         self.wills = WillClients("wills", mqtt, self.ledger)
         producer = IdempotentProducer("plain", kafka, self.ledger)
         self.devices: list[DevicePublisher] = [self.qos1, self.qos2, self.keeper]
-        self.workers: list[Worker] = [*self.devices, self.wills, producer, GroupReader("reader", kafka, self.ledger)]
+        self.workers = [*self.devices, self.wills, producer, GroupReader("reader", kafka, self.ledger)]
         self.whole = Client("whole", mqtt, self.ledger)
         self.members = [Client(f"member-{number}", mqtt, self.ledger, version=4 + number) for number in range(2)]
         self.once = [Client(f"once-{number}", mqtt, self.ledger, version=4 + number) for number in range(2)]
@@ -68,7 +61,8 @@ class Run:
     # -- topics
 
     def new_generation(self) -> None:
-        """A new topic and new subscriptions; only while all workers rest."""
+        if self.topic:
+            self._check_wills()
         self._generation += 1
         admin = AdminClient({**CLIENT, "bootstrap.servers": self.broker.bootstrap})
         if self.topic:
@@ -101,14 +95,7 @@ class Run:
         for worker in self.workers:
             worker.resume(self.topic)
 
-    def pause(self) -> None:
-        for worker in self.workers:
-            worker.ask_pause()
-        for worker in self.workers:
-            worker.wait_paused()
-
     def round(self) -> None:
-        """Load, kill, restart, settle, check. Raises BrokerError or WorkerError where it cannot go on."""
         leavers = [
             Leaver(f"leaver-{durable}", self.mqtt, f"$share/crash/{self.topic}/#", durable=durable)
             for durable in (False, True)
@@ -120,13 +107,7 @@ class Run:
             if self.random.random() < 0.5:
                 leaver.cut()
         time.sleep(self.random.uniform(0.0, 0.1))
-        self.broker.check()
-        self._kill()
-        if self.random.random() < 0.2:
-            self.broker.start_unready()
-            time.sleep(self.random.uniform(0.0, 0.8))
-            self._kill()
-        self.broker.start()
+        self.kill_and_restart(RECOVERING_S_MAX)
         time.sleep(self.random.uniform(0.0, 0.3))
         self.pause()
         for leaver in leavers:
@@ -134,9 +115,12 @@ class Run:
             leaver.end()
         self.check()
 
-    def _kill(self) -> None:
-        self.kills += 1
-        self.broker.kill()
+    def finish(self) -> None:
+        self._check_wills()
+
+    def counts(self) -> str:
+        published = sum(len(one) for device in self.devices for one in device.sent.values())
+        return f"{published} published by devices, {len(self.whole.received)} received, {len(self.wills.owed)} wills"
 
     # -- checks
 
@@ -173,7 +157,7 @@ class Run:
         for what in violated:
             self.ledger.violate(what)
 
-    def check_wills(self) -> None:
+    def _check_wills(self) -> None:
         """After the grace."""
         deadline = time.monotonic() + WILLS_S_MAX
         while checks.check_wills(self.wills.owed, self.log()) and time.monotonic() < deadline:
@@ -206,61 +190,19 @@ class Run:
         return dict(client.received)
 
     def end(self) -> None:
-        for worker in self.workers:
-            worker.ending = True
+        super().end()
         for client in (self.whole, *self.members, *self.once, *(device.client for device in self.devices)):
             client.paho.loop_stop()
 
 
-def crash(broker: Trivium, rounds: int, seed: int) -> list[str]:
-    """Runs `rounds` rounds and returns what was violated, at the first round that violates anything."""
-    began = time.monotonic()
-    broker.start()
-    run = Run(broker, seed)
-    try:
-        for number in range(rounds):
-            if number % GENERATION_ROUNDS == 0:
-                if number:
-                    run.check_wills()
-                run.new_generation()
-            run.round()
-            counts = f"{sum(len(one) for device in run.devices for one in device.sent.values())} published by devices"
-            counts += f", {len(run.whole.received)} received, {len(run.wills.owed)} wills"
-            print(f"round {number + 1}: {run.kills} kills, ready in {broker.ready_s:.2f} s, {counts}", end="")
-            print(f", {time.monotonic() - began:.0f} s", flush=True)
-            if run.ledger.violations:
-                break
-        else:
-            run.check_wills()
-    except (BrokerError, WorkerError, KafkaException, TimeoutError) as error:
-        run.ledger.violate(f"{type(error).__name__}: {error}")
-    finally:
-        run.end()
-    return run.ledger.violations
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
-    parser.add_argument("--flush", choices=("sync", "async"), default="sync")
-    options = parser.parse_args()
-    seed = options.seed if options.seed is not None else random.randrange(1 << 31)
-    print(f"seed {seed}")
-    scratch_root().mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="crash-mqtt-", dir=scratch_root()))
-    broker = Trivium(directory, flush=options.flush, config=CONFIG)
-    violations = crash(broker, options.rounds, seed)
-    broker.kill()
-    for violation in violations:
-        print(f"VIOLATED {violation}")
-    if violations:
-        print(f"seed {seed}; the data directory is kept: {directory}")
-        print(broker.log_tail())
-        return 1
-    shutil.rmtree(directory, ignore_errors=True)
-    print(f"{options.rounds} rounds: nothing acknowledged was lost, QoS 2 came once, in order")
-    return 0
+    options = arguments((__doc__ or "").splitlines()[0], rounds=6).parse_args()
+    return crash(
+        options,
+        lambda directory: Trivium(directory, flush=options.flush, config=CONFIG),
+        MqttRun,
+        "nothing acknowledged was lost, QoS 2 came once, in order",
+    )
 
 
 if __name__ == "__main__":
