@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from core.store.engine import Buffer
-from gateway.direct_stream import READ_BYTES
+from gateway.input import Input
 from gateway.memory_budget import MemoryBudget
 from gateway.output import Output
 from gateway.protocols.kafka.dispatch import Dispatcher
@@ -63,7 +63,6 @@ class Connection:
         responses: MemoryBudget,
     ) -> None:
         self._dispatcher = dispatcher
-        self._stream = stream
         self._output = Output(stream, self._take_ready, self._sent, self._is_finished, limits.send_timeout_ms_max)
         self._limits = limits
         self._budget = budget
@@ -77,8 +76,7 @@ class Connection:
         self._pending_bytes = 0  # of pipelined requests whose response is not ready
         self._received_bytes = 0  # which the frames being handled keep in memory
         self._room = trio.Event()
-        self._receiving: trio.CancelScope | None = None
-        self._active_at = trio.current_time()
+        self._input = Input(stream, limits.idle_ms_max, self._is_busy, self._log_idle)
         self.draining = False
         self.waiting: trio.Event | None = None  # what a long poll sleeps on
         self._all = trio.CancelScope()
@@ -88,8 +86,7 @@ class Connection:
     def drain(self) -> None:
         """Takes no further request; `run` ends once those begun are answered."""
         self.draining = True
-        if self._receiving is not None:
-            self._receiving.cancel()
+        self._input.stop()
         if self.waiting is not None:
             self.waiting.set()
         self._output.wake()
@@ -99,9 +96,10 @@ class Connection:
             with self._all:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._write)
-                    nursery.start_soon(self._watch_idle)
+                    nursery.start_soon(self._input.watch_idle)
                     try:
-                        await self._read()
+                        with self._input.scope:
+                            await self._read()
                     except RemoteProtocolError as error:
                         self.log.warning("closed: bad request", reason=str(error))
                         self._all.cancel()
@@ -181,12 +179,7 @@ class Connection:
                 self._room = trio.Event()
                 self._budget.call_when_not_full(self._wake)
                 await self._room.wait()
-            self._active_at = trio.current_time()
-            with trio.CancelScope() as self._receiving:
-                chunk = await self._stream.receive_some(READ_BYTES)
-            if self._receiving.cancelled_caught:
-                return
-            self._receiving = None
+            chunk = await self._input.receive()
             if not chunk:
                 if self._frames.held_bytes:
                     raise RemoteProtocolError("the peer left in the middle of a request")
@@ -203,18 +196,11 @@ class Connection:
             self._answering = False
             self._output.send_now()
 
-    async def _watch_idle(self) -> None:
-        """One timer for the connection rather than one for each read."""
-        idle_s = self._limits.idle_ms_max / 1000
-        due = self._active_at + idle_s
-        while True:
-            await trio.sleep_until(due)
-            due = self._active_at + idle_s
-            if self._receiving is not None and due <= trio.current_time():
-                break
-            due = max(due, trio.current_time() + idle_s / 10)  # a request is being handled: look again later
+    def _is_busy(self) -> bool:
+        return bool(self._slots)
+
+    def _log_idle(self) -> None:
         self.log.info("closed: idle", idle_ms_max=self._limits.idle_ms_max)
-        self._receiving.cancel()
 
     async def _handle(self, frame: memoryview) -> None:
         while (

@@ -43,6 +43,8 @@ READY_MAX: Final = 1_024  # sockets in one turn
 ACCEPTS_MAX: Final = 4_096  # new connections of one listener in one turn, some 20 us each; as the system keeps at most
 STORM_ACCEPTS: Final = 64  # so many in one turn are a storm: turns are short then, and each begins with accepting,
 STORM_READY_MAX: Final = 128  # or the system would drop who comes next, and they would try again after a second or more
+TURNS_MAX: Final = 2  # small turns before others have theirs: one of trio's costs as much, and mostly nothing has come
+SMALL_READY_MAX: Final = 16
 ROUNDS_MAX: Final = 4  # times that output of one turn may lead to more output before other sockets get their turn
 WHEEL_S_MAX: Final = 60  # the longest a connection goes without a look at its deadline
 _OUT: Final = select.EPOLLOUT
@@ -117,9 +119,14 @@ class Pump:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
-            ready = self._epoll.poll(0, STORM_READY_MAX if self._stormed else READY_MAX)
-            busy = bool(ready)
-            self._turn(ready)
+            for _ in range(TURNS_MAX):
+                ready = self._epoll.poll(0, STORM_READY_MAX if self._stormed else READY_MAX)
+                busy = bool(ready)
+                if not busy and not self.outbox.events:
+                    break
+                self._turn(ready)
+                if self._resumed is not None or len(ready) > SMALL_READY_MAX:
+                    break
 
     async def _sweeper(self) -> None:
         while True:

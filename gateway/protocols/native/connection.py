@@ -20,7 +20,7 @@ import trio
 
 from core.errors import CoreFailure
 from core.store.engine import Buffer
-from gateway.direct_stream import READ_BYTES
+from gateway.input import Input
 from gateway.memory_budget import MemoryBudget
 from gateway.output import Output
 from gateway.protocols.native.codes import CORE_CODES, Refused
@@ -66,7 +66,6 @@ class Connection:
         self, context: Context, stream: trio.abc.Stream, peer: str, limits: ConnectionLimits, budget: MemoryBudget
     ) -> None:
         self._context = context
-        self._stream = stream
         self._limits = limits
         self._budget = budget
         self._frames = FrameReader(limits.request_bytes_max)
@@ -77,7 +76,7 @@ class Connection:
         self._out: list[Buffer] = []
         self._unsent_bytes = 0
         self._room = trio.Event()
-        self._receiving: trio.CancelScope | None = None
+        self._input = Input(stream, limits.idle_ms_max, self._is_busy, self._log_idle)
         self._all = trio.CancelScope()
         self._tasks: trio.Nursery
         self._asked: dict[int, _Asked] = {}
@@ -94,8 +93,7 @@ class Connection:
     def drain(self) -> None:
         """Takes no further request; `run` ends once those begun are answered."""
         self.draining = True
-        if self._receiving is not None:
-            self._receiving.cancel()
+        self._input.stop()
         for waker in self.wakers:
             waker.set()
         self._output.wake()
@@ -105,8 +103,10 @@ class Connection:
             with self._all:
                 async with trio.open_nursery() as self._tasks:
                     self._tasks.start_soon(self._write)
+                    self._tasks.start_soon(self._input.watch_idle)
                     try:
-                        await self._read()
+                        with self._input.scope:
+                            await self._read()
                     except RemoteProtocolError as error:
                         self.log.warning("closed: bad request", reason=str(error))
                         self._all.cancel()
@@ -123,13 +123,7 @@ class Connection:
 
     async def _read(self) -> None:
         while not self.draining:
-            with trio.move_on_after(self._limits.idle_ms_max / 1000) as self._receiving:
-                chunk = await self._stream.receive_some(READ_BYTES)
-            if self._receiving.cancelled_caught:
-                if self._in_flight and not self.draining:
-                    continue
-                return
-            self._receiving = None
+            chunk = await self._input.receive()
             if not chunk:
                 return
             held_bytes = self._frames.held_bytes
@@ -139,6 +133,12 @@ class Connection:
             for frame in arrived:
                 await self._handle(frame)
             self._context.broker.engine.write_now()
+
+    def _is_busy(self) -> bool:
+        return self._in_flight > 0
+
+    def _log_idle(self) -> None:
+        self.log.info("closed: idle", idle_ms_max=self._limits.idle_ms_max)
 
     async def _handle(self, frame: Frame) -> None:
         if frame.is_reply:
