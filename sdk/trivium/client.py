@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -19,7 +19,7 @@ from trivium.connection import Incoming
 from trivium.frames.connection import AskStatus, Status
 from trivium.frames.halves import DO_NOT_KNOW, CheckBack, CheckBackReply, EndHalf, ResumeHalf
 from trivium.frames.offsets import LATEST
-from trivium.frames.queues import ORDER_KEY, ORDER_NONE, ORDER_PARTITION, Deliver, Subscribe
+from trivium.frames.queues import ORDER_KEY, ORDER_NONE, ORDER_PARTITION, Deliver, QueueSettings, Subscribe
 from trivium.frames.resets import GroupReset
 from trivium.frames.scheduled import Cancel
 from trivium.frames.traces import BY_ID, BY_KEY, BY_PLACE, BY_TIME, FindTraces, TraceEntry
@@ -56,13 +56,13 @@ class Client(Reconnecting, Topics, GroupOffsets, QueueAdmin):
     def __init__(self, addresses: str, tasks: anyio.abc.TaskGroup, client_id: str, request_timeout_s: float) -> None:
         incoming = Incoming(
             {AskStatus: self._status, CheckBack: self._check_back},
-            {GroupReset: self._group_reset, Deliver: self._deliver},
+            {GroupReset: self._group_reset, Deliver: self._to_stream, QueueSettings: self._to_stream},
         )
         Reconnecting.__init__(self, addresses, tasks, client_id, request_timeout_s, incoming)
         Topics.__init__(self)
         GroupOffsets.__init__(self)
         self._last_stream = 0
-        self._streams: dict[int, Callable[[Deliver, memoryview], None]] = {}
+        self._streams: dict[int, Callable[[Deliver | QueueSettings, memoryview], None]] = {}
         self.half_producers: dict[str, Callable[[CheckBack, memoryview], Awaitable[CheckBackReply]]] = {}
         self.status: dict[str, Callable[[], Any]] = {}  # what else this client's status shows, for JSON
 
@@ -73,14 +73,16 @@ class Client(Reconnecting, Topics, GroupOffsets, QueueAdmin):
         known = {name: show() for name, show in self.status.items()}
         return Status(json.dumps({"settings": settings, **known, "stacks": stacks()}, default=str))
 
-    def take_deliveries(self, stream: int, taker: Callable[[Deliver, memoryview], None] | None) -> None:
-        """Who takes what is handed out to a stream; None: nobody any more."""
-        if taker is None:
-            self._streams.pop(stream, None)
-        else:
-            self._streams[stream] = taker
+    @contextmanager
+    def taking(self, stream: int, taker: Callable[[Deliver | QueueSettings, memoryview], None]) -> Iterator[None]:
+        """Calls `taker` with what the broker says to a stream, while the block is not left."""
+        self._streams[stream] = taker
+        try:
+            yield
+        finally:
+            del self._streams[stream]
 
-    def _deliver(self, message: Deliver, payload: memoryview) -> None:
+    def _to_stream(self, message: Deliver | QueueSettings, payload: memoryview) -> None:
         taker = self._streams.get(message.stream)
         if taker is not None:
             taker(message, payload)

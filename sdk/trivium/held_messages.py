@@ -7,11 +7,12 @@ messages is settled. What is settled comes back as credit, which the broker is t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import anyio
 
 from trivium.expiry import is_expired
-from trivium.frames.queues import NO_LEASE, REJECT, Deliver, SettleEntry
+from trivium.frames.queues import NO_LEASE, REJECT, Delivery, SettleEntry
 from trivium.handouts import Handout, Message
 from trivium.record_batch import BatchError
 from trivium.settling import REASON_CHARS_MAX, Settling
@@ -33,10 +34,10 @@ class HeldMessages:
 
     # -- coming and going
 
-    def deliver(self, message: Deliver, payload: memoryview) -> None:
-        """The broker hands out."""
+    def deliver(self, entries: Sequence[Delivery], payload: memoryview) -> None:
+        """The broker hands out; the payload holds the entries' batches."""
         at = 0
-        for entry in message.entries:
+        for entry in entries:
             handout = Handout(entry, payload[at : at + entry.size])
             at += entry.size
             self._handouts[handout] = None

@@ -45,8 +45,8 @@ class Membership:
         self._connection: Connection | None = None  # over which it is a member
         self._joining: Connection | None = None  # over which it is one, or has asked to be
         self._connected = anyio.Event()
-        self._joined = anyio.Event()
-        self._invisible_ms = 30_000
+        self._invisible_ms = 30_000  # as the group says
+        self._timed = anyio.Event()  # it says so anew
         self.error: RequestRefused | None = None
 
     async def request(self, message: Any) -> tuple[Any, memoryview]:
@@ -85,7 +85,7 @@ class Membership:
         held = self._held.leased
         leases = {handout.lease for handout in held} | self._settling.leases
         reply, _ = await connection.request(self._subscribe._replace(held=list(leases)))
-        self._invisible_ms = reply.invisible_ms
+        self.follow(reply.invisible_ms)
         for handout in await self._extend(connection, held):
             self._held.drop(handout)
         credit = self._held.take_all_credit()
@@ -93,7 +93,11 @@ class Membership:
             await connection.tell(Grant(self._subscribe.stream, *credit))
         self._connection = connection
         self._connected.set()
-        self._joined.set()
+
+    def follow(self, invisible_ms: int) -> None:
+        """The group says for how long messages are invisible."""
+        self._invisible_ms = invisible_ms
+        self._timed.set()
 
     async def _extend(self, connection: Connection, held: Sequence[Handout]) -> list[Handout]:
         """Renews what is held; returns what is no longer ours."""
@@ -122,14 +126,14 @@ class Membership:
                         await connection.tell(Grant(self._subscribe.stream, messages, size))
 
     async def renew(self) -> None:
-        """Renews what is held before its time is over."""
+        """Renews what is held before its time is over, and at once when the group has another time: the one that it
+        has may be shorter than what would be waited now.
+        """
         while True:
             await self._connected.wait()
-            self._joined = anyio.Event()
-            with anyio.move_on_after(self._invisible_ms / RENEWALS_PER_TIME / 1000) as waited:
-                await self._joined.wait()  # then the time may be another
-            if not waited.cancelled_caught:
-                continue
+            self._timed = anyio.Event()
+            with anyio.move_on_after(self._invisible_ms / RENEWALS_PER_TIME / 1000):
+                await self._timed.wait()
             held = self._held.leased
             connection = self._connection
             if held and connection is not None:

@@ -38,6 +38,7 @@ from trivium.frames.queues import (
     POSTPONE,
     REJECT,
     Deliver,
+    QueueSettings,
     Receive,
     SettleEntry,
     Subscribe,
@@ -129,9 +130,12 @@ class Subscriber:
         if self._membership.error is not None and not self._stopping:
             raise self._membership.error
 
-    def _delivered(self, message: Deliver, payload: memoryview) -> None:
-        self._held.deliver(message, payload)
-        self._wake()
+    def _told(self, message: Deliver | QueueSettings, payload: memoryview) -> None:
+        if isinstance(message, QueueSettings):
+            self._membership.follow(message.invisible_ms)
+        else:
+            self._held.deliver(message.entries, payload)
+            self._wake()
 
     def _wake(self) -> None:
         self._news.set()
@@ -149,7 +153,7 @@ class Subscriber:
                 reply, payload = await self._membership.request(request)
                 break
         self._receives += 1
-        self._delivered(Deliver(self._subscribe.stream, reply.entries), payload)
+        self._held.deliver(reply.entries, payload)
         found = []
         while (message := self.take_nowait()) is not None:
             found.append(message)
@@ -286,7 +290,6 @@ async def subscriber(
     for topic in subscribe.topics:
         await client.partitions(topic, create=True)
     made = Subscriber(client, subscribe, credit_messages, credit_bytes)
-    client.take_deliveries(subscribe.stream, made._delivered)
     shown = f"consumer {subscribe.stream}"
     client.status[shown] = made.status
     started = anyio.Event()
@@ -300,20 +303,20 @@ async def subscriber(
 
     membership = made._membership
     try:
-        async with task_group() as tasks:
-            for task in (made._settling.run, membership.grant, membership.renew, partial(membership.keep, started)):
-                tasks.start_soon(run, task)
-            try:
-                await started.wait()
-                made._check_taken()
-                yield made
-            finally:
-                made.stop()
-                with anyio.move_on_after(LEAVE_S_MAX, shield=True):
-                    await membership.leave()
-                for end in ends:
-                    end.cancel()
-                tasks.cancel_scope.cancel()
+        with client.taking(subscribe.stream, made._told):
+            async with task_group() as tasks:
+                for task in (made._settling.run, membership.grant, membership.renew, partial(membership.keep, started)):
+                    tasks.start_soon(run, task)
+                try:
+                    await started.wait()
+                    made._check_taken()
+                    yield made
+                finally:
+                    made.stop()
+                    with anyio.move_on_after(LEAVE_S_MAX, shield=True):
+                        await membership.leave()
+                    for end in ends:
+                        end.cancel()
+                    tasks.cancel_scope.cancel()
     finally:
-        client.take_deliveries(subscribe.stream, None)
         del client.status[shown]

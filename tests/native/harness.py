@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import trio
 
+import trivium
 from conf.schema import Config
 from core.broker import Broker
 from core.store.memory import MemoryEngine
@@ -37,6 +38,13 @@ async def serving(**sections: dict[str, object]) -> AsyncIterator[Addresses]:
         nursery.start_soon(kafka.run)
         yield Addresses(native.address, kafka.address)
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def connected(**sections: dict[str, object]) -> AsyncIterator[trivium.Client]:
+    """A client of a broker in this loop."""
+    async with serving(**sections) as addresses, trivium.connect(addresses.native, client_id="test") as client:
+        yield client
 
 
 @contextmanager

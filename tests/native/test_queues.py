@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -15,12 +13,11 @@ from click.testing import CliRunner
 
 import trivium
 from gateway.cli import main
-from tests.native.harness import in_thread, serving
+from tests.native.harness import connected, in_thread, serving
 from trivium.client import Client
 from trivium.connection import Connection
 from trivium.frames.queues import Receive, Subscribe
-from trivium.handouts import Handout, Message
-from trivium.membership import Membership
+from trivium.handouts import Message
 from trivium.queue_admin import DeadLetter
 
 
@@ -35,12 +32,6 @@ async def fill(client: Client, count: int, topic: str = "t", partitions: int = 2
         for value in values:
             tasks.start_soon(send, value)
     return set(values)
-
-
-@asynccontextmanager
-async def connected(**sections: dict[str, object]) -> AsyncIterator[Client]:
-    async with serving(**sections) as addresses, trivium.connect(addresses.native, client_id="test") as client:
-        yield client
 
 
 async def share(address: str) -> None:
@@ -158,28 +149,6 @@ async def test_a_member_that_contradicts_its_group_is_told_both() -> None:
             async with client.subscribe("no topic's name", group="h"):
                 pass
         assert refused.value.code == trivium.ErrorCode.INVALID_TOPIC
-
-
-async def test_what_is_here_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trivium.membership.RENEWALS_PER_TIME", 30_000)  # every millisecond
-    renewed = trio.Event()
-    answers = []
-
-    async def extend(membership: Membership, *args: Any) -> Any:
-        answers.append(await original(membership, *args))
-        if len(answers) == 3:
-            renewed.set()
-        return answers[-1]
-
-    original = Membership._extend
-    monkeypatch.setattr(Membership, "_extend", extend)
-    async with connected() as client:
-        await fill(client, 2)
-        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
-            message = await anext(messages)
-            await renewed.wait()
-            await messages.ack(message)
-    assert answers[:3] == [[], [], []]  # nothing was lost
 
 
 async def test_order_per_key_over_several_consumers() -> None:
@@ -404,25 +373,6 @@ async def test_who_is_refused_when_it_comes_back_is_told_by_every_call() -> None
 
             with pytest.raises(trivium.RequestRefused, match="topic 't' does not exist"):
                 await messages.run(handle, concurrency=3, signals=())
-
-
-async def test_messages_are_renewed_by_the_time_of_their_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    renewed = trio.Event()
-    extend = Membership._extend
-
-    async def seen(*arguments: Any) -> list[Handout]:
-        renewed.set()
-        return await extend(*arguments)
-
-    monkeypatch.setattr(Membership, "_extend", seen)
-    async with connected() as client, client.producer() as producer:
-        await client.configure_queue("g", invisible_ms=300)
-        await producer.send("t", b"0")
-        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
-            message = await anext(messages)
-            with trio.fail_after(5):  # the time of other groups is longer
-                await renewed.wait()
-            await messages.ack(message)
 
 
 async def test_slow_handlers_leave_the_credit_that_they_do_not_need() -> None:

@@ -14,7 +14,7 @@ import trio
 from core.bitmaps import full, runs
 from core.errors import CoreFailure
 from core.queue_group import Member, QueueGroup
-from core.queue_types import Handout, Order, Settle, Settled, Subscription, Verb
+from core.queue_types import Handout, Order, Policy, Settle, Settled, Subscription, Verb
 from core.queues import Queues
 from core.store.engine import Buffer
 from gateway.protocols.native.codes import CORE_CODES, Refused
@@ -28,6 +28,7 @@ from trivium.frames.queues import (
     Deliver,
     Delivery,
     Grant,
+    QueueSettings,
     Range,
     Receive,
     ReceiveReply,
@@ -60,10 +61,19 @@ class Stream:
         self.queues = queues
         self.group: QueueGroup
         self.member: Member
+        self.told: Policy  # as the client knows the group's
         self.collected: list[Handout] | None = None  # of a receive that waits
         self.arrived = trio.Event()
 
+    def tell_settings(self) -> None:
+        """Where the group's are no longer those that the client knows: it renews what it holds by them."""
+        policy = self.group.policy
+        if self.told is not policy:
+            self.told = policy
+            self.peer.tell(QueueSettings(self.number, policy.invisible_ms, policy.attempts_max))
+
     def take(self, handouts: list[Handout]) -> None:
+        self.tell_settings()
         if self.collected is not None:
             self.collected += handouts
             self.arrived.set()
@@ -117,7 +127,7 @@ async def subscribe(call: Call, request: Subscribe) -> Subscribed:
         del peer.streams[request.stream]
         raise
     peer.on_close.append(stream.lost)
-    policy = stream.group.policy
+    policy = stream.told = stream.group.policy
     return Subscribed(policy.invisible_ms, policy.attempts_max)
 
 
@@ -150,6 +160,7 @@ def grant(call: Call, request: Grant) -> None:
 async def settle(call: Call, request: SettleRequest, reply: Reply) -> None:
     """Takes effect at once; answered when it is durable."""
     stream = _stream(call.peer, request.stream)
+    stream.tell_settings()
     if not all(one.verb in _VERBS for one in request.entries):
         raise Refused(ErrorCode.INVALID_GROUP_REQUEST, f"verbs are 0 to {len(_VERBS) - 1}")
     offsets = sum(max(one.last - one.first + 1, 0) for one in request.entries)

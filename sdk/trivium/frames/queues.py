@@ -43,6 +43,16 @@ class Subscribed(NamedTuple):
     attempts_max: int
 
 
+class QueueSettings(NamedTuple):
+    """The broker tells a stream that its group has other settings than those of `Subscribed`, or than it told last.
+    They count for what comes after it.
+    """
+
+    stream: int
+    invisible_ms: int
+    attempts_max: int
+
+
 class Unsubscribe(NamedTuple):
     """Leaves; what the member has goes to others, and that was no attempt."""
 
@@ -169,6 +179,14 @@ KINDS = {
             Deliver,
             c.Struct("stream" / c.Int32ub, "entries" / list_of(_DELIVERY.fields)),
             {"entries": _DELIVERY},
+        ),
+        None,
+        from_broker=True,
+    ),
+    22: Kind(
+        Declared(
+            QueueSettings,
+            c.Struct("stream" / c.Int32ub, "invisible_ms" / c.Int64sb, "attempts_max" / c.Int32ub),
         ),
         None,
         from_broker=True,
