@@ -7,15 +7,16 @@ if anything that was acknowledged to it is missing in the end.
 
 from __future__ import annotations
 
-import resource
 import shutil
+from functools import partial
 
 import click
 
 from interop.brokers import Trivium
-from interop.fuzz_attacks import ATTACKS, MIB
+from interop.fuzz_kafka_attacks import KAFKA_ATTACKS
+from interop.fuzz_kafka_witness import KafkaWitness
 from interop.fuzz_native_attacks import NATIVE_ATTACKS
-from interop.fuzz_witness import PeakMemory, Witness
+from interop.fuzz_run import allow_open_files, attack_all
 from interop.places import scratch_root
 
 OPEN_FILES = 4096
@@ -26,31 +27,18 @@ OPEN_FILES = 4096
 @click.option("--only", default="", help="One attack instead of all.")
 def main(scale: float, only: str) -> None:
     """Attack a broker and say what it cost."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    allow_open_files(OPEN_FILES)
     directory = scratch_root() / "fuzz"
     shutil.rmtree(directory, ignore_errors=True)
     with Trivium(directory) as broker:
         broker.start()
-        address = ("127.0.0.1", broker.port)
-        witness = Witness(address)
-        witness.start()
-        native = ("127.0.0.1", broker.native_port)
-        for name, attack in (ATTACKS | NATIVE_ATTACKS).items():
-            if only not in ("", name):
-                continue
-            with PeakMemory(broker.rss_anon_bytes) as memory:
-                seen = attack(native if name in NATIVE_ATTACKS else address, scale)
-            broker.check()
-            click.echo(
-                f"{name:18} RssAnon {memory.before_bytes // MIB:5} -> {memory.peak_bytes // MIB:5} MiB"
-                f"  slowest {witness.take_slowest_s() * 1000:7.0f} ms  {seen}"
-            )
-        witness.finish()
-        failures = [line for line in broker.log_file.read_text().splitlines() if "connection failed" in line]
-        click.echo(f"{len(witness.acknowledged)} acknowledged records, all there; {len(failures)} unexpected failures")
-        broker.stop()
-        click.echo("\n".join(failures))
-        raise SystemExit(1 if failures else 0)
+        kafka, native = ("127.0.0.1", broker.port), ("127.0.0.1", broker.native_port)
+        attacks = {name: partial(attack, kafka, scale) for name, attack in KAFKA_ATTACKS.items()}
+        attacks |= {name: partial(attack, native, scale) for name, attack in NATIVE_ATTACKS.items()}
+        witness = KafkaWitness(kafka)
+        failures = attack_all(broker, {only: attacks[only]} if only else attacks, witness, ["connection failed"])
+        click.echo(f"{len(witness.acknowledged)} acknowledged records, all there; {failures} unexpected failures")
+    raise SystemExit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Attacks on MQTT listeners, over real sockets, as fuzz_attacks.py has them for Kafka: functions of (addresses, scale)
-that return a line of what was seen and raise AssertionError when the broker answered otherwise than it should.
+"""Attacks on MQTT listeners, over real sockets, as fuzz_kafka_attacks.py has them for Kafka; these are functions of
+(addresses, scale).
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from gateway.protocols.mqtt.codec.packets import (
     SubscriptionRequest,
     Will,
 )
+from interop.fuzz_outcomes import MIB, TIMEOUT_S
 
-MIB = 1024 * 1024
-TIMEOUT_S = 120.0
 LAST = b"\xff\xff\xff\x7f"  # the largest remaining length, 268,435,455
 
 
@@ -337,7 +336,7 @@ def websockets(at: Addresses, scale: float) -> str:
     return ", ".join(f"{count} {what}" for what, count in sorted(ends.items()))
 
 
-ATTACKS: dict[str, Callable[[Addresses, float], str]] = {
+MQTT_ATTACKS: dict[str, Callable[[Addresses, float], str]] = {
     "half-open": half_open,
     "promises": promises,
     "great-connects": great_connects,

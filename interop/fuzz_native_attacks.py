@@ -1,4 +1,4 @@
-"""Attacks on a native listener, over real sockets; what an attack is stands in `fuzz_attacks`.
+"""Attacks on a native listener, over real sockets; what an attack is stands in `fuzz_outcomes`.
 
 Every declared frame is sent whole and byte by byte, changed at random, in any order over one connection, and with
 numbers that nobody means.
@@ -7,16 +7,14 @@ numbers that nobody means.
 from __future__ import annotations
 
 import random
-import selectors
 import socket
 import struct
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
-from interop.fuzz_attacks import HOSTILE, MIB, TIMEOUT_S, Address, Attack
+from interop.fuzz_outcomes import HOSTILE, MIB, TIMEOUT_S, Address, Attack, watch
 from tests.native.test_frames import MESSAGES
 from trivium.frame_reader import FrameReader
 from trivium.frames.codec import KINDS, PREFIX_BYTES, REPLY_BIT, Frame, encode
@@ -161,26 +159,13 @@ def native_changed(address: Address, scale: float) -> str:
 
 def _outcomes(address: Address, frames: Sequence[bytes], wait_s: float = 0.3) -> Counter[str]:
     """Sends each on a connection of its own, all at once: how many were answered, closed, or let wait."""
-    seen: Counter[str] = Counter()
-    with ExitStack() as stack, selectors.DefaultSelector() as selector:
-        for frame in frames:
-            client = stack.enter_context(Client(address))
-            try:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(address)) for _ in frames]
+        for client, frame in zip(clients, frames, strict=True):
+            with suppress(ConnectionError):
                 client.socket.sendall(SUBSCRIBE + frame)
-            except ConnectionError:
-                pass
             client.answer(2)
-            selector.register(client.socket, selectors.EVENT_READ)
-        deadline = time.monotonic() + wait_s
-        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(left):
-                selector.unregister(key.fileobj)
-                try:
-                    seen["answered" if key.fileobj.recv(1) else "closed"] += 1  # type: ignore[union-attr]
-                except ConnectionError:
-                    seen["closed"] += 1
-        seen["waiting"] = len(selector.get_map())
-    return seen
+        return watch([client.socket for client in clients], wait_s)
 
 
 def native_orders(address: Address, scale: float) -> str:

@@ -12,8 +12,11 @@ import pytest
 from gateway.protocols.kafka.api_versions import ApiKey
 from gateway.protocols.kafka.messages import MetadataRequest
 from interop.brokers import Trivium
-from interop.fuzz_attacks import ATTACKS, MIB, Address, Client
-from interop.fuzz_witness import PeakMemory, Witness
+from interop.fuzz_kafka_attacks import KAFKA_ATTACKS
+from interop.fuzz_kafka_client import Client
+from interop.fuzz_kafka_witness import KafkaWitness
+from interop.fuzz_outcomes import MIB, Address
+from interop.fuzz_run import PeakMemory
 
 # what requests and answers may hold (below), two conversions, the ring of recent batches, and the allocator's share
 RISE_BYTES_MAX = 700 * MIB
@@ -38,12 +41,12 @@ def address(broker: Trivium) -> Address:
     return ("127.0.0.1", broker.port)
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", KAFKA_ATTACKS)
 def test_an_attack_disturbs_nobody_and_takes_bounded_memory(broker: Trivium, address: Address, name: str) -> None:
-    witness = Witness(address)
+    witness = KafkaWitness(address)
     witness.start()
     with PeakMemory(broker.rss_anon_bytes) as memory:
-        ATTACKS[name](address, SCALE)
+        KAFKA_ATTACKS[name](address, SCALE)
     broker.check()
     witness.finish()
     assert memory.peak_bytes - memory.before_bytes < RISE_BYTES_MAX

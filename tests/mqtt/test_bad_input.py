@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from interop.brokers import Trivium
-from interop.fuzz_mqtt import Witness
-from interop.fuzz_mqtt_attacks import ATTACKS, MIB, Addresses
-from interop.fuzz_witness import PeakMemory
+from interop.fuzz_mqtt import MqttWitness
+from interop.fuzz_mqtt_attacks import MQTT_ATTACKS, Addresses
+from interop.fuzz_outcomes import MIB
+from interop.fuzz_run import PeakMemory
 
 SCALE = 0.05
 GROWTH_BYTES_MAX = 200 * MIB
@@ -25,13 +26,13 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trivium]:
         yield running
 
 
-@pytest.mark.parametrize("name", sorted(set(ATTACKS) - {"half-open"}))
+@pytest.mark.parametrize("name", sorted(set(MQTT_ATTACKS) - {"half-open"}))
 def test_an_attack_ends_nothing_but_itself(broker: Trivium, name: str) -> None:
     at = Addresses(("127.0.0.1", broker.mqtt_port), ("127.0.0.1", broker.websocket_port))
-    witness = Witness(at)
+    witness = MqttWitness(at)
     witness.start()
     with PeakMemory(broker.rss_anon_bytes) as memory:
-        ATTACKS[name](at, SCALE)
+        MQTT_ATTACKS[name](at, SCALE)
     broker.check()
     witness.finish()
     assert memory.peak_bytes - memory.before_bytes < GROWTH_BYTES_MAX

@@ -1,21 +1,18 @@
 """Attacks on a Kafka listener, over real sockets: each sends what no client should and says what became of it.
 
-An attack is a function of (address, scale); `scale` 1 is the full size, CI takes less. It returns one line of what was
-seen and raises AssertionError when the broker answered otherwise than it should. That the broker's memory stays bounded
-and that others are served meanwhile is the business of who calls (`interop.fuzz`, tests/kafka/test_bad_input.py).
+That the broker's memory stays bounded and that others are served meanwhile is the business of who calls
+(`interop.fuzz`, tests/kafka/test_bad_input.py).
 """
 
 from __future__ import annotations
 
 import random
-import selectors
 import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 
 import cramjam
 
@@ -26,121 +23,26 @@ from gateway.protocols.kafka.codec import (
     encode_request,
     message_name,
 )
-from gateway.protocols.kafka.codec_model import Message
 from gateway.protocols.kafka.errors import ErrorCode
-from gateway.protocols.kafka.messages import CreateTopicsRequest, FetchRequest, ProduceRequest
+from gateway.protocols.kafka.messages import FetchRequest
+from interop.fuzz_kafka_client import Client, create_topic, fetch_request, produce, produce_request
+from interop.fuzz_outcomes import HOSTILE, MIB, Address, Attack, watch
 from tests.fuzz.seeds import message, record_batch
 from tests.kafka.codec.random_messages import RandomMessages
 from trivium.record_batch import Codec, parse_header, seal
 from trivium.records import Record, build, with_records
 
-Address = tuple[str, int]
-MIB = 1024 * 1024
-TIMEOUT_S = 120.0
-HOSTILE = tuple(
-    map(bytes.fromhex, ("ffffffff0f", "feffffff07", "7fffffff", "80000000", "ffff", "7fff", "ffffffffff", "00"))
-)
 ZEROS_MIB = 900  # that a bomb becomes
-
-
-class Client:
-    """A blocking client of few words."""
-
-    def __init__(self, address: Address) -> None:
-        self.socket = socket.create_connection(address, TIMEOUT_S)
-        self._correlation_id = 0
-
-    def send(self, api: int, version: int, request: Message) -> None:
-        self._correlation_id += 1
-        self.socket.sendall(encode_request(api, version, self._correlation_id, "fuzz", request))
-
-    def call(self, api: int, version: int, request: Message) -> Any:
-        """The response. Raises ConnectionError when the broker closes instead."""
-        self.send(api, version, request)
-        frame = self._exactly(struct.unpack(">i", self._exactly(4))[0])
-        _, at = decode_response_header(api, version, frame)
-        return decode_response(api, version, frame, at)
-
-    def _exactly(self, count: int) -> bytes:
-        data = bytearray()
-        while len(data) < count:
-            piece = self.socket.recv(min(count - len(data), MIB))
-            if not piece:
-                raise ConnectionResetError("closed by the broker")
-            data += piece
-        return bytes(data)
-
-    def closed_by_peer(self) -> bool:
-        """Waits for the end of the connection; False when an answer comes instead."""
-        try:
-            return self.socket.recv(1) == b""
-        except ConnectionError:
-            return True
-
-    def close(self) -> None:
-        self.socket.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def create_topic(address: Address, name: str, partitions: int = 1, **configs: str) -> None:
-    """Creates a topic; one that exists is left alone. Config names with `_` for `.`."""
-    pairs = [CreateTopicsRequest.CreatableTopicConfig(name=k.replace("_", "."), value=v) for k, v in configs.items()]
-    topic = CreateTopicsRequest.CreatableTopic(
-        name=name, num_partitions=partitions, replication_factor=1, assignments=[], configs=pairs
-    )
-    with Client(address) as client:
-        answer = client.call(ApiKey.CREATE_TOPICS, 5, CreateTopicsRequest(topics=[topic], timeout_ms=10_000))
-    assert answer.topics[0].error_code in (ErrorCode.NONE, ErrorCode.TOPIC_ALREADY_EXISTS), answer
-
-
-def produce_request(topic: str, records: bytes, acks: int = -1) -> ProduceRequest:
-    part = ProduceRequest.PartitionProduceData(index=0, records=memoryview(records))
-    data = ProduceRequest.TopicProduceData(name=topic, partition_data=[part])
-    return ProduceRequest(acks=acks, timeout_ms=30_000, topic_data=[data])
-
-
-def produce(client: Client, topic: str, records: bytes, version: int = 9) -> Any:
-    """The partition's answer."""
-    return client.call(ApiKey.PRODUCE, version, produce_request(topic, records)).responses[0].partition_responses[0]
-
-
-def fetch_request(topic: str, offset: int, *, bytes_max: int, min_bytes: int = 1, wait_ms: int = 0) -> FetchRequest:
-    part = FetchRequest.FetchPartition(partition=0, fetch_offset=offset, partition_max_bytes=bytes_max)
-    return FetchRequest(
-        max_wait_ms=wait_ms,
-        min_bytes=min_bytes,
-        max_bytes=bytes_max,
-        session_epoch=-1,
-        topics=[FetchRequest.FetchTopic(topic=topic, partitions=[part])],
-    )
 
 
 def outcomes(address: Address, frames: Iterable[bytes], wait_s: float = 0.5) -> Counter[str]:
     """Sends each on a connection of its own, all at once; how many were answered, closed, or let wait."""
-    seen: Counter[str] = Counter()
-    with ExitStack() as stack, selectors.DefaultSelector() as selector:
-        for frame in frames:
-            client = stack.enter_context(Client(address))
-            try:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(address)) for _ in frames]
+        for client, frame in zip(clients, frames, strict=True):
+            with suppress(ConnectionError):
                 client.socket.sendall(frame)
-            except ConnectionError:
-                pass
-            selector.register(client.socket, selectors.EVENT_READ)
-        deadline = time.monotonic() + wait_s
-        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(left):
-                selector.unregister(key.fileobj)
-                try:
-                    seen["answered" if key.fileobj.recv(1) else "closed"] += 1  # type: ignore[union-attr]
-                except ConnectionError:
-                    seen["closed"] += 1
-        seen["waiting"] = len(selector.get_map())
-    return seen
+        return watch([client.socket for client in clients], wait_s)
 
 
 def frame_lengths(address: Address, scale: float) -> str:
@@ -389,9 +291,7 @@ def many_elements(address: Address, scale: float) -> str:
     return f"{len(frame) / MIB:.0f} MiB each"
 
 
-Attack = Callable[[Address, float], str]
-
-ATTACKS: dict[str, Attack] = {
+KAFKA_ATTACKS: dict[str, Attack] = {
     attack.__name__: attack
     for attack in (
         frame_lengths,
