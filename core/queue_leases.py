@@ -1,4 +1,4 @@
-"""What members of a group have of a partition, and what has failed there."""
+"""What members of a group have of a partition."""
 
 from __future__ import annotations
 
@@ -39,23 +39,6 @@ class Lease:
         for part in self.parts:
             mask |= part[0]
         return mask
-
-
-class Failed:
-    """A message to be tried again. `lease` is the last one it was under; `leased`: now. `dying`: it becomes a dead
-    letter and is nobody's any more.
-    """
-
-    __slots__ = ("attempts", "dying", "key", "lease", "leased", "not_before_ms", "reason")
-
-    def __init__(self, attempts: int, not_before_ms: int, key: int | None, reason: str, lease: int) -> None:
-        self.attempts = attempts
-        self.not_before_ms = not_before_ms
-        self.key = key
-        self.reason = reason
-        self.lease = lease
-        self.leased = False
-        self.dying = False
 
 
 class Expired(NamedTuple):

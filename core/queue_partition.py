@@ -1,11 +1,12 @@
 """One partition as one group has it: what is done, what members have, what has failed and waits.
 
 Below the floor everything is done, from the end on nothing was ever handed out; between them every offset is done
-(`queue_done`), leased, or held for its key's turn.
+(`queue_done`), leased (`queue_leases`), or held for its key's turn.
 
 Rules:
-- A message that has failed gets a row of its own (attempts, when to try again) and counts as done here, so one that
-  fails for hours holds back neither the floor nor others. It ends when the row does: acknowledged, or a dead letter.
+- A message that has failed gets a row of its own (`queue_failed`: attempts, when to try again) and counts as done here,
+  so one that fails for hours holds back neither the floor nor others. It ends when the row does: acknowledged, or a
+  dead letter.
 - A *lease* is messages that one member has, until a time. Its number is the receipt and stays the same when the time is
   extended. Numbers rise and carry the store's epoch; those up to `void_before` were cut off by a reset.
 - Settling twice is harmless: to acknowledge what is done is done. A lease whose time is over may still be settled for
@@ -27,9 +28,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 
 from core.bitmaps import bits, full
-from core.queue_codec import FailedRow, FloorRow, failed_key, pack_failed
+from core.queue_codec import FailedRow, FloorRow
 from core.queue_done import DoneOffsets
-from core.queue_leases import Expired, Failed, Lease
+from core.queue_failed import Failed, FailedMessages
+from core.queue_leases import Expired, Lease
 from core.queue_turns import Turns
 from core.queue_types import FOREVER_MS
 from core.state import Change
@@ -52,13 +54,11 @@ class QueuePartition:
         self._earlier_end = 0  # ... in which nothing from this offset on was handed out
         self.leases: dict[int, Lease] = {}
         self.leased_bytes = 0
-        self.failed: dict[int, Failed] = {}
+        self._failed = FailedMessages()
+        self.failed = self._failed.rows
         self._until: list[tuple[int, int]] = []  # heap of (time, lease)
-        self._due: list[tuple[int, int]] = []  # heap of (time, offset)
         self.turns = Turns()
-        self._stored_failed: set[int] = set()
         self._ending: deque[tuple[list[int], list[int]]] = deque()  # rows whose end is being written, per append
-        self._dirty_failed: set[int] = set()
 
     # -- what is done
 
@@ -87,8 +87,7 @@ class QueuePartition:
         self._done.mark(first, mask)
         if self.failed:
             for bit in bits(mask):
-                if self.failed.pop(first + bit, None) is not None:
-                    self._dirty_failed.add(first + bit)
+                self._failed.end(first + bit)
         if self.turns.waiting:
             self.turns.done(first + bit for bit in bits(mask))
 
@@ -266,10 +265,9 @@ class QueuePartition:
 
     def fail(self, offset: int, attempts: int, not_before_ms: int, reason: str, lease: int) -> Failed:
         """This message is to be tried again."""
-        failed = self.failed[offset] = Failed(attempts, not_before_ms, self.turns.key_of(offset), reason, lease)
-        self._dirty_failed.add(offset)
+        failed = Failed(attempts, not_before_ms, self.turns.key_of(offset), reason, lease)
+        self._failed.put(offset, failed)
         self._done.mark(offset, 1)
-        heapq.heappush(self._due, (not_before_ms, offset))
         return failed
 
     def due(self, now_ms: int) -> int | None:
@@ -279,8 +277,7 @@ class QueuePartition:
             if ready[0] >= self.floor:
                 return ready[0]
             self.turns.done([self.turns.pass_ready()])
-        due_ms = self.next_due_ms()
-        return self._due[0][1] if due_ms is not None and due_ms <= now_ms else None
+        return self._failed.due(now_ms)
 
     def take_due(self, offset: int) -> int:
         """What `due` has said is handed out now, or is gone. Returns which attempt that is."""
@@ -295,9 +292,7 @@ class QueuePartition:
 
     def dead(self, offset: int) -> None:
         """The message is a dead letter, durably: its row went with the same append."""
-        if self.failed.pop(offset, None) is not None:
-            self._stored_failed.discard(offset)
-            self._dirty_failed.discard(offset)
+        if self._failed.dead(offset):
             self.turns.gone(offset)
 
     # -- time, resets, durable state
@@ -310,22 +305,15 @@ class QueuePartition:
 
     def next_due_ms(self) -> int | None:
         """When some message may be handed out again."""
-        while self._due:
-            when, offset = self._due[0]
-            failed = self.failed.get(offset)
-            if failed is not None and not failed.leased and not failed.dying and failed.not_before_ms == when:
-                return when
-            heapq.heappop(self._due)
-        return None
+        return self._failed.next_due_ms()
 
     def reset(self, offset: int, void_before: int) -> None:
         """Everything below `offset` is done and nothing from it on; leases up to a number are void."""
         self._done.reset(offset)
-        self._dirty_failed |= self.failed.keys()
+        self._failed.clear()
         self.leases.clear()
+        self._until.clear()
         self.leased_bytes = 0
-        for held in (self.failed, self._until, self._due):
-            held.clear()
         self.turns = Turns()
         self.void_before = void_before
 
@@ -334,26 +322,15 @@ class QueuePartition:
         time into wall clock.
         """
         found, ended_chunks = self._done.changes(self.group, self.partition, self.void_before)
-        ended_failed: list[int] = []
+        rows, ended_failed = self._failed.changes(self.group, self.partition, wall_ms_of)
         self._ending.append((ended_chunks, ended_failed))
         self.turns.write()
-        for offset in self._dirty_failed:
-            failed = self.failed.get(offset)
-            if failed is not None:
-                packed = pack_failed(self._failed_row(failed, wall_ms_of))
-                found.append((failed_key(self.group, self.partition, offset), packed))
-                self._stored_failed.add(offset)
-            elif offset in self._stored_failed:
-                found.append((failed_key(self.group, self.partition, offset), None))
-                self._stored_failed.discard(offset)
-                ended_failed.append(offset)
-        self._dirty_failed.clear()
-        return found
+        return found + rows
 
     def all_gone(self) -> list[Change]:
         """What takes away every row of it."""
         keys = self._done.keys(self.group, self.partition)
-        keys += [failed_key(self.group, self.partition, offset) for offset in self._stored_failed]
+        keys += self._failed.keys(self.group, self.partition)
         return [(key, None) for key in keys]
 
     def written(self) -> bool:
@@ -365,14 +342,14 @@ class QueuePartition:
         """The rows were refused: everything is written again with the next append."""
         chunks, offsets = self._ending.popleft()
         self._done.still_stored(chunks)
-        self._stored_failed.update(offsets)
+        self._failed.still_stored(offsets)
         self.turns.not_written()
         self.write_all()
 
     def write_all(self) -> None:
         """Everything is to be written, as if nothing had been."""
         self._done.write_all()
-        self._dirty_failed |= self.failed.keys() | self._stored_failed
+        self._failed.write_all()
 
     @property
     def is_idle(self) -> bool:
@@ -386,11 +363,7 @@ class QueuePartition:
 
     @property
     def is_dirty(self) -> bool:
-        return self._done.is_dirty or bool(self._dirty_failed) or self.turns.is_dirty
-
-    def _failed_row(self, failed: Failed, wall_ms_of: Callable[[int], int]) -> FailedRow:
-        key = -1 if failed.key is None else failed.key
-        return FailedRow(failed.attempts, wall_ms_of(failed.not_before_ms), key, failed.reason)
+        return self._done.is_dirty or self._failed.is_dirty or self.turns.is_dirty
 
     # -- replay
 
@@ -403,9 +376,7 @@ class QueuePartition:
 
     def load_failed(self, offset: int, row: FailedRow, not_before_ms: int) -> None:
         key = None if row.key_hash == -1 else row.key_hash
-        self.failed[offset] = Failed(row.attempts, not_before_ms, key, row.reason, _EARLIER)
-        self._stored_failed.add(offset)
-        heapq.heappush(self._due, (not_before_ms, offset))
+        self._failed.load(offset, Failed(row.attempts, not_before_ms, key, row.reason, _EARLIER))
         if key is not None:
             self.turns.out(offset, key)
 
