@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from typing import Final
 
 from core.queue_codec import FailedRow, failed_key, pack_failed
 from core.state import Change
+
+TIMES_SPARE: Final = 1_000  # entries of a heap of times beside twice those that count
 
 
 class Failed:
@@ -35,6 +38,7 @@ class FailedMessages:
     def __init__(self) -> None:
         self.rows: dict[int, Failed] = {}
         self._due: list[tuple[int, int]] = []  # heap of (time, offset); entries that `rows` does not bear out are over
+        self._due_max = TIMES_SPARE  # then it is made anew
         self._stored: set[int] = set()
         self._dirty: set[int] = set()
 
@@ -42,6 +46,11 @@ class FailedMessages:
         self.rows[offset] = failed
         self._dirty.add(offset)
         heapq.heappush(self._due, (failed.not_before_ms, offset))
+        if len(self._due) > self._due_max:  # messages that are done since leave theirs behind
+            self._due = sorted(
+                (one.not_before_ms, at) for at, one in self.rows.items() if not (one.leased or one.dying)
+            )
+            self._due_max = 2 * len(self._due) + TIMES_SPARE
 
     def end(self, offset: int) -> bool:
         """The message is done; its row goes with the next write. False: it had none."""

@@ -30,7 +30,7 @@ from collections.abc import Callable, Collection, Iterator
 from core.bitmaps import bits, full
 from core.queue_codec import FailedRow, FloorRow
 from core.queue_done import DoneOffsets
-from core.queue_failed import Failed, FailedMessages
+from core.queue_failed import TIMES_SPARE, Failed, FailedMessages
 from core.queue_leases import Expired, Lease
 from core.queue_turns import Turns
 from core.queue_types import FOREVER_MS
@@ -57,6 +57,7 @@ class QueuePartition:
         self._failed = FailedMessages()
         self.failed = self._failed.rows
         self._until: list[tuple[int, int]] = []  # heap of (time, lease)
+        self._until_max = TIMES_SPARE  # then it is made anew
         self.turns = Turns()
         self._ending: deque[tuple[list[int], list[int]]] = deque()  # rows whose end is being written, per append
 
@@ -127,8 +128,15 @@ class QueuePartition:
         return made
 
     def _ends_at(self, until_ms: int, number: int) -> None:
-        if until_ms < FOREVER_MS:
-            heapq.heappush(self._until, (until_ms, number))
+        if until_ms >= FOREVER_MS:
+            return
+        heapq.heappush(self._until, (until_ms, number))
+        if (
+            len(self._until) > self._until_max
+        ):  # times that were moved, and leases that are settled, leave theirs behind
+            times = {(part[1], lease.id) for lease in self.leases.values() for part in lease.parts}
+            self._until = sorted(one for one in times if one[0] < FOREVER_MS)
+            self._until_max = 2 * len(self._until) + TIMES_SPARE
 
     def hand_out(self, number: int, member: str, offset: int, until_ms: int) -> None:
         """Gives the next message to a member: those between the end and this one are passed over."""

@@ -139,6 +139,20 @@ def test_after_a_restart_a_member_claims_what_it_had() -> None:
     assert (again.leases, again.failed, again.floor) == ({}, {}, 105)
 
 
+def test_times_that_were_moved_are_not_kept() -> None:
+    queue = queue_of("a", "a", "a")
+    for step in range(5_000):
+        assert queue.extend(1, 100, 100, 1 << 40 | step)
+        assert queue.extend(2, 101, 101, 50)
+        queue.fail(102, 0, 1 << 40, "", 3)
+        queue.complete(102, 1)
+    assert len(queue._until) + len(queue._failed._due) < 4_000
+    assert [lease.id for lease, _ in queue.expire(1 << 40)] == [2]
+    assert [lease.id for lease, _ in queue.expire(1 << 41)] == [1]
+    queue.fail(102, 0, 70, "", 3)
+    assert (queue.due(69), queue.due(70)) == (None, 102)
+
+
 def test_the_end_of_a_row_that_was_refused_is_written_again() -> None:
     table: dict[bytes, bytes] = {}
     queue = queue_of("a", "b", "a")
