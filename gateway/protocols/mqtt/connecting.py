@@ -21,7 +21,7 @@ from gateway.protocols.mqtt.admission import Admission
 from gateway.protocols.mqtt.codec.packets import Connect
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.delivery import Deliveries
-from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.devices import NOT_STORED_S, Device
 from gateway.protocols.mqtt.packet_changes import asked_expiry_s
 from gateway.protocols.mqtt.publishing import Publisher
 from gateway.protocols.mqtt.session_rows import forget, position_changes, session_row
@@ -116,7 +116,7 @@ class Connecting:
         device.has_will = connect.will is not None
         session = device.session
         expiry_s = min(asked_expiry_s(connect), self._expiry_s_max)
-        if expiry_s != session.expiry_s or not present:
+        if expiry_s != device.stored_expiry_s or not present:
             was_durable = session.durable
             session.expiry_s, session.durable = expiry_s, expiry_s > 0
             device.stored_expiry_s = expiry_s
@@ -157,7 +157,9 @@ class Connecting:
             return
         connection.user = device.connection = None
         self._wills.refused(session.client_id)
-        if not session.durable:
+        if not session.durable or (not durable and not present):
             self._log.put(self._sessions.forget(device))
-        else:
-            self._sessions.client_left(device, time.time())
+            return
+        if not durable:
+            device.stored_expiry_s = NOT_STORED_S
+        self._sessions.client_left(device, time.time())

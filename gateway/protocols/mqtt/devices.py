@@ -16,6 +16,7 @@ from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.message import Message
 from gateway.protocols.mqtt.session import Session, Subscription
 
+NOT_STORED_S = -1
 RetainedMessages = Iterator[tuple[Message, int, bytes]]  # message, granted QoS, subscription identifiers
 
 
@@ -67,7 +68,7 @@ class Device:
         self.groups: list[str] = []  # the shared subscriptions that it is a member of or has something of
         self.has_will = False  # the connection's will stands in the log
         self.stored = False  # the session has rows in the log
-        self.stored_expiry_s = session.expiry_s
+        self.stored_expiry_s = session.expiry_s  # NOT_STORED_S: what is stored may be another
         self.returned = 0  # the tail's position when its connection was accepted
         self.backlog_left = 0  # messages from before that which it may still get
         self.cut = False  # some were left out

@@ -1,0 +1,55 @@
+"""What a client is refused because nothing can be stored has not happened, also when there is room again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from core.store.engine import Appended, Entry, Outcome
+from gateway.protocols.mqtt import reasons
+from gateway.protocols.mqtt.codec import properties as props
+from gateway.protocols.mqtt.codec.packets import ConnAck, Connect
+from gateway.protocols.mqtt.server import MqttServer
+from tests.mqtt.test_resting import Client, serving
+
+
+@contextmanager
+def full(server: MqttServer) -> Iterator[None]:
+    def append(entries: Sequence[Entry], done: Callable[[list[Appended]], object]) -> None:
+        done([Appended(Outcome.FULL)] * len(entries))
+
+    with patch.object(server.handler._log._engine, "append", append):
+        yield
+
+
+async def refused(server: MqttServer, expiry_s: int) -> None:
+    client = Client(server, "device")
+    with full(server):
+        client.send(Connect(5, "device", False, 0, properties={props.SESSION_EXPIRY: expiry_s}))
+        (answer,) = await client.got()
+    assert isinstance(answer, ConnAck)
+    assert answer.code == reasons.QUOTA_EXCEEDED
+
+
+async def test_a_new_session_that_cannot_be_stored_is_not_there(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        await refused(server, 1000)
+        assert len(server.handler.sessions) == 0
+        await Client(server, "device").connect()
+    async with serving(tmp_path) as server:
+        await Client(server, "device").connect(present=True)
+
+
+async def test_an_expiry_that_cannot_be_stored_is_stored_with_the_next_connect(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        first = Client(server, "device")
+        await first.connect(1000)
+        first.leave()
+        await refused(server, 2000)
+        await Client(server, "device").connect(2000, present=True)
+    async with serving(tmp_path, killed=True) as server:
+        device = server.handler.sessions.find("device")
+        assert device is not None
+        assert device.session.expiry_s == 2000
