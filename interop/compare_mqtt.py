@@ -601,6 +601,31 @@ def many_in_one_piece(talk: Talk, version: int) -> None:
     talk.step(one, connect(f"{talk.name}-a", version), subscribe(9, "piece", qos=0), *packets, PingReq(), Disconnect())
 
 
+@scenario(*EVERY)
+def unsubscribe_behind_publish(talk: Talk, version: int) -> None:
+    """In one piece: what stands before UNSUBSCRIBE is delivered, what stands behind it is not."""
+    for clean, qos in ((True, 0), (True, 1), (True, 2), (False, 1)):
+        one = ready(talk, f"{'clean' if clean else 'kept'}{qos}", version, clean)
+        name = f"leave/{one.name}"
+        talk.step(one, subscribe(1, name, qos=qos))
+        first, second = (publish(name, text, qos, number if qos else 0) for text, number in ((b"1", 2), (b"2", 4)))
+        talk.step(one, first, Unsubscribe(3, [name]), second)
+
+
+@scenario(*EVERY)
+def subscribe_behind_unsubscribe(talk: Talk, version: int) -> None:
+    """In one piece, with a message before, between and behind them, and with one that is retained."""
+    for clean, qos in ((True, 0), (True, 1), (False, 1)):
+        one = ready(talk, f"{'clean' if clean else 'kept'}{qos}", version, clean)
+        name = f"again/{one.name}"
+        talk.step(one, publish(name, b"kept", retain=True), subscribe(1, name, qos=qos))
+        before, between, behind = (
+            publish(name, text, qos, number if qos else 0) for text, number in ((b"1", 2), (b"2", 4), (b"3", 6))
+        )
+        talk.step(one, before, Unsubscribe(3, [name]), between, subscribe(5, name, qos=qos), behind)
+        talk.step(one, Unsubscribe(7, [name]), subscribe(8, name, qos=qos), publish(name, b"", retain=True))
+
+
 def transcripts(broker: Broker, port: int, names: list[str]) -> dict[str, list[str]]:
     found = {}
     with broker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from gateway.protocols.mqtt.codec.packets import (
     Ack,
     Auth,
     Disconnect,
+    PingReq,
+    PingResp,
     Publish,
+    SubAck,
     Subscribe,
     SubscriptionRequest,
     UnsubAck,
@@ -66,6 +70,30 @@ def test_what_a_client_published_before_its_subscribe_is_not_new_to_it(
     messages = [(one.payload, one.retain) for one in found if isinstance(one, Publish)]
     assert sorted(messages) == [(b"behind", False), (b"last", False), (b"r", True)]
     assert [payload for payload, retain in messages if not retain] == [b"behind", b"last"]
+    wire.close()
+
+
+@pytest.mark.parametrize("expiry_s", [0, 1_000])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_what_a_client_published_before_its_unsubscribe_is_delivered(broker: Child, qos: int, expiry_s: int) -> None:
+    """Also where it subscribes again behind that: what stands between the two is nobody's. As mosquitto does it."""
+    name = f"before-leaving-{qos}-{expiry_s}/a"
+    wire = Wire.connected(broker.mqtt, name, properties={props.SESSION_EXPIRY: expiry_s})
+    subscribe = Subscribe(1, [SubscriptionRequest(name, qos)])
+    wire.send(subscribe)
+    assert isinstance(wire.next(), SubAck)
+    packet_ids = itertools.count(2)
+    before, between, behind = (
+        Publish(name, payload, qos, False, False, next(packet_ids) if qos else 0, None)
+        for payload in (b"before", b"between", b"behind")
+    )
+    wire.send(before, Unsubscribe(8, [name]), between, subscribe, behind)
+    found = [wire.next() for _ in range(4 + (3 if qos else 0))]
+    assert [one.payload for one in found if isinstance(one, Publish)] == [b"before", b"behind"]
+    kinds = [type(one) for one in found]
+    assert kinds.index(Publish) < kinds.index(UnsubAck) < kinds.index(SubAck)
+    wire.send(PingReq())
+    assert isinstance(wire.next(), PingResp)
     wire.close()
 
 

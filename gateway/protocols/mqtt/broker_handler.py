@@ -69,7 +69,7 @@ class BrokerHandler:
             self._answered,
         )
         self._subscribing = Subscribing(deliveries, retained, self._put, self.positions.put_groups)
-        self._kept: dict[Connection, list[ev.Event]] = {}  # of connections whose SUBSCRIBE waits
+        self._kept: dict[Connection, list[ev.Event]] = {}  # of connections whose SUBSCRIBE or UNSUBSCRIBE waits
         self.publishes_in = self.publish_bytes_in = 0
 
     async def load(self, now_s: float) -> None:
@@ -128,17 +128,15 @@ class BrokerHandler:
                     self._put(connection, [change], partial(connection.release_done, ticket))
                 case ev.ReceiptReceived(connection, ticket, packet_id):
                     self._on_receipt(connection, ticket, packet_id)
-                case ev.SubscribeReceived(connection, ticket, subscribe):
+                case ev.SubscribeReceived(connection) | ev.UnsubscribeReceived(connection):
                     self._publish(publishes)
                     publishes, number = [], self._publisher.next_number
                     device = connection.user
                     assert isinstance(device, Device)
                     if self._publisher.is_stored(device.published):
-                        self._subscribing.subscribe(connection, ticket, subscribe)
+                        self._change_subscriptions(event)
                     else:
                         self._keep_waiting(connection, event)
-                case ev.UnsubscribeReceived(connection, ticket, unsubscribe):
-                    self._subscribing.unsubscribe(connection, ticket, unsubscribe.filters)
                 case ev.WindowOpened(connection):
                     if isinstance(connection.user, Device):
                         self._deliveries.window_opened(connection.user)
@@ -157,18 +155,24 @@ class BrokerHandler:
             self.publish_bytes_in += size_bytes
             self._publisher.publish(publishes)
 
-    def _keep_waiting(self, connection: Connection, subscribe: ev.SubscribeReceived) -> None:
-        """A subscription is behind what its client published before it: that may be retained for it, and is not
-        delivered as new. So the client's packets wait until it is stored.
-        """
-        self._kept[connection] = [subscribe]
-        connection.kept_waiting = True
-        self._publisher.when_stored(partial(self._go_on, connection, subscribe))
+    def _change_subscriptions(self, event: ev.SubscribeReceived | ev.UnsubscribeReceived) -> None:
+        if type(event) is ev.SubscribeReceived:
+            self._subscribing.subscribe(*event)
+        else:
+            self._subscribing.unsubscribe(event.connection, event.ticket, event.unsubscribe.filters)
 
-    def _go_on(self, connection: Connection, subscribe: ev.SubscribeReceived) -> None:
+    def _keep_waiting(self, connection: Connection, event: ev.SubscribeReceived | ev.UnsubscribeReceived) -> None:
+        """A new subscription is behind what its client published before it: that may be retained for it, and is not
+        delivered as new. One that ends is still there for it. So the client's packets wait until it is stored.
+        """
+        self._kept[connection] = [event]
+        connection.kept_waiting = True
+        self._publisher.when_stored(partial(self._go_on, connection, event))
+
+    def _go_on(self, connection: Connection, event: ev.SubscribeReceived | ev.UnsubscribeReceived) -> None:
         events = self._kept.pop(connection)
         connection.kept_waiting = False
-        self._subscribing.subscribe(*subscribe)
+        self._change_subscriptions(event)
         self._take(events[1:])
         self._answered()
         self._log.append()
