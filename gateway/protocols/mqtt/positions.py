@@ -1,6 +1,7 @@
 """Where sessions and shared subscriptions are in the log, stored every few seconds and where something depends on it.
 
-A place that is stored late is behind what was delivered; after a crash that comes again, at QoS 1, as MQTT lets it.
+A place that is stored late is behind what was delivered; after a crash that comes again: at QoS 1, as MQTT lets it, and
+at QoS 0, as docs/mqtt.md says.
 """
 
 from __future__ import annotations
