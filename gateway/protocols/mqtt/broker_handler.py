@@ -156,7 +156,7 @@ class BrokerHandler:
             self._publisher.publish(publishes)
 
     def _change_subscriptions(self, event: ev.SubscribeReceived | ev.UnsubscribeReceived) -> None:
-        if type(event) is ev.SubscribeReceived:
+        if isinstance(event, ev.SubscribeReceived):
             self._subscribing.subscribe(*event)
         else:
             self._subscribing.unsubscribe(event.connection, event.ticket, event.unsubscribe.filters)
