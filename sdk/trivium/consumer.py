@@ -6,7 +6,9 @@ Rules:
 - Records of aborted transactions, and the markers, are left out (Kafka's read_committed rule: a producer's records
   count not from an aborted transaction's first offset up to its marker).
 - What one pull brought is bounded by `PULL_BYTES_MAX` and by one batch; nothing is pulled ahead of the reader.
-- Partitions that a topic is given while it is read are found within `topics.DISCOVERY_S` and read from their beginning.
+- Partitions that a topic is given while it is read are found within `topics.DISCOVERY_S` and read from their beginning,
+  and so are those of a topic that was deleted and made again. While there is none, RequestRefused (UNKNOWN_TOPIC) is
+  raised; who asks again goes on when it is back.
 - A message whose time to live is over (by this machine's clock) is passed over.
 - `commit` keeps the offset after the last message handed out, per partition.
 - A group here shares no load: give each group one consumer at a time.
@@ -79,7 +81,7 @@ class Consumer:
         self._partitions = partitions
         self._positions: dict[_Key, int] = {}  # where the next pull reads
         self._handed: dict[_Key, int] = {}  # what `commit` will keep
-        self._known: dict[str, int] = {}  # how many partitions a topic had when it was looked at last
+        self._known: dict[str, tuple[bytes | None, int]] = {}  # a topic's id and partitions when it was looked at last
         self._messages: Iterator[Message] = iter(())
         self._resets = -1  # of the group, as the broker counts them
         self._watched: Connection | None = None  # over which it tells of them
@@ -97,19 +99,31 @@ class Consumer:
             await self._client.request(Pull(0, [], self._selector, 0, 0))
         kept = await self._kept() if self._group is not None else {}
         for topic in self._topics:
-            self._known[topic] = await self._client.partitions(topic, create=True)
+            info = await self._client.look_up(topic, create=True)
+            self._known[topic] = (info.id, info.partitions)
             for partition, offset in (await self._client.find_offsets(topic, self._start)).items():
                 if self._partitions is None or partition in self._partitions:
                     self._positions[topic, partition] = kept.get((topic, partition), offset)
         self._handed = dict(self._positions)
 
-    def _discover(self) -> None:
-        """Partitions that were added meanwhile are read from their beginning: nothing in them is older than we are."""
+    async def _discover(self) -> bool:
+        """Partitions that were added meanwhile, and those of a topic that was made again (True), are read from their
+        beginning: nothing in them is older than we are.
+        """
+        made_again = False
         for topic in self._topics:
-            for partition in range(self._known.get(topic, 0), count := self._client.known_partitions(topic) or 0):
+            count = await self._client.partitions(topic)
+            known_id, known = self._known[topic]
+            topic_id = self._client.known_id(topic)
+            if topic_id != known_id:
+                for where in [where for where in self._positions if where[0] == topic]:
+                    del self._positions[where], self._handed[where]
+                known, made_again = 0, True
+            for partition in range(known, count):
                 if self._partitions is None or partition in self._partitions:
                     self._positions[topic, partition] = self._handed[topic, partition] = 0
-            self._known[topic] = max(self._known.get(topic, 0), count)
+            self._known[topic] = (topic_id, count)
+        return made_again
 
     async def _kept(self) -> dict[_Key, int]:
         """The group's offsets; from now on its resets are told over this connection."""
@@ -171,7 +185,7 @@ class Consumer:
             await self._pull()
 
     async def _pull(self) -> None:
-        self._discover()
+        await self._discover()
         # Whoever had the bytes first last time stands last now, so that no partition starves.
         entries = [PullEntry(*where, offset, PARTITION_BYTES_MAX) for where, offset in self._positions.items()]
         request = Pull(int(self._committed), entries, self._selector, PULL_BYTES_MAX, WAIT_MS)
@@ -181,22 +195,44 @@ class Consumer:
         if self._pulling.cancelled_caught:
             return
         found: list[Message] = []
+        positions: dict[_Key, int] = {}  # taken over when all of it can be read: who is told of an error may go on
+        lost: list[tuple[PullEntry, PullResult]] = []
         at = 0
         for entry, result in zip(entries, reply.entries, strict=True):
-            where = (entry.topic, entry.partition)
-            if result.status == ErrorCode.OFFSET_OUT_OF_RANGE:
-                to = result.log_start if self._start != LATEST else result.high_watermark
-                self._positions[where] = self._handed[where] = to
+            if result.status in (ErrorCode.OFFSET_OUT_OF_RANGE, ErrorCode.UNKNOWN_TOPIC, ErrorCode.UNKNOWN_PARTITION):
+                lost.append((entry, result))
             elif result.status:
-                raise RequestRefused(result.status, f"{entry.topic}/{entry.partition} at {entry.offset}")
+                raise _refusal(entry, result)
             elif result.size:
                 data = payload[at : at + result.size]
                 messages, following = _open(entry, result, data, committed=self._committed)
                 found += messages
-                del self._positions[where]
-                self._positions[where] = following
+                positions[entry.topic, entry.partition] = following
             at += result.size
+        if lost and await self._go_where_something_is(lost):
+            return
+        for where, following in positions.items():
+            del self._positions[where]
+            self._positions[where] = following
         self._messages = iter(found)
+
+    async def _go_where_something_is(self, lost: Sequence[tuple[PullEntry, PullResult]]) -> bool:
+        """Retention has overtaken us, or the topic is gone (raises RequestRefused), or was made again (True)."""
+        for topic in {entry.topic for entry, _ in lost}:
+            await self._client.look_up(topic)
+        if await self._discover():
+            return True
+        for entry, result in lost:
+            if result.status != ErrorCode.OFFSET_OUT_OF_RANGE:
+                raise _refusal(entry, result)
+        for entry, result in lost:
+            to = result.log_start if self._start != LATEST else result.high_watermark
+            self._positions[entry.topic, entry.partition] = self._handed[entry.topic, entry.partition] = to
+        return False
+
+
+def _refusal(entry: PullEntry, result: PullResult) -> RequestRefused:
+    return RequestRefused(result.status, f"{entry.topic}/{entry.partition} at {entry.offset}")
 
 
 def _open(entry: PullEntry, result: PullResult, data: memoryview, *, committed: bool) -> tuple[list[Message], int]:

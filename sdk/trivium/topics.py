@@ -1,4 +1,4 @@
-"""Topics: made, described, deleted, and how many partitions each has, which a client remembers."""
+"""Topics: made, described, deleted, and what a client remembers of them: partitions and ids."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trivium.errors import Closed, RequestRefused, RequestTimedOut
 from trivium.frames.offsets import FindOffsets, TimeEntry
 from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, TopicInfo
 
-DISCOVERY_S = 30.0  # as long as this new partitions of a topic may go unnoticed
+DISCOVERY_S = 30.0  # as long as this new partitions of a topic, or a new topic in its place, may go unnoticed
 DISCOVERED_MAX = 1_000  # topics in one request
 
 
@@ -31,6 +31,7 @@ class Topics(Asking):
 
     def __init__(self) -> None:
         self._partitions: dict[str, int] = {}
+        self._ids: dict[str, bytes] = {}  # of the same topics
 
     # -- what is remembered
 
@@ -40,24 +41,39 @@ class Topics(Asking):
         Raises RequestRefused (UNKNOWN_TOPIC, INVALID_TOPIC).
         """
         known = self._partitions.get(topic)
-        if known is None:
-            reply, _ = await self.request(Metadata(int(create), [topic]))
-            info = reply.topics[0]
-            if info.status:
-                raise RequestRefused(info.status, f"topic {topic!r}")
-            known = self._partitions[topic] = info.partitions
-        return known
+        return (await self.look_up(topic, create=create)).partitions if known is None else known
+
+    async def look_up(self, topic: str, *, create: bool = False) -> TopicInfo:
+        """Asks for what is remembered of a topic, also if it is known. Raises as `partitions`."""
+        reply, _ = await self.request(Metadata(int(create), [topic]))
+        info: TopicInfo = reply.topics[0]
+        if info.status:
+            self.forget(topic)
+            raise RequestRefused(info.status, f"topic {topic!r}")
+        self._remember(info)
+        return info
+
+    def _remember(self, info: TopicInfo) -> None:
+        self._partitions[info.name] = info.partitions
+        self._ids[info.name] = info.id
 
     def known_partitions(self, topic: str) -> int | None:
         """As remembered; None when it must be asked for."""
         return self._partitions.get(topic)
 
+    def known_id(self, topic: str) -> bytes | None:
+        """As remembered: a topic that was deleted and made again has another."""
+        return self._ids.get(topic)
+
     def forget(self, topic: str) -> None:
-        """Asks anew for the topic's partitions next time."""
+        """Asks anew for the topic next time."""
         self._partitions.pop(topic, None)
+        self._ids.pop(topic, None)
 
     async def keep_partitions(self) -> None:
-        """Looks every DISCOVERY_S whether known topics have more partitions by now, until cancelled."""
+        """Looks every DISCOVERY_S whether known topics have more partitions by now, or were made again, until
+        cancelled.
+        """
         while True:
             await anyio.sleep(DISCOVERY_S)
             names = list(self._partitions)
@@ -68,7 +84,7 @@ class Topics(Asking):
                         if info.status:
                             self.forget(info.name)
                         elif info.name in self._partitions:
-                            self._partitions[info.name] = info.partitions
+                            self._remember(info)
 
     # -- what is asked and changed
 
@@ -79,10 +95,7 @@ class Topics(Asking):
 
     async def describe_topic(self, name: str) -> TopicDescription:
         """Raises RequestRefused (UNKNOWN_TOPIC)."""
-        reply, _ = await self.request(Metadata(0, [name]))
-        if reply.topics[0].status:
-            raise RequestRefused(reply.topics[0].status, f"topic {name!r}")
-        return _description(reply.topics[0])
+        return _description(await self.look_up(name))
 
     async def create_topic(self, name: str, partitions: int = 0, config: Mapping[str, str] | None = None) -> None:
         """Makes a topic; durable on return. 0 partitions: the broker's default. `config` is Kafka's topic configs.
