@@ -128,9 +128,10 @@ class Consumer:
     async def _kept(self) -> dict[_Key, int]:
         """The group's offsets; from now on its resets are told over this connection."""
         assert self._group is not None
-        self._was_reset = False
-        self._watched = await self._client.connection()
+        self._was_reset, self._watched = False, None  # until it is answered: who is cancelled here asks again
+        connection = await self._client.connection()
         kept, self._resets = await self._client.committed_since(self._group, watch=True)
+        self._watched = connection
         return kept
 
     def told(self, reset: GroupReset) -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import trivium
 from gateway.cli import main
 from tests.native.harness import in_thread, serving
+from tests.patience import PATIENCE_S
 from trivium.errors import ErrorCode, RequestRefused
 
 
@@ -63,6 +64,28 @@ async def test_a_consumer_that_waits_at_the_end_is_woken() -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 await client.reset("g", trivium.EARLIEST)
         assert found == [b"0"]
+
+
+async def test_a_consumer_that_is_cancelled_while_it_asks_where_to_goes_there_next_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client:
+        await fill(client, "t", 3)
+        async with client.consumer("t", group="g", start=trivium.EARLIEST) as consumer:
+            assert [(await anext(consumer)).value for _ in range(3)] == [b"0", b"1", b"2"]
+            await consumer.commit()
+            await client.reset("g", trivium.EARLIEST)
+            with monkeypatch.context() as patched, trio.CancelScope() as scope:
+
+                async def cancelled(_: str, *, watch: bool) -> None:
+                    scope.cancel()
+                    await trio.sleep_forever()
+
+                patched.setattr(client, "committed_since", cancelled)
+                await anext(consumer)
+            assert scope.cancelled_caught
+            with trio.fail_after(PATIENCE_S):
+                assert (await anext(consumer)).value == b"0"
 
 
 async def test_a_commit_that_crosses_a_reset_is_refused() -> None:
