@@ -228,10 +228,12 @@ class Client(Reconnecting, Topics, GroupOffsets, QueueAdmin):
         since_ms: int = 0,
         until_ms: int = ALWAYS_MS,
     ) -> AsyncIterator[TraceEntry]:
-        """What happened to messages of traced topics (topic config `trace`), oldest first: of one message by its id or
-        its place, of a topic's messages with a key, of a topic, or of all. Times are ms since the epoch.
+        """What happened to messages of traced topics (topic config `trace`), oldest first: of one message by its id, or
+        its place (topic, partition and offset), of a topic's messages with a key, of a topic, or of all. Times are ms
+        since the epoch.
 
-        Raises RequestRefused (UNKNOWN_MESSAGE, UNKNOWN_TOPIC).
+        Raises RequestRefused: UNKNOWN_MESSAGE for an id of which there is no trace, UNKNOWN_TOPIC for a key where there
+        is no topic to look it up in. Traces outlive their topic, so else a name that is no topic's is no error.
         """
         by = BY_ID if message_id else BY_KEY if key is not None else BY_PLACE if offset is not None else BY_TIME
         while True:

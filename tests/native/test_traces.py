@@ -69,6 +69,19 @@ async def test_a_message_is_traced_from_the_producer_to_the_commit() -> None:
         assert caught.value.code == ErrorCode.UNKNOWN_MESSAGE
 
 
+async def test_traces_outlive_their_topic() -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client, client.producer() as producer:
+        await client.create_topic("t", 1, {"trace": "on"})
+        await producer.send("t", b"x")
+        await client.delete_topic("t")
+        assert [(one.event, one.topic) for one in await found(client, topic="t")] == [(STORED, "t")]
+        assert len(await found(client, topic="t", partition=0, offset=0)) == 1
+        assert await found(client, topic="never") == []
+        with pytest.raises(RequestRefused) as caught:
+            await found(client, topic="t", key=b"k")
+        assert caught.value.code == ErrorCode.UNKNOWN_TOPIC
+
+
 async def test_only_marked_messages_of_a_topic_that_asks_for_marks() -> None:
     async with serving() as addresses, trivium.connect(addresses.native) as client, client.producer() as producer:
         await client.create_topic("t", 1, {"trace": "marked"})
