@@ -201,6 +201,8 @@ class Subscriber:
 
     async def extend(self, message: Message, more_ms: int) -> None:
         """It is invisible to others for so long from now on; it is renewed anyway while it is here. Raises as `ack`."""
+        if message.handout.lease == NO_LEASE:
+            return
         asked = self._ask(message, EXTEND, more_ms, "")
         await asked.done.wait()
         _check(asked, message)

@@ -277,6 +277,19 @@ async def test_broadcast_reaches_every_instance() -> None:
                 assert {(await anext(messages)).value for _ in range(10)} == values
 
 
+async def test_in_a_broadcast_nothing_is_settled() -> None:
+    async with connected() as client:
+        await fill(client, 1)
+        async with client.subscribe("t", group="g", broadcast=True, start=trivium.EARLIEST) as messages:
+            message = await anext(messages)
+            messages.ack_nowait(message)
+            await messages.ack(message)
+            await messages.nack(message)
+            await messages.postpone(message, 1)
+            await messages.reject(message, "none of ours")
+            await messages.extend(message, 1_000)
+
+
 def test_blocking_consumer() -> None:
     import trivium.blocking
 
