@@ -4,7 +4,7 @@ is room.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from core.consumer_group import ConsumerGroup
@@ -31,7 +31,7 @@ class GroupSaver:
         self._table = table
         self._now_ms = now_ms
         self._on_due = on_due
-        self._unsaved: set[str] = set()
+        self._unsaved: dict[str, list[Change]] = {}  # group id -> what is to be deleted of the group before it
         self.due_ms = NEVER  # when `save_unsaved` is to be called
 
     def save(self, group: ClassicGroup, assignments: dict[str, bytes], done: Done) -> None:
@@ -59,29 +59,44 @@ class GroupSaver:
         self._table[group.id] = group
 
         def written(error: CoreError | None) -> None:
-            self._written(group, error)
+            if error is not None and isinstance(group, ConsumerGroup):
+                group.dirty |= group.members.keys()
+                group.dirty_group = True
+            self._written(group, error, [change for change in changes if change[1] is None])
 
         self._log.write(changes, written)
 
-    def _written(self, group: Group, error: CoreError | None) -> CoreError | None:
+    def _written(self, group: Group, error: CoreError | None, deletions: Sequence[Change] = ()) -> CoreError | None:
         if error is CoreError.STORE_FULL:
             if not self._unsaved:
                 self.due_ms = self._now_ms() + _SAVE_AGAIN_MS
                 self._on_due()
-            self._unsaved.add(group.id)
+            self._unsaved.setdefault(group.id, []).extend(deletions)
             return None
         return None if error is None else CoreError.COORDINATOR_NOT_AVAILABLE
 
+    def deletions(self, group_id: str) -> list[Change]:
+        """What is still to be deleted of the group that had this id before."""
+        return self._unsaved.get(group_id, [])
+
     def forget(self, group_id: str) -> None:
         """The group is deleted."""
-        self._unsaved.discard(group_id)
+        self._unsaved.pop(group_id, None)
 
     def save_unsaved(self) -> None:
         self.due_ms = NEVER
-        unsaved, self._unsaved = self._unsaved, set()
-        for group_id in unsaved:
+        unsaved, self._unsaved = self._unsaved, {}
+        for group_id, deletions in unsaved.items():
             group = self._table.get(group_id)
+            if group is not None:
+                self._delete(group, deletions)
             if isinstance(group, ConsumerGroup):
                 self.write(group, lambda error: None)
             elif group is not None and group.state in (State.STABLE, State.EMPTY):
                 self.save(group, {m.id: m.assignment for m in group.members.values()}, lambda error: None)
+
+    def _delete(self, group: Group, deletions: list[Change]) -> None:
+        def written(error: CoreError | None) -> None:
+            self._written(group, error, deletions)
+
+        self._log.write(deletions, written)

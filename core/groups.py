@@ -248,9 +248,10 @@ class Groups:
         return self._tombstones(group)
 
     def _tombstones(self, group: Group) -> list[Change]:
+        before = self._saver.deletions(group.id)
         if isinstance(group, ConsumerGroup):
-            return group.tombstones()
-        return [(classic_key(group.id), None)] if group.stored else []
+            return [*before, *group.tombstones()]
+        return [*before, (classic_key(group.id), None)] if group.stored else list(before)
 
     def deleted(self, group_id: str) -> None:
         """The deletion is durable; somebody may have come meanwhile."""

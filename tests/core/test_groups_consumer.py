@@ -362,3 +362,20 @@ def test_a_group_is_changed_from_one_type_to_the_other_while_it_is_empty() -> No
     world = world.restart()
     assert [g.type for g in world.groups.listing([], [])] == ["classic"]
     assert world.committed() == 5
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_a_change_of_type_could_not_write_on_a_full_disk_is_written_when_there_is_room(saved: bool) -> None:
+    world = World()
+    (member,), _ = world.form()
+    world.leave(member)
+    world.log.error = E.STORE_FULL
+    a = Member(world, "a")
+    world.log.error = None
+    if saved:
+        world.pass_time(5_000)
+        world = a.world = world.restart()
+        a.beat()
+    world.consumer_beat("a", -1)
+    world.log.put(world.groups.check_delete("g"))
+    assert world.restart().groups.listing([], []) == []
