@@ -1,6 +1,7 @@
 """Makes queue groups durable: whatever changed in memory while one append is on its way goes together into the next.
 
-A failed append leaves memory ahead of the log; who waited is told, and the rows are written again with the next one.
+A failed append leaves memory ahead of the log; who waited is told, and with the next one the rows of queues are written
+again, and what memory has forgotten is deleted.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class QueueLog:
         changes, self._changes = self._changes, []
         queues, self._dirty = list(self._dirty), {}
         waiting, self._waiting = self._waiting, []
+        deletions = [change for change in changes if change[1] is None]
         for queue in queues:
             changes += queue.changes(self._wall_ms_of)
         if not changes:
@@ -81,6 +83,7 @@ class QueueLog:
             self._appending = False
             error = store_error(results[0].outcome)
             if error is not None:
+                self._changes[:0] = deletions
                 for queue in queues:
                     queue.not_written()
                     self._dirty[queue] = None
@@ -90,7 +93,7 @@ class QueueLog:
                         self._turned(queue)
             for answer in waiting:
                 answer(error)
-            if self._waiting or (self._dirty and error is None) or self._changes:
+            if self._waiting or (error is None and (self._dirty or self._changes)):
                 self.flush()
 
         self._engine.append([self.state.entry(changes)], done)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ from trio.testing import MockClock
 from core.dead_letters import topic_of
 from core.errors import CoreError, CoreFailure
 from core.queue_types import START_LATEST, Order, QueueLimits, Settle, Settled, Subscription, Verb
+from core.store.engine import Appended, Entry, Outcome
 from tests.core.queues_driver import SUBSCRIPTION, TOPIC, Consumer, Driver, Got, driving
 from trivium import headers
 from trivium.records import decode
@@ -565,3 +567,25 @@ async def test_a_group_whose_topic_goes_while_a_member_joins_is_not_made(autojum
                     await driver.join(start=1)
             await driver.settled()
             assert all(not group.queues for group in driver.queues.all())
+
+
+async def test_what_a_full_disk_kept_of_a_deleted_group_goes_with_the_next_write(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 3)
+        consumer = await driver.join()
+        await driver.settled()
+        await consumer.settle(consumer.taken()[1])
+        consumer.leave()
+
+        def full(entries: Sequence[Entry], done: Callable[[list[Appended]], object]) -> None:
+            done([Appended(Outcome.FULL)] * len(entries))
+
+        with patch.object(driver.engine, "append", full), pytest.raises(CoreFailure):
+            await driver.queues.delete("g")
+        await driver.join(group="other")
+        await driver.settled()
+        await driver.crash()
+        assert [group.id for group in driver.queues.all()] == ["other"]
+        consumer = await driver.join()
+        await driver.settled()
+        assert len(consumer.values) == 3
