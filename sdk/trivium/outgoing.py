@@ -56,13 +56,6 @@ class HalfOptions(TypedDict, total=False):
     checks_max: int
 
 
-class IfOptions(TypedDict, total=False):
-    """What `Producer.send_if` takes beside the condition."""
-
-    headers: Headers
-    timestamp_ms: int | None
-
-
 class Sent(NamedTuple):
     """Where a message is, and its id.
 
