@@ -15,15 +15,17 @@
 | `t` topic                    | (empty) the topic was made by a device                                    |
 | as core.queue_codec has them | what members of shared subscriptions have of a partition, or had            |
 
-Changes of a turn are collected and appended in one batch; what waits for them is called when they are durable. Each
-key is a row of its own, so compaction keeps the table as large as what it says. At start sessions are folded into a
-table on disk (session_fold.py), the few other rows into memory.
+Changes of a turn are collected and appended in one batch; what waits for them is called when they are durable, or
+refused. What was to be deleted is deleted with a later one then, for who has ended does not ask again. Each key is a
+row of its own, so compaction keeps the table as large as what it says. At start sessions are folded into a table on
+disk (session_fold.py), the few other rows into memory.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -170,6 +172,7 @@ class SessionLog:
         self.checkpoint: tuple[int, dict[int, int]] | None = None  # None: there is none
         self.failed = False  # something that was put could not be stored
         self._changes: dict[bytes, bytes | None] = {}
+        self._under_way: deque[dict[bytes, bytes | None]] = deque()
         self._waiting: list[Callable[[bool], None]] = []
 
     async def load(self) -> None:
@@ -200,13 +203,23 @@ class SessionLog:
                 one(True)
             return
 
+        self._under_way.append(changes)
+
         def done(answers: list[Appended]) -> None:
+            self._under_way.popleft()
             durable = answers[0].outcome is Outcome.APPENDED
-            self.failed = self.failed or not durable
+            if not durable:
+                self.failed = True
+                self._delete_again(changes)
             for one in waiting:
                 one(durable)
 
         self._engine.append([self.state.entry(list(changes.items()))], done)
+
+    def _delete_again(self, changes: dict[bytes, bytes | None]) -> None:
+        for key, value in changes.items():
+            if value is None and key not in self._changes and not any(key in later for later in self._under_way):
+                self._changes[key] = None
 
     def _apply(self, key: bytes, value: bytes | None) -> None:
         kind, name = key[:1], key[1:]

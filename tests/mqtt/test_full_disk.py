@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
+
+import trio
 
 from core.store.engine import Appended, Entry, Outcome
 from gateway.protocols.mqtt import reasons
@@ -13,10 +16,13 @@ from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import ConnAck, Connect
 from gateway.protocols.mqtt.server import MqttServer
 from tests.mqtt.test_resting import Client, serving
+from tests.patience import PATIENCE_S
 
 
 @contextmanager
 def full(server: MqttServer) -> Iterator[None]:
+    """While nothing is under way: answers come at once."""
+
     def append(entries: Sequence[Entry], done: Callable[[list[Appended]], object]) -> None:
         done([Appended(Outcome.FULL)] * len(entries))
 
@@ -53,3 +59,18 @@ async def test_an_expiry_that_cannot_be_stored_is_stored_with_the_next_connect(t
         device = server.handler.sessions.find("device")
         assert device is not None
         assert device.session.expiry_s == 2000
+
+
+async def test_a_session_that_ended_on_a_full_disk_does_not_come_back(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        first = Client(server, "device")
+        await first.connect(1000)
+        first.leave()
+        with trio.fail_after(PATIENCE_S):
+            while server.handler._log._under_way:
+                await trio.lowlevel.checkpoint()
+        with full(server):
+            server.handler.sweep(time.time() + 1001)
+        assert len(server.handler.sessions) == 0
+    async with serving(tmp_path) as server:
+        await Client(server, "device").connect(present=False)
