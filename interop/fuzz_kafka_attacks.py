@@ -130,7 +130,7 @@ def bad_batches(address: Address, scale: float) -> str:
         ("bad CRC", bytes(torn), 9, {codes.CORRUPT_MESSAGE}),
         ("unknown codec", bytes(unknown), 9, {codes.UNSUPPORTED_COMPRESSION_TYPE, codes.INVALID_RECORD}),
         ("lying count", bytes(lying), 9, {codes.INVALID_RECORD, codes.CORRUPT_MESSAGE}),
-        ("lying length", bytes(longer), 9, {codes.CORRUPT_MESSAGE}),
+        ("lying length", bytes(longer), 9, {codes.INVALID_RECORD}),
         ("short", good[:60], 9, {codes.CORRUPT_MESSAGE, codes.INVALID_RECORD}),
         ("nothing", b"", 9, {codes.INVALID_RECORD}),
         ("two batches", good + good, 9, {codes.INVALID_RECORD}),

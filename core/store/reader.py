@@ -60,7 +60,7 @@ class Reader:
         end = self._check(partition, offset, committed)
         buffers: list[memoryview] = []
         size, at = 0, offset
-        while at < end and size < bytes_max:
+        while at < end and (size < bytes_max or (first_whole and not size)):
             if (i := partition.find_hot(at)) >= 0:
                 got, at = _read_hot(partition, i, end, bytes_max - size, first_whole and not size, buffers)
                 size += got

@@ -290,6 +290,29 @@ async def _page(
     return pages, None if following is None else (following.topic_name, following.partition_index)
 
 
+async def test_metadata_names_a_topic_once_however_often_it_is_asked_for() -> None:
+    async with kafka_listener(topics={"t": 1, "u": 1}) as listener:
+        client = listener.connect()
+        names = [MetadataRequest.MetadataRequestTopic(name=name) for name in ("t", "u", "t", "t")]
+        answer = await client.call(ApiKey.METADATA, 12, MetadataRequest(topics=names))
+        assert sorted(topic.name for topic in answer.topics) == ["t", "u"]
+        ids = [MetadataRequest.MetadataRequestTopic(name=None, topic_id=answer.topics[0].topic_id)] * 2
+        assert len((await client.call(ApiKey.METADATA, 12, MetadataRequest(topics=ids))).topics) == 1
+
+
+@pytest.mark.parametrize(("version", "found"), [(10, False), (11, False), (12, True), (13, True)])
+async def test_metadata_is_asked_for_by_id_from_version_12_on(version: int, found: bool) -> None:
+    """Before, the field is there, and Kafka refuses the whole request."""
+    async with kafka_listener(topics={"t": 1, "u": 1}) as listener:
+        topic = listener.broker.topics.get("t")
+        assert topic is not None
+        asked = [MetadataRequest.MetadataRequestTopic(name=None if found else "", topic_id=topic.id)]
+        answer = await listener.connect().call(ApiKey.METADATA, version, MetadataRequest(topics=asked))
+        [one] = answer.topics
+        assert (one.error_code, bytes(one.topic_id)) == (0 if found else ErrorCode.INVALID_REQUEST, topic.id)
+        assert (len(one.partitions), len(answer.brokers)) == ((1, 1) if found else (0, 0))
+
+
 async def test_metadata_says_what_is_allowed_if_asked() -> None:
     async with kafka_listener(topics={"t": 1}) as listener:
         client = listener.connect()

@@ -31,7 +31,7 @@ from gateway.protocols.kafka.messages import (
 )
 from tests.kafka.wire import Listener, WireClient, batch_of, kafka_listener
 
-TOPIC, BROKER, GROUP = 2, 4, 32
+TOPIC, BROKER, LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
 SET, DELETE, APPEND, SUBTRACT = range(4)
 
 
@@ -195,6 +195,9 @@ async def test_the_brokers_settings_under_kafkas_names() -> None:
         (TOPIC, "no", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
         (TOPIC, "bad name", ErrorCode.INVALID_TOPIC_EXCEPTION),
         (TOPIC, "", ErrorCode.INVALID_TOPIC_EXCEPTION),
+        (LOGGER, "", ErrorCode.INVALID_REQUEST),
+        (CLIENT_METRICS, "", ErrorCode.INVALID_REQUEST),
+        (GROUP, "", ErrorCode.INVALID_REQUEST),
         (3, "t", ErrorCode.INVALID_REQUEST),
         (0, "t", ErrorCode.INVALID_REQUEST),
     ],
@@ -202,6 +205,33 @@ async def test_the_brokers_settings_under_kafkas_names() -> None:
 async def test_describe_refuses(kind: int, name: str, code: ErrorCode) -> None:
     async with kafka_listener(topics={"t": 1}) as listener:
         assert (await _describe(listener.connect(), kind, name)).error_code == code
+
+
+async def test_a_kind_of_resource_that_nobody_knows_refuses_the_whole_request() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        resources = [
+            DescribeConfigsRequest.DescribeConfigsResource(
+                resource_type=kind, resource_name="t", configuration_keys=None
+            )
+            for kind in (TOPIC, 3)
+        ]
+        answer = await listener.connect().call(ApiKey.DESCRIBE_CONFIGS, 4, DescribeConfigsRequest(resources=resources))
+        assert [(one.error_code, one.configs) for one in answer.results] == [(ErrorCode.INVALID_REQUEST, [])] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("no", ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+        ("bad name", ErrorCode.INVALID_TOPIC_EXCEPTION),
+        ("", ErrorCode.INVALID_REQUEST),
+    ],
+)
+async def test_topics_that_cannot_be_altered(name: str, code: ErrorCode) -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        assert (await _operate(client, ("retention.ms", SET, "5"), name=name))[0] == code
+        assert (await _replace(client, [("retention.ms", "5")], name=name))[0] == code
 
 
 async def test_set_append_subtract_delete() -> None:

@@ -9,7 +9,12 @@ from core.store.engine import Append, DeleteBefore, append
 from gateway.core_settings import broker_settings
 from gateway.protocols.kafka.api_versions import ApiKey
 from gateway.protocols.kafka.errors import ErrorCode
-from gateway.protocols.kafka.messages import FetchRequest, ListOffsetsRequest, MetadataRequest
+from gateway.protocols.kafka.messages import (
+    FetchRequest,
+    ListOffsetsRequest,
+    MetadataRequest,
+    OffsetForLeaderEpochRequest,
+)
 from tests.kafka.wire import Listener, batch_of, kafka_listener
 from trivium.record_batch import Codec, iter_batches, parse_header
 from trivium.records import build_control, decode
@@ -85,13 +90,59 @@ async def test_limits_keep_batches_whole_and_give_at_least_one() -> None:
         (wanted(0, epoch=0), ErrorCode.FENCED_LEADER_EPOCH),
         (wanted(0, epoch=2), ErrorCode.UNKNOWN_LEADER_EPOCH),
         (wanted(0, epoch=1), ErrorCode.NONE),
+        (wanted(0, last_epoch=2), ErrorCode.OFFSET_OUT_OF_RANGE),
     ],
 )
 async def test_what_cannot_be_read(partition: Any, code: ErrorCode) -> None:
     async with kafka_listener(topics={"t": 1}) as listener:
         await store(listener, batch_of(b"a"))
         answer = await listener.connect().call(ApiKey.FETCH, 12, request(partition, max_wait_ms=60_000))
-        assert answer.responses[0].partitions[0].error_code == code
+        [data] = answer.responses[0].partitions
+        assert (data.error_code, data.diverging_epoch) == (code, None)
+        assert (data.high_watermark, data.last_stable_offset, data.log_start_offset) == (
+            (-1, -1, -1) if code else (1, 1, 0)
+        )
+
+
+@pytest.mark.parametrize("level", [2, -1])
+async def test_an_isolation_level_that_nobody_knows_is_not_taken_for_another(level: int) -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        await store(listener, batch_of(b"a"))
+        client = listener.connect()
+        for version in (4, 7):
+            answer = await client.call(ApiKey.FETCH, version, request(wanted(0), isolation_level=level))
+            [data] = answer.responses[0].partitions
+            assert (data.error_code, len(data.records)) == (ErrorCode.UNKNOWN_SERVER_ERROR, 0)
+            assert answer.error_code == (ErrorCode.UNKNOWN_SERVER_ERROR if version >= 7 else 0)
+        partition = ListOffsetsRequest.ListOffsetsPartition(partition_index=0, timestamp=-1)
+        topics = [ListOffsetsRequest.ListOffsetsTopic(name="t", partitions=[partition])]
+        offsets = ListOffsetsRequest(isolation_level=level, topics=topics)
+        [found] = (await client.call(ApiKey.LIST_OFFSETS, 2, offsets)).topics[0].partitions
+        assert (found.error_code, found.offset) == (ErrorCode.UNKNOWN_SERVER_ERROR, -1)
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(0, (-1, -1)), (1, (1, 1)), (2, (-1, -1))])
+async def test_the_end_of_a_leader_epoch_is_told_of_epochs_that_have_begun(
+    epoch: int, expected: tuple[int, int]
+) -> None:
+    """A client that knows a newer epoch has seen records that are gone: the end of ours is not the end of its own."""
+    async with kafka_listener(topics={"t": 1}) as listener:
+        await store(listener, batch_of(b"a"))
+        partition = OffsetForLeaderEpochRequest.OffsetForLeaderPartition(partition=0, leader_epoch=epoch)
+        topic = OffsetForLeaderEpochRequest.OffsetForLeaderTopic(topic="t", partitions=[partition])
+        asked = OffsetForLeaderEpochRequest(topics=[topic])
+        answer = await listener.connect().call(ApiKey.OFFSET_FOR_LEADER_EPOCH, 4, asked)
+        [end] = answer.topics[0].partitions
+        assert (end.error_code, end.leader_epoch, end.end_offset) == (0, *expected)
+
+
+async def test_a_time_that_the_version_does_not_know_is_refused_before_the_partition_is_looked_for() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        for index in (0, 9):
+            partition = ListOffsetsRequest.ListOffsetsPartition(partition_index=index, timestamp=-3)
+            topics = [ListOffsetsRequest.ListOffsetsTopic(name="t", partitions=[partition])]
+            answer = await listener.connect().call(ApiKey.LIST_OFFSETS, 6, ListOffsetsRequest(topics=topics))
+            assert answer.topics[0].partitions[0].error_code == ErrorCode.UNSUPPORTED_VERSION
 
 
 async def test_zstd_is_not_given_to_clients_that_cannot_read_it() -> None:

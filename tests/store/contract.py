@@ -193,7 +193,7 @@ class EngineContract:
         for _ in range(10):
             await put(engine, 1, data)
         size = len(data)
-        for limit, count in ((1, 1), (size, 1), (2 * size - 1, 1), (2 * size, 2), (100 * size, 10)):
+        for limit, count in ((0, 1), (1, 1), (size, 1), (2 * size - 1, 1), (2 * size, 2), (100 * size, 10)):
             read = await engine.read(1, 0, limit)
             assert len(list(batches_in(read))) == count
         assert (await engine.read(1, 0, size - 1, first_whole=False)).buffers == []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from core.dynamic_configs import BROKER_CONFIGS, GROUP_CONFIGS, Scope, check_broker_configs, check_group_configs
 from core.errors import CoreError, CoreFailure
 from core.topic_config import TOPIC_CONFIGS, ConfigKey, ConfigType, check_topic_config
-from core.topics import Topic
+from core.topics import Topic, check_name
 from gateway.protocols.kafka.core_errors import CODES
 from gateway.protocols.kafka.errors import ErrorCode
 from gateway.protocols.kafka.handlers_configs import Refusal, Resource, check_group, is_own_id
@@ -121,6 +121,9 @@ async def _alter(
 
 async def _alter_topic(context: Context, name: str, change: Change, validate_only: bool) -> None:
     topics = context.broker.topics
+    if not name:
+        raise Refusal(ErrorCode.INVALID_REQUEST, "Default topic resources are not allowed.")
+    check_name(name)
     topic = topics.get(name)
     if topic is None or topic.internal:
         raise Refusal(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"The topic '{name}' does not exist.")

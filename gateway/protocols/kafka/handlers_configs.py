@@ -71,6 +71,7 @@ class Refusal(Exception):
 
 async def describe_configs(context: Context, request: Request) -> Message:
     body: DescribeConfigsRequest = request.body  # type: ignore[assignment]
+    unknown = [resource.resource_type for resource in body.resources if resource.resource_type not in set(Resource)]
     results = []
     for resource in body.resources:
         result = DescribeConfigsResponse.DescribeConfigsResult(
@@ -81,6 +82,8 @@ async def describe_configs(context: Context, request: Request) -> Message:
             configs=[],
         )
         try:
+            if unknown:  # then nothing is looked at
+                raise Refusal(ErrorCode.INVALID_REQUEST, f"Unknown resource type {unknown[0]}")
             found = _describe(context, resource.resource_type, resource.resource_name)
         except Refusal as refusal:
             result.error_code, result.error_message = refusal.code, refusal.message
@@ -111,14 +114,15 @@ def _describe(context: Context, kind: int, name: str) -> Iterable[Described]:
             return [_broker_config(context, row) for row in context.broker_configs.values()]
         return [_cluster_config(name, value) for name, value in context.broker.configs.get(Scope.CLUSTER).items()]
     if kind == Resource.BROKER_LOGGER:
-        is_own_id(context, name)
+        if not is_own_id(context, name):
+            raise Refusal(ErrorCode.INVALID_REQUEST, "Broker id must not be empty")
         return []
     if kind == Resource.CLIENT_METRICS:
+        if not name:
+            raise Refusal(ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty")
         return []
-    if kind == Resource.GROUP:
-        check_group(name)
-        return [_group_config(context, key, name) for key in GROUP_CONFIGS.values()]
-    raise Refusal(ErrorCode.INVALID_REQUEST, f"Unknown resource type {kind}")
+    check_group(name)
+    return [_group_config(context, key, name) for key in GROUP_CONFIGS.values()]
 
 
 def check_group(name: str) -> None:

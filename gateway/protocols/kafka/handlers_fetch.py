@@ -32,6 +32,8 @@ PartitionData = FetchResponse.PartitionData
 
 REREAD_PAUSE_S = 0.002  # while min_bytes is not reached: records that trickle in are not re-read one by one
 FIRST_TOPIC_ID_VERSION = 13
+READ_UNCOMMITTED, READ_COMMITTED = 0, 1
+ISOLATION_LEVELS = (READ_UNCOMMITTED, READ_COMMITTED)  # Kafka has no error of its own for others
 POLL_MS_MAX = 120_000  # a peer that has gone is not noticed before its poll ends
 PARTITIONS_PER_TURN = 500  # looked at before others get their turn,
 BYTES_PER_TURN = 512 * 1024  # or so much read: some 0.3 ms, in which producers wait
@@ -53,6 +55,10 @@ async def fetch(context: Context, request: Request) -> Message:
     body: FetchRequest = request.body  # type: ignore[assignment]
     by_id = request.version >= FIRST_TOPIC_ID_VERSION
     wanted = _wanted(body)
+    if body.isolation_level not in ISOLATION_LEVELS:
+        refused = _Answer()
+        refused.partitions = [(fetched, _failed(fetched, ErrorCode.UNKNOWN_SERVER_ERROR)) for fetched in wanted]
+        return FetchResponse(error_code=ErrorCode.UNKNOWN_SERVER_ERROR, session_id=0, responses=_by_topic(refused))
     session: FetchSession | None = None
     if body.session_epoch in (NO_EPOCH, NEW_EPOCH):
         if body.session_id:
@@ -220,9 +226,11 @@ async def _read_one(
     if error:
         return _failed(fetched, error), 0
     number = topic.partitions[fetched.index]
-    committed = body.isolation_level == 1
+    committed = body.isolation_level == READ_COMMITTED
     bytes_max = min(fetched.bytes_max, room)
     try:
+        if fetched.last_fetched_epoch > engine.epoch:
+            raise OffsetOutOfRange(number, fetched.offset)
         if fetched.last_fetched_epoch >= 0:
             epoch, end = engine.epoch_end(number, fetched.last_fetched_epoch)
             if epoch >= 0 and (epoch < fetched.last_fetched_epoch or end < fetched.offset):
@@ -230,7 +238,7 @@ async def _read_one(
         if bytes_max <= 0 and not first:
             info = engine.info(number)
             if not info.log_start <= fetched.offset <= info.high_watermark:
-                raise OffsetOutOfRange
+                raise OffsetOutOfRange(number, fetched.offset)
             found = outgoing.Fetched(Read([], 0, info.log_start, info.high_watermark, info.last_stable, []), (), 0)
         else:
             found = await outgoing.read(
@@ -250,8 +258,7 @@ async def _read_one(
         log.error("damaged range asked for", topic=topic.name, index=fetched.index, damage=str(damaged))
         return _failed(fetched, ErrorCode.CORRUPT_MESSAGE), 0
     except OffsetOutOfRange:
-        info = engine.info(number)
-        return _failed(fetched, ErrorCode.OFFSET_OUT_OF_RANGE, info.high_watermark, info.last_stable, info.log_start), 0
+        return _failed(fetched, ErrorCode.OFFSET_OUT_OF_RANGE), 0
     read = found.read
     data = PartitionData(
         partition_index=fetched.index,

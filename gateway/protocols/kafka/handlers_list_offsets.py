@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from core.store.engine import UnknownPartition
 from gateway.protocols.kafka.errors import ErrorCode
+from gateway.protocols.kafka.handlers_fetch import ISOLATION_LEVELS, READ_COMMITTED
 from gateway.protocols.kafka.messages import (
     ListOffsetsRequest,
     ListOffsetsResponse,
@@ -44,7 +45,7 @@ async def list_offsets(context: Context, request: Request) -> Message:
     topics = []
     for wanted in body.topics:
         answers = [
-            await _look_up(context, request.version, body.isolation_level == 1, wanted.name, part)
+            await _look_up(context, request.version, body.isolation_level, wanted.name, part)
             for part in wanted.partitions
         ]
         topics.append(ListOffsetsResponse.ListOffsetsTopicResponse(name=wanted.name, partitions=answers))
@@ -52,9 +53,8 @@ async def list_offsets(context: Context, request: Request) -> Message:
 
 
 async def _look_up(
-    context: Context, version: int, committed: bool, name: str, wanted: ListOffsetsRequest.ListOffsetsPartition
+    context: Context, version: int, isolation_level: int, name: str, wanted: ListOffsetsRequest.ListOffsetsPartition
 ) -> PartitionOffset:
-    number = _number(context, name, wanted.partition_index)
     answer = PartitionOffset(
         partition_index=wanted.partition_index,
         error_code=0,
@@ -63,12 +63,21 @@ async def _look_up(
         offset=-1,
         leader_epoch=-1,
     )
+    timestamp = wanted.timestamp
+    if isolation_level not in ISOLATION_LEVELS:
+        answer.error_code = ErrorCode.UNKNOWN_SERVER_ERROR
+        return answer
+    if timestamp < 0 and version < FIRST_VERSION_OF.get(timestamp, version + 1):
+        answer.error_code = ErrorCode.UNSUPPORTED_VERSION
+        return answer
+    number = _number(context, name, wanted.partition_index)
     if number is None:
         answer.error_code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         return answer
     answer.error_code = context.check_leader_epoch(wanted.current_leader_epoch)
     if answer.error_code:
         return answer
+    committed = isolation_level == READ_COMMITTED
     try:
         await _find(context, number, committed, version, wanted, answer)
     except UnknownPartition:
@@ -88,9 +97,6 @@ async def _find(
     info = engine.info(number)
     end = info.last_stable if committed else info.high_watermark
     timestamp = wanted.timestamp
-    if timestamp < 0 and version < FIRST_VERSION_OF.get(timestamp, version + 1):
-        answer.error_code = ErrorCode.UNSUPPORTED_VERSION
-        return
     if timestamp == LATEST:
         answer.offset, answer.leader_epoch = end, engine.epoch
     elif timestamp in (EARLIEST, EARLIEST_LOCAL):
@@ -127,6 +133,7 @@ def _epoch_end(context: Context, name: str, wanted: OffsetForLeaderEpochRequest.
         answer.error_code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         return answer
     answer.error_code = context.check_leader_epoch(wanted.current_leader_epoch)
-    if not answer.error_code:
+    # An epoch that is not ours yet has no end here, not that of the one before it.
+    if not answer.error_code and wanted.leader_epoch <= context.broker.engine.epoch:
         answer.leader_epoch, answer.end_offset = context.broker.engine.epoch_end(number, wanted.leader_epoch)
     return answer

@@ -4,6 +4,7 @@ where Kafka makes them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from core.errors import CoreError, CoreFailure
@@ -19,15 +20,20 @@ if TYPE_CHECKING:
     from gateway.protocols.kafka.dispatch import Request
 
 NO_ID = bytes(16)
-FIRST_NULL_NAME_VERSION = 12  # of answers; requests may lack the name from 10 on
+FIRST_ID_VERSION = 12  # in which topics can be asked for by id; 10 and 11 have the field, and Kafka refuses to look
 
 
 async def metadata(context: Context, request: Request) -> Message:
     body: MetadataRequest = request.body  # type: ignore[assignment]
     if body.topics is None or (request.version == 0 and not body.topics):
         topics = [_describe(context, topic) for topic in context.broker.topics.all() if not topic.internal]
+    elif request.version < FIRST_ID_VERSION and any(
+        wanted.name is None or wanted.topic_id != NO_ID for wanted in body.topics
+    ):
+        return _refused(body.topics)
     else:
-        topics = [await _wanted(context, request, body, wanted) for wanted in body.topics]
+        asked = {(wanted.name, wanted.topic_id): wanted for wanted in body.topics}
+        topics = [await _wanted(context, body, wanted) for wanted in asked.values()]
     if body.include_topic_authorized_operations:
         for topic in topics:
             topic.topic_authorized_operations = TOPIC_OPERATIONS
@@ -43,19 +49,24 @@ async def metadata(context: Context, request: Request) -> Message:
     )
 
 
+def _refused(wanted: Sequence[MetadataRequest.MetadataRequestTopic]) -> Message:
+    """The answer to a request that cannot be met: it says nothing of the cluster."""
+    topics = [_failed(ErrorCode.INVALID_REQUEST, one.name or "", one.topic_id) for one in wanted]
+    return MetadataResponse(brokers=[], topics=topics)
+
+
 async def _wanted(
-    context: Context, request: Request, body: MetadataRequest, wanted: MetadataRequest.MetadataRequestTopic
+    context: Context, body: MetadataRequest, wanted: MetadataRequest.MetadataRequestTopic
 ) -> MetadataResponse.MetadataResponseTopic:
     topics = context.broker.topics
     if wanted.name is None or wanted.topic_id != NO_ID:
         topic = topics.by_id(wanted.topic_id)
         if topic is None:
-            no_name = None if request.version >= FIRST_NULL_NAME_VERSION else ""
-            return _failed(ErrorCode.UNKNOWN_TOPIC_ID, no_name, wanted.topic_id)
+            return _failed(ErrorCode.UNKNOWN_TOPIC_ID, None, wanted.topic_id)
         return _describe(context, topic)
     topic = topics.get(wanted.name)
     if topic is None:
-        may_create = request.version < 4 or body.allow_auto_topic_creation
+        may_create = body.allow_auto_topic_creation  # True is what versions without the field stand for
         try:
             check_name(wanted.name)
             if not (may_create and context.broker.settings.auto_create_topics) or wanted.name.startswith(

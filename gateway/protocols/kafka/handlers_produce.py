@@ -121,12 +121,12 @@ def produce(context: Context, request: Request) -> Awaitable[None] | None:
 
 
 def _refusal(request: Request, body: ProduceRequest, topic: Topic | None, index: int) -> ErrorCode:
-    if body.acks not in (-1, 0, 1):
-        return ErrorCode.INVALID_REQUIRED_ACKS
     if topic is None:
         return ErrorCode.UNKNOWN_TOPIC_ID if request.version >= 13 else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
     if not 0 <= index < len(topic.partitions):
         return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    if body.acks not in (-1, 0, 1):
+        return ErrorCode.INVALID_REQUIRED_ACKS
     if topic.internal:
         return ErrorCode.INVALID_TOPIC_EXCEPTION
     return ErrorCode.NONE

@@ -68,7 +68,7 @@ def prepare(topic: Topic, records: memoryview | None, version: int, now_ms: int)
         header = parse_header(records)
         validate_produced(header, records)
     except BatchError as error:
-        raise refusal(error) from None
+        raise refusal(error, version) from None
     if header.codec == Codec.ZSTD and version < FIRST_ZSTD_VERSION:
         raise RefusedBatch(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7 or newer")
     _check_limits(topic, header, now_ms)
@@ -97,7 +97,7 @@ def prepare_records(
             return ready
         return [one._replace(records=decode(one.batch, decoded_bytes_max)) for one in ready]
     except BatchError as error:
-        raise refusal(error) from None
+        raise refusal(error, version) from None
 
 
 def _rewrite(topic: Topic, batch: memoryview | bytes, now_ms: int, decoded_bytes_max: int) -> IncomingBatch:
@@ -141,14 +141,16 @@ def _check_limits(topic: Topic, header: BatchHeader, now_ms: int) -> None:
         )
 
 
-def refusal(error: BatchError) -> RefusedBatch:
-    """The error code that Kafka's clients expect for a bad batch."""
+def refusal(error: BatchError, version: int) -> RefusedBatch:
+    """The error code that Kafka's clients expect for a bad batch in a Produce of `version`."""
     if error.reason is Reason.TOO_LARGE:
         code = ErrorCode.RECORD_LIST_TOO_LARGE
     elif error.reason in (Reason.CODEC, Reason.UNREADABLE_CODEC):
         code = ErrorCode.UNSUPPORTED_COMPRESSION_TYPE
     elif error.reason in (Reason.TIMESTAMP, Reason.LOG_APPEND_TIME):
         code = ErrorCode.INVALID_TIMESTAMP
+    elif error.reason is Reason.SHORT and version >= FIRST_BATCH_VERSION:
+        code = ErrorCode.INVALID_RECORD  # which is final: it will not be longer when it is sent again
     elif isinstance(error, CorruptBatch):
         code = ErrorCode.CORRUPT_MESSAGE
     else:
