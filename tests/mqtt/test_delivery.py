@@ -9,9 +9,11 @@ from core.store.engine import Append, append
 from core.store.memory import MemoryEngine
 from core.topic_mapping import TopicMapping
 from core.topics import Topics
+from core.tracing import Tracer
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.session import Session, Subscription
+from gateway.protocols.mqtt.traces import MqttTraces
 from tests.mqtt.driver import connected
 from trivium.record_batch import parse_header
 from trivium.records import Record, build
@@ -28,13 +30,23 @@ async def test_what_is_read_behind_the_target_is_left_for_the_next_look(nursery:
     for number in range(3):
         batch = build([Record(0, 0, b"a", b"%d" % number, [])])
         await append(engine, [Append(topic.partitions[0], parse_header(batch), batch)])
-    deliveries = Deliveries(engine, topics, MappingHistory(TopicMapping(), {}, 0), lambda devices: None)
-    session = Session("c", deliveries.take_number())
+    deliveries = Deliveries(
+        engine,
+        topics,
+        MappingHistory(TopicMapping(), {}, 0),
+        MqttTraces(Tracer(engine, topics, -1), topics),
+        fresh=lambda header: None,
+        unstored=lambda devices: None,
+        flush=lambda: None,
+        retained_partition=-1,
+        offline_messages_max=-1,
+    )
+    session = Session("c", deliveries.subscribers.take_number())
     driver = connected(5, session=session)
     device = Device(session, 0)
     device.connection = driver.connection
     deliveries.subscribe(device, "t/#", Subscription(0))
-    assert await deliveries._read_on(device, topic.partitions[0], 0, 1)
+    assert await deliveries.catching_up._read_on(device, topic.partitions[0], 0, 1)
     assert device.offsets == {topic.partitions[0]: 1}
-    assert await deliveries._read_on(device, topic.partitions[0], 1, 3)
+    assert await deliveries.catching_up._read_on(device, topic.partitions[0], 1, 3)
     assert [packet.payload for packet in driver.received()] == [b"0", b"1", b"2"]  # type: ignore[union-attr]

@@ -161,7 +161,7 @@ async def test_a_session_at_rest_ends_when_its_time_is_up(tmp_path: Path) -> Non
         server.handler.sweep(time.time() + 101)
         assert len(server.handler.sessions.resting) == 0
         assert server.handler.sessions.expired == 1
-        assert server.deliveries.index.count == 0
+        assert server.deliveries.subscribers.index.count == 0
         again = Client(server, "device")
         await again.connect()
 
@@ -197,7 +197,7 @@ async def leave_two(server: MqttServer) -> Client:
 async def comes_back(server: MqttServer, client_id: str) -> tuple[bool, list[str]]:
     """Whether it is served without a look at the log, and what comes."""
     device = Client(server, client_id)
-    with patch.object(server.deliveries, "catch_up", wraps=server.deliveries.catch_up) as read:
+    with patch.object(server.deliveries.cursors, "catch_up", wraps=server.deliveries.cursors.catch_up) as read:
         came = await device.connect(present=True)
     with trio.fail_after(PATIENCE_S):
         while not server.handler.sessions.devices[client_id].live:

@@ -76,7 +76,7 @@ class BrokerHandler:
         """Takes over the stored sessions; those that were connected count as gone from now on."""
         self.positions.checkpoints.restore()
         members = await restore_sessions(self._log, self._deliveries, self.sessions.resting, now_s)
-        restore_groups(self._log, self._deliveries)
+        restore_groups(self._log, self._deliveries.subscribers)
         for device in members:
             self.sessions.devices[device.session.client_id] = device
             await claim_inflight(device, self._deliveries)
@@ -258,7 +258,7 @@ class BrokerHandler:
             if not unstored:
                 continue
             changes = unstored_changes(device, unstored)
-            changes += position_changes(device, *self._deliveries.cursor(device))
+            changes += position_changes(device, *self._deliveries.cursors.cursor(device))
             if device.groups:
                 self.positions.put_groups()
             self._put(connection, changes, partial(_send_stored, connection, len(unstored)))

@@ -2,7 +2,7 @@
 
 Every few seconds and at the end the changed parts of the bits (pending.py) are stored in one append with the places of
 all sessions that were given something, and with the place in the log up to which the bits say all. What stands behind
-that place is matched anew at start (`Deliveries.mark_since`). When something of a session could not be stored, the
+that place is matched anew at start (marking.py). When something of a session could not be stored, the
 place is withdrawn until the next start, where all sessions count as pending then.
 """
 
@@ -34,24 +34,24 @@ class Checkpoints:
 
     def restore(self) -> None:
         """Sets the bits as they were stored."""
-        self._deliveries.resting_pending.restore(self._log.bits)
+        self._deliveries.subscribers.resting_pending.restore(self._log.bits)
         self._log.bits = {}
 
     async def mark(self) -> None:
         """Marks those for which something may have come since."""
-        deliveries = self._deliveries
+        subscribers = self._deliveries.subscribers
         place = None if self._log.state.damaged else self._log.checkpoint
-        if place is None or not await deliveries.mark_since(*place, MARK_BYTES_MAX):
-            deliveries.resting_pending.add_all(deliveries.number_max)
-            for device in deliveries.devices.values():
+        if place is None or not await self._deliveries.marking.since(*place, MARK_BYTES_MAX):
+            subscribers.resting_pending.add_all(subscribers.number_max)
+            for device in subscribers.devices.values():
                 device.pending = True
-            if deliveries.number_max:
+            if subscribers.number_max:
                 log.info("MQTT sessions: all may have messages", reason="unknown" if place is None else "much came")
 
     def put(self, devices: Iterable[Device]) -> None:
         """To be called when the places of all `devices`, the sessions that do not rest, were put into the log."""
-        deliveries = self._deliveries
-        pending, tail = deliveries.resting_pending, deliveries.tail
+        subscribers, tail = self._deliveries.subscribers, self._deliveries.tail
+        pending = subscribers.resting_pending
         if self._log.failed:
             if not self._withdrawn:
                 self._log.put([(CHECKPOINT, None)], self._on_withdrawn)
@@ -59,11 +59,11 @@ class Checkpoints:
         marked = self._marked
         self._marked = {one.session.number for one in devices if one.pending and one.session.durable}
         for number in marked - self._marked:
-            if number in deliveries.devices:  # else it rests, or has ended, and its bit is as it should be
+            if number in subscribers.devices:  # else it rests, or has ended, and its bit is as it should be
                 pending.discard(number)
         for number in self._marked:
             pending.add(number)
-        now = deliveries.delivered, dict(tail.held), deliveries.index.version
+        now = self._deliveries.live.delivered, dict(tail.held), subscribers.index.version
         if now != self._last or pending.changed:
             self._last = now
             self._log.put([*pending.take_changes(), checkpoint_change(tail.position, tail.held)])

@@ -123,7 +123,7 @@ class Connecting:
             if session.durable:
                 device.stored = True
                 changes.append(session_row(session))
-                changes += position_changes(device, *self._deliveries.cursor(device))
+                changes += position_changes(device, *self._deliveries.cursors.cursor(device))
             elif was_durable:
                 changes += forget(device)
         if not changes:

@@ -26,7 +26,7 @@ def read_figures(
         engine.info(number)
         for topic in topics.all()
         for number in topic.partitions
-        if deliveries.visible(number) is not None
+        if deliveries.subscribers.visible(number) is not None
     ]
     return {
         "bytes/received": pump.bytes_in,
@@ -43,13 +43,13 @@ def read_figures(
         "messages/stored": sum(info.high_watermark - info.log_start for info in stored),
         "publish/bytes/received": handler.publish_bytes_in,
         "publish/bytes/sent": traffic.publish_bytes_out,
-        "publish/messages/dropped": traffic.dropped + deliveries.cut,
+        "publish/messages/dropped": traffic.dropped + deliveries.catching_up.cut,
         "publish/messages/received": handler.publishes_in,
         "publish/messages/sent": traffic.publishes_out,
         "retained messages/count": retained.count,
-        "shared_subscriptions/count": len(deliveries.groups),
+        "shared_subscriptions/count": len(deliveries.subscribers.groups),
         "store/messages/bytes": sum(info.size_bytes for info in stored),
-        "subscriptions/count": deliveries.index.count,
+        "subscriptions/count": deliveries.subscribers.index.count,
     }
 
 

@@ -35,27 +35,28 @@ class Positions:
 
     def put(self) -> None:
         """Where all sessions are that were given something, and who has something to get."""
-        self._deliveries.store_packet_ids()  # or a place could stand behind a message whose packet id is not stored
+        # Or a place could stand behind a message whose packet id is not stored.
+        self._deliveries.handing.store_packet_ids()
         devices = self._sessions.devices.values()
         for device in devices:
             if device.dirty and device.connection is not None:
-                self._log.put(position_changes(device, *self._deliveries.cursor(device)))
+                self._log.put(position_changes(device, *self._deliveries.cursors.cursor(device)))
         self.put_groups()
         self.checkpoints.put(devices)
 
     def put_groups(self) -> None:
         """The places of shared subscriptions that have moved since they were stored, if a member is durable."""
         deliveries = self._deliveries
-        deliveries.store_packet_ids()  # as above
+        deliveries.handing.store_packet_ids()  # as above
         if deliveries.groups_gone:
             self._log.put(deliveries.groups_gone)
             deliveries.groups_gone = []
-        for group in deliveries.groups.values():
+        for group in deliveries.subscribers.groups.values():
             if group.dirty and (group.durable or group.stored):
                 self.put_group(group)
             elif group.dirty:
                 group.drop_idle()
 
     def put_group(self, group: Group) -> None:
-        place = GroupRow(*self._deliveries.cursor(group))
-        self._log.put(*group.changes(place, self._deliveries.has))
+        place = GroupRow(*self._deliveries.cursors.cursor(group))
+        self._log.put(*group.changes(place, self._deliveries.subscribers.has))

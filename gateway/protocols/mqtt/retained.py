@@ -10,10 +10,10 @@ from core.selectors import selector_of
 from core.topic_mapping import TopicMapping
 from core.topics import Topics
 from gateway.protocols.mqtt.devices import RetainedMessages
-from gateway.protocols.mqtt.live import encoded_identifiers
 from gateway.protocols.mqtt.message import Message
 from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.session import Subscription
+from gateway.protocols.mqtt.subscribers import encoded_identifiers
 
 
 class Retained:

@@ -41,19 +41,20 @@ class Rewinder:
             topic = self._topics.get(topic_name)
             if topic is not None:
                 offsets[topic.partitions[index]] = offset
-        self._deliveries.rewind(reader, offsets)
+        self._deliveries.cursors.rewind(reader, offsets)
         await self._store(reader)
-        self._deliveries.catch_up(reader)
+        self._deliveries.cursors.catch_up(reader)
         return places
 
     def _reader(self, name: str) -> Device | Group:
-        reader = self._deliveries.groups.get(name) if name.startswith("$share/") else self._handler.sessions.find(name)
+        groups, sessions = self._deliveries.subscribers.groups, self._handler.sessions
+        reader = groups.get(name) if name.startswith("$share/") else sessions.find(name)
         if reader is None:
             raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"there is no MQTT session or shared subscription {name!r}")
         return reader
 
     def _topics_of(self, reader: Device | Group) -> set[str]:
-        owners = [self._topics.owner(number) for number in self._deliveries.partitions_for(reader)]
+        owners = [self._topics.owner(number) for number in self._deliveries.catching_up.partitions_for(reader)]
         return {owner[0].name for owner in owners if owner is not None}
 
     async def _store(self, reader: Device | Group) -> None:

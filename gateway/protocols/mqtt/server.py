@@ -21,11 +21,11 @@ from core.topic_mapping import TopicMapping
 from gateway.listeners import BACKLOG_CONNECTIONS, format_address
 from gateway.protocols.mqtt.admission import Admission
 from gateway.protocols.mqtt.broker_handler import BrokerHandler
+from gateway.protocols.mqtt.decoded import NamedRun
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.figures import read_figures
 from gateway.protocols.mqtt.limits import Limits
-from gateway.protocols.mqtt.live import NamedRun
 from gateway.protocols.mqtt.message import Run
 from gateway.protocols.mqtt.peers import Listener
 from gateway.protocols.mqtt.publishing import Publisher, PublishSettings
@@ -92,7 +92,6 @@ class MqttServer:
         self._stopping = trio.Event()
         self._table = table
         mapping = settings.mapping
-        self.deliveries = Deliveries(broker.engine, broker.topics, mappings, self._store_packet_ids)
         self.publisher = Publisher(
             broker.engine,
             broker.topics,
@@ -106,9 +105,18 @@ class MqttServer:
             self._unlogged,
             self._flush,
         )
-        self.deliveries.offline_messages_max = settings.offline_messages_max
-        self.deliveries.fresh = self.publisher.fresh
-        self.deliveries.retained_partition = table.partition
+        traces = MqttTraces(broker.tracer, broker.topics)
+        self.deliveries = Deliveries(
+            broker.engine,
+            broker.topics,
+            mappings,
+            traces,
+            fresh=self.publisher.fresh,
+            unstored=self._store_packet_ids,
+            flush=self._flush,
+            retained_partition=table.partition,
+            offline_messages_max=settings.offline_messages_max,
+        )
         self.handler = BrokerHandler(
             log,
             self.publisher,
@@ -120,8 +128,7 @@ class MqttServer:
             settings.sessions_max,
         )
         self.pump = Pump(self.handler, connections_max=settings.connections_max)
-        self.handler.flush = self.deliveries.flush = self._flush
-        self.deliveries.traces = traces = MqttTraces(broker.tracer, broker.topics)
+        self.handler.flush = self._flush
         self.publisher.observed, self.publisher.on_stored = (lambda: broker.tracer.active), traces.stored
         broker.tracer.on_active(self._observe)
         figures = partial(read_figures, broker.engine, broker.topics, self.handler, self.deliveries, table, self.pump)
@@ -135,7 +142,7 @@ class MqttServer:
 
     def _unlogged(self, topic: str, record: Record) -> None:
         name, message, publisher = message_of(record, topic, -1, self._settings.mapping)
-        self.deliveries.deliver_unlogged(NamedRun(name, publisher, Run([message]), partial(list, [record])))
+        self.deliveries.live.deliver_unlogged(NamedRun(name, publisher, Run([message]), partial(list, [record])))
 
     def _store_packet_ids(self, devices: set[Device]) -> None:
         self.handler.store_packet_ids(devices)
@@ -185,7 +192,7 @@ class MqttServer:
             self.handler.sweep(time.time())
             for name, message in self._sys_topics.update(time.monotonic()):
                 record = Record(0, 0, None, message.payload, [])
-                self.deliveries.deliver_unlogged(NamedRun(name, None, Run([message]), partial(list, [record])))
+                self.deliveries.live.deliver_unlogged(NamedRun(name, None, Run([message]), partial(list, [record])))
             self.pump.flush()
 
 

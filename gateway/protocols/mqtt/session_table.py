@@ -24,7 +24,7 @@ class SessionTable:
 
     def __init__(self, deliveries: Deliveries) -> None:
         self.devices: dict[str, Device] = {}
-        self.resting = Resting(deliveries.resting_pending)
+        self.resting = Resting(deliveries.subscribers.resting_pending)
         self.connected = self.expired = 0
         self._deliveries = deliveries
         self._to_rest: set[Device] = set()  # devices without connection, until they rest
@@ -39,7 +39,7 @@ class SessionTable:
         if device is None and (found := self.resting.take(client_id)) is not None:
             device, expires_s = found
             self.devices[client_id] = device
-            self._deliveries.enter(device)
+            self._deliveries.subscribers.enter(device)
             self._to_rest.add(device)
             if expires_s != NEVER_RESTED_S:
                 self._expiries.put(client_id, expires_s, device)
@@ -47,9 +47,10 @@ class SessionTable:
 
     def make(self, client_id: str) -> Device:
         """A new session, which begins at the end of the log."""
-        device = Device(Session(client_id, self._deliveries.take_number()), self._deliveries.tail.position)
+        subscribers = self._deliveries.subscribers
+        device = Device(Session(client_id, subscribers.take_number()), self._deliveries.tail.position)
         self.devices[client_id] = device
-        self._deliveries.devices[device.session.number] = device
+        subscribers.devices[device.session.number] = device
         return device
 
     def forget(self, device: Device) -> list[Change]:
@@ -90,7 +91,7 @@ class SessionTable:
             elif may_rest(device) and not is_connecting(client_id):
                 self._to_rest.discard(device)
                 del self.devices[client_id]
-                self._deliveries.leave(device)
+                self._deliveries.subscribers.leave(device)
                 due_s = self._expiries.due_of(client_id)
                 self._expiries.take(client_id)
                 rows.append((device, NEVER_RESTED_S if due_s is None else due_s))

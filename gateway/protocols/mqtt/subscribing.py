@@ -80,14 +80,14 @@ class Subscribing:
             return reasons.TOPIC_FILTER_INVALID, problem
         if plain.startswith("__"):
             return reasons.NOT_AUTHORIZED, "names that begin with __ are the broker's own"
-        if self._deliveries.hides(plain):
+        if self._deliveries.subscribers.hides(plain):
             return reasons.NOT_AUTHORIZED, "the topic is not for MQTT"
         subscriptions = device.session.subscriptions or {}
         if len(subscriptions) >= SUBSCRIPTIONS_MAX and filter_ not in subscriptions:
             return reasons.QUOTA_EXCEEDED, f"more than {SUBSCRIPTIONS_MAX} subscriptions"
         if selection and device.selective >= SELECTIVE_MAX and filter_ not in subscriptions:
             return reasons.QUOTA_EXCEEDED, f"more than {SELECTIVE_MAX} subscriptions with a filter"
-        group = self._deliveries.groups.get(filter_)
+        group = self._deliveries.subscribers.groups.get(filter_)
         if group is not None:
             try:
                 group.check_join(device.session.client_id, group.reads(selection))
@@ -110,7 +110,7 @@ class Subscribing:
         elif device.connection is connection and retained:
             for filter_, subscription in retained:
                 device.retained.append(self._retained.messages(filter_, subscription))
-            self._deliveries.deliver_retained(device)
+            self._deliveries.catching_up.deliver_retained(device)
 
     def unsubscribe(self, connection: Connection, ticket: int, filters: list[str]) -> None:
         device = connection.user
