@@ -4,8 +4,8 @@ A request that is cancelled or timed out gives up its correlation id at once, an
 When the connection is lost every request in flight raises Disconnected; the owner opens another.
 
 The broker asks and tells too. Who wants that registers by message class in `Incoming`, which outlives connections. A
-request is answered by a task of its own, of which at most ANSWERING_MAX run; what nobody registered for is refused with
-UNKNOWN_KIND. A one-way message is taken at once, by a function that must not block.
+request is answered by a task of its own, of which at most ANSWERING_MAX run, and none above that; what nobody
+registered for is refused with UNKNOWN_KIND. A one-way message is taken at once, by a function that must not block.
 """
 
 from __future__ import annotations
@@ -136,8 +136,7 @@ class Connection:
         elif self._answering < ANSWERING_MAX:
             self._answering += 1
             tasks.start_soon(self._answer, frame)
-        else:
-            raise RemoteProtocolError(f"more than {ANSWERING_MAX} requests from the broker at a time")
+        # Else it is not answered. The broker has given up as many, which we still work on, and gives up this one.
 
     async def _answer(self, frame: Frame) -> None:
         answer: Any = Error(f"no request of kind {frame.kind} is known here")

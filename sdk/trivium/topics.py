@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import anyio
 
 from trivium.asking import Asking
-from trivium.errors import Closed, RequestRefused, RequestTimedOut
+from trivium.errors import RequestRefused, TriviumError
 from trivium.frames.offsets import FindOffsets, TimeEntry
 from trivium.frames.topics import ConfigEntry, CreateTopic, DeleteTopic, Metadata, TopicInfo
 
@@ -78,7 +78,7 @@ class Topics(Asking):
             await anyio.sleep(DISCOVERY_S)
             names = list(self._partitions)
             for first in range(0, len(names), DISCOVERED_MAX):
-                with suppress(RequestRefused, RequestTimedOut, Closed):
+                with suppress(TriviumError):
                     reply, _ = await self.request(Metadata(0, names[first : first + DISCOVERED_MAX]))
                     for info in reply.topics:
                         if info.status:

@@ -21,8 +21,8 @@ from gateway.protocols.native.connection import Connection, ConnectionLimits
 from gateway.protocols.native.context import AskFailed, Context
 from tests.patience import PATIENCE_S
 from trivium import client as sdk
+from trivium.connection import ANSWERING_MAX, Incoming
 from trivium.connection import Connection as ClientConnection
-from trivium.connection import Incoming
 from trivium.errors import ErrorCode, RequestRefused
 from trivium.frames.codec import encode
 from trivium.frames.connection import MAGIC, AskStatus, Hello, Status
@@ -152,6 +152,27 @@ async def test_unanswered_requests_are_bounded(autojump_clock: trio.testing.Mock
             nursery.start_soon(ask, ends)
     assert sum("unanswered" in failure for failure in failures) == 1
     assert len(failures) == connection.ASKED_MAX + 1
+
+
+async def test_a_client_that_answers_nothing_goes_on_asking(autojump_clock: trio.testing.MockClock) -> None:
+    asked: list[int] = []
+
+    async def answer(_: AskStatus, __: memoryview) -> Status:
+        asked.append(1)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def ask(ends: Ends) -> None:
+        with pytest.raises(AskFailed, match="no answer"):
+            await ends.broker.ask(AskStatus(), timeout_s=1)
+
+    async with both(Incoming(requests={AskStatus: answer})) as ends:
+        for _ in range(2):  # the client still works on the first ones when the broker has given them up
+            async with trio.open_nursery() as nursery:
+                for _ in range(connection.ASKED_MAX):
+                    nursery.start_soon(ask, ends)
+        assert len(asked) == ANSWERING_MAX
+        assert (await ends.client.request(Metadata(0, [])))[0].topics == []
 
 
 async def test_closing_is_told_once() -> None:
