@@ -21,7 +21,7 @@ import anyio.abc
 
 from trivium.errors import Disconnected, ErrorCode, RemoteProtocolError, RequestRefused
 from trivium.frame_reader import FrameReader
-from trivium.frames.codec import KIND_OF, KINDS, REPLY_BIT, VERSION_MAX, VERSION_MIN, Frame, encode
+from trivium.frames.codec import KIND_OF, KINDS, REPLY_BIT, SIZE_BYTES, VERSION_MAX, VERSION_MIN, Frame, encode
 from trivium.frames.connection import MAGIC, Error, Hello, Welcome
 
 READ_BYTES = 256 * 1024
@@ -69,6 +69,7 @@ class Connection:
         # Taken without a turn of the loop when they are free: a request makes few turns, and each costs 30 us.
         self._sending = anyio.Lock(fast_acquire=True)
         self._slots = anyio.Semaphore(1, fast_acquire=True)
+        self.frame_bytes_max = GREETING_BYTES_MAX  # that the broker takes
         self.closed = False
         self.heard_s = time.monotonic()  # when the broker said something last
         self.lost = anyio.Event()
@@ -89,6 +90,7 @@ class Connection:
             raise RemoteProtocolError("the broker's first frame is no welcome")
         self.welcome = reply.message
         self._slots = anyio.Semaphore(max(self.welcome.in_flight_max, 1), fast_acquire=True)
+        self.frame_bytes_max = self.welcome.frame_bytes_max
 
     async def receive(self) -> None:
         """Takes what the broker says until the connection is lost or closed."""
@@ -154,11 +156,11 @@ class Connection:
         # Messages are tuples too, but named ones.
         message, payload = answer if type(answer) is tuple else (answer, ())
         head = encode(frame.kind | REPLY_BIT, frame.correlation, message, sum(map(len, payload)), status)
-        with suppress(Disconnected):
+        with suppress(Disconnected, RequestRefused):
             await self._send(b"".join((head, *payload)))
 
     async def tell(self, message: Any, payload: Sequence[Buffer] = ()) -> None:
-        """Sends a one-way message. Raises Disconnected, LocalProtocolError."""
+        """Sends a one-way message. Raises as `request`."""
         if self.closed:
             raise Disconnected("the connection is closed")
         head = encode(KIND_OF[type(message)], 0, message, sum(map(len, payload)))
@@ -167,7 +169,8 @@ class Connection:
     async def request(self, message: Any, payload: Sequence[Buffer] = ()) -> tuple[Any, memoryview]:
         """The reply's message and payload. The caller sets the time: when it is over the request may have been done.
 
-        Raises RequestRefused, Disconnected, LocalProtocolError.
+        Raises RequestRefused (BATCH_TOO_LARGE also for what is larger than the broker takes, which is not sent),
+        Disconnected, LocalProtocolError.
         """
         async with self._slots:
             if self.closed:
@@ -192,7 +195,7 @@ class Connection:
         return frame.message, frame.payload
 
     async def say(self, message: Any, payload: Sequence[Buffer] = ()) -> None:
-        """Sends what is not answered. Raises Disconnected, LocalProtocolError."""
+        """Sends what is not answered. Raises as `request`."""
         if self.closed:
             raise Disconnected("the connection is closed")
         correlation = self._next = (self._next + 1) & _CORRELATION_MASK
@@ -200,7 +203,12 @@ class Connection:
         await self._send(b"".join((head, *payload)))
 
     async def _send(self, data: bytes) -> None:
-        """A frame that is begun is finished, or the connection is of no use any more."""
+        """A frame that is begun is finished, or the connection is of no use any more. The broker would end it for one
+        that is too large.
+        """
+        if len(data) - SIZE_BYTES > self.frame_bytes_max:
+            what = f"a request of {len(data):,} bytes; the broker takes {self.frame_bytes_max:,}"
+            raise RequestRefused(ErrorCode.BATCH_TOO_LARGE, what)
         async with self._sending:
             whole = False
             try:

@@ -40,6 +40,7 @@ from trivium.tasks import task_group
 
 BATCH_BYTES_MAX = 512 * 1024  # of keys, values and headers in one batch: below the broker's limit of 1 MiB
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
+FRAME_OVERHEAD_BYTES = 64 * 1024  # of a request beside its records
 
 
 class NewMessage(NamedTuple):
@@ -309,15 +310,19 @@ class Producer:
                 self._news.set()  # where a sender did it, the task goes on
 
     def _take(self) -> dict[Place, list[Outgoing]]:
-        """At most one batch for each partition, and REQUEST_BYTES_MAX together."""
+        """At most one batch for each partition, and together REQUEST_BYTES_MAX, or what the broker takes. Partitions
+        for which there is no room come first next time.
+        """
         taken: dict[Place, list[Outgoing]] = {}
         request_bytes = 0
-        for where in list(self._waiting):
-            queue = self._waiting.pop(where)
+        request_bytes_max = min(REQUEST_BYTES_MAX, self._client.frame_bytes_max - FRAME_OVERHEAD_BYTES)
+        for where, queue in list(self._waiting.items()):
             batch: list[Outgoing] = []
             batch_bytes = count = 0
             for one in queue:
-                if (batch and batch_bytes + one.size > BATCH_BYTES_MAX) or request_bytes > REQUEST_BYTES_MAX:
+                if batch and batch_bytes + one.size > BATCH_BYTES_MAX:
+                    break
+                if request_bytes and request_bytes + one.size > request_bytes_max:
                     break
                 count += 1
                 self._waiting_bytes -= one.size
@@ -325,8 +330,10 @@ class Producer:
                     batch.append(one)
                     batch_bytes += one.size
                     request_bytes += one.size
-            if count < len(queue):
-                self._waiting[where] = queue[count:]
+            if count:
+                del self._waiting[where]
+                if count < len(queue):
+                    self._waiting[where] = queue[count:]
             if batch:
                 taken[where] = batch
         self._round += 1

@@ -19,6 +19,7 @@ DEFAULT_PORT = 9876
 SOFTWARE = "trivium-python/0.1.0"
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 2.0
 ADDRESSES_MAX = 100
+ANY_BYTES = 2**32
 SILENT_S_MAX = 10.0  # of a connection over which a request has timed out: then it is given up
 
 
@@ -59,27 +60,41 @@ class Reconnecting(Asking):
         self._connection: Connection | None = None
         self._failures: dict[str, str] = {}  # why an address could not be used when it was tried last
         self._connecting = anyio.Lock(fast_acquire=True)
+        self._pause_s = 0.0  # before addresses are tried again
+        self._tried_s = 0.0  # when they were tried last, monotonic
         self._closed = False
 
     async def connection(self) -> Connection:
         """The connection as it stands, or a new one: addresses are tried in random order, then again after a pause
-        with jitter. Raises Closed, or RequestRefused when no address speaks our version.
+        with jitter, as after a connection that was lost soon. Raises Closed, or RequestRefused when no address speaks
+        our version.
         """
         if self._connection is not None and not self._connection.closed:
             return self._connection
-        backoff_s = BACKOFF_S_MIN
         async with self._connecting:
             while self._connection is None or self._connection.closed:
                 if self._closed:
                     raise Closed("the client is closed")
+                await self._pause()
                 found = await self._try_addresses()
-                if found is None:
-                    await anyio.sleep(backoff_s * random.uniform(0.5, 1))
-                    backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
-                    continue
-                self._connection = found
-                self._tasks.start_soon(found.receive)
+                if found is not None:
+                    self._connection = found
+                    self._tasks.start_soon(found.receive)
             return self._connection
+
+    async def _pause(self) -> None:
+        """Before an attempt: none when the last one is long ago."""
+        if time.monotonic() - self._tried_s > BACKOFF_S_MAX:
+            self._pause_s = 0.0
+        if self._pause_s:
+            await anyio.sleep(self._pause_s * random.uniform(0.5, 1))
+        self._pause_s = min(max(self._pause_s * 2, BACKOFF_S_MIN), BACKOFF_S_MAX)
+        self._tried_s = time.monotonic()
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """The largest frame that the broker takes, as far as that is known."""
+        return ANY_BYTES if self._connection is None else self._connection.frame_bytes_max
 
     async def _try_addresses(self) -> Connection | None:
         """None when none can be reached now. Raises RequestRefused when all that can be refuse us."""

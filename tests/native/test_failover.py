@@ -10,6 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 import trio
+import trio.testing
 
 import trivium
 from tests.native.harness import serving
@@ -127,3 +128,40 @@ async def test_what_is_cancelled_leaves_nothing_behind() -> None:
         assert live._waiting == {}
         assert producer._waiting_bytes == 0
         assert live is connection or connection.closed
+
+
+class Cut:
+    """A connection that is lost with the first request."""
+
+    frame_bytes_max = 1_000_000
+
+    def __init__(self, made: list[Cut]) -> None:
+        made.append(self)
+        assert len(made) < 1_000
+        self.closed = False
+        self.heard_s = 0.0
+
+    async def receive(self) -> None:
+        await trio.sleep_forever()
+
+    async def request(self, *_: Any) -> Any:
+        self.closed = True
+        raise trivium.Disconnected("cut")
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+async def test_a_broker_that_ends_every_connection_is_not_stormed(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    made: list[Cut] = []
+
+    async def open_connection(*_: Any) -> Cut:
+        return Cut(made)
+
+    monkeypatch.setattr(reconnecting, "open_connection", open_connection)
+    async with trivium.connect("127.0.0.1:1", request_timeout_s=30) as client:
+        with pytest.raises(trivium.RequestTimedOut):
+            await client.topics()
+    assert 10 < len(made) < 100
