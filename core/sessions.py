@@ -28,7 +28,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from core.mapping_history import MAPPING
 from core.queue_codec import KIND_DONE, KIND_FAILED, KIND_FLOOR
@@ -156,6 +156,13 @@ def forget_changes(client_id: str, inbound: set[int], outbound: set[int]) -> lis
     return changes
 
 
+class _Batch(NamedTuple):
+    """What is in one append, and what is called with whether it is durable."""
+
+    changes: dict[bytes, bytes | None]
+    waiting: list[Callable[[bool], None]]
+
+
 class SessionLog:
     """The table's log. `load` first; then `put` collects, `append` sends what was collected."""
 
@@ -172,7 +179,7 @@ class SessionLog:
         self.checkpoint: tuple[int, dict[int, int]] | None = None  # None: there is none
         self.failed = False  # something that was put could not be stored
         self._changes: dict[bytes, bytes | None] = {}
-        self._under_way: deque[dict[bytes, bytes | None]] = deque()
+        self._under_way: deque[_Batch] = deque()
         self._waiting: list[Callable[[bool], None]] = []
 
     async def load(self) -> None:
@@ -189,36 +196,41 @@ class SessionLog:
         self._fold.close()
 
     def put(self, changes: list[Change], done: Callable[[bool], None] | None = None) -> None:
-        """Later changes of a key replace earlier ones; `done(durable)` is called once they are."""
+        """Later changes of a key replace earlier ones; `done(durable)` is called when they are, or cannot be, and after
+        all that were put before.
+        """
         self._changes.update(changes)
         if done is not None:
             self._waiting.append(done)
 
     def append(self) -> None:
         """One batch for all that was put since the last time."""
-        changes, self._changes = self._changes, {}
-        waiting, self._waiting = self._waiting, []
-        if not changes:
-            for one in waiting:
+        if not self._changes and not self._waiting:
+            return  # most turns
+        batch = _Batch(self._changes, self._waiting)
+        self._changes, self._waiting = {}, []
+        if batch.changes:
+            self._under_way.append(batch)
+            self._engine.append([self.state.entry(list(batch.changes.items()))], self._appended)
+        elif self._under_way:
+            self._under_way[-1].waiting.extend(batch.waiting)
+        else:
+            for one in batch.waiting:
                 one(True)
-            return
 
-        self._under_way.append(changes)
+    def _appended(self, answers: list[Appended]) -> None:
+        batch = self._under_way.popleft()
+        durable = answers[0].outcome is Outcome.APPENDED
+        if not durable:
+            self.failed = True
+            self._delete_again(batch)
+        for one in batch.waiting:
+            one(durable)
 
-        def done(answers: list[Appended]) -> None:
-            self._under_way.popleft()
-            durable = answers[0].outcome is Outcome.APPENDED
-            if not durable:
-                self.failed = True
-                self._delete_again(changes)
-            for one in waiting:
-                one(durable)
-
-        self._engine.append([self.state.entry(list(changes.items()))], done)
-
-    def _delete_again(self, changes: dict[bytes, bytes | None]) -> None:
-        for key, value in changes.items():
-            if value is None and key not in self._changes and not any(key in later for later in self._under_way):
+    def _delete_again(self, batch: _Batch) -> None:
+        for key, value in batch.changes.items():
+            later = key in self._changes or any(key in one.changes for one in self._under_way)
+            if value is None and not later:
                 self._changes[key] = None
 
     def _apply(self, key: bytes, value: bytes | None) -> None:

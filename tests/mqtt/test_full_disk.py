@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,20 +19,24 @@ from tests.mqtt.test_resting import Client, serving
 from tests.patience import PATIENCE_S
 
 
-@contextmanager
-def full(server: MqttServer) -> Iterator[None]:
-    """While nothing is under way: answers come at once."""
+@asynccontextmanager
+async def full(server: MqttServer) -> AsyncIterator[None]:
+    """Nothing is under way, as answers come in the order of the appends, and these at once."""
+    log = server.handler._log
+    with trio.fail_after(PATIENCE_S):
+        while log._under_way:
+            await trio.lowlevel.checkpoint()
 
     def append(entries: Sequence[Entry], done: Callable[[list[Appended]], object]) -> None:
         done([Appended(Outcome.FULL)] * len(entries))
 
-    with patch.object(server.handler._log._engine, "append", append):
+    with patch.object(log._engine, "append", append):
         yield
 
 
 async def refused(server: MqttServer, expiry_s: int) -> None:
     client = Client(server, "device")
-    with full(server):
+    async with full(server):
         client.send(Connect(5, "device", False, 0, properties={props.SESSION_EXPIRY: expiry_s}))
         (answer,) = await client.got()
     assert isinstance(answer, ConnAck)
@@ -66,10 +70,7 @@ async def test_a_session_that_ended_on_a_full_disk_does_not_come_back(tmp_path: 
         first = Client(server, "device")
         await first.connect(1000)
         first.leave()
-        with trio.fail_after(PATIENCE_S):
-            while server.handler._log._under_way:
-                await trio.lowlevel.checkpoint()
-        with full(server):
+        async with full(server):
             server.handler.sweep(time.time() + 1001)
         assert len(server.handler.sessions) == 0
     async with serving(tmp_path) as server:

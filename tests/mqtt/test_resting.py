@@ -273,6 +273,13 @@ async def test_what_could_not_be_stored_makes_all_look_at_the_log(tmp_path: Path
         assert await comes_back(server, "one") == (False, [])
 
 
+async def test_positions_are_kept_when_they_are_durable_whatever_turn_put_them(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        (await leave_two(server)).leave()
+        await server.handler.keep_positions()
+        assert not server.handler._log._under_way
+
+
 async def test_a_moved_session_is_read_for_after_a_kill(tmp_path: Path) -> None:
     async with serving_with_broker(tmp_path, killed=True) as (broker, server):
         await (await leave_two(server)).publish("one/first")
