@@ -33,11 +33,10 @@ from trivium.frames.pulling import Pull, PullEntry, PullResult
 from trivium.frames.resets import GroupReset
 from trivium.message_ids import take_id
 from trivium.record_batch import iter_batches
-from trivium.records import decode, parse_control
+from trivium.records import DECODED_BYTES_MAX, decode, parse_control
 
 PULL_BYTES_MAX = 4 * 1024 * 1024
 PARTITION_BYTES_MAX = 1024 * 1024
-DECODED_BYTES_MAX = 128 * 1024 * 1024
 WAIT_MS = 5_000
 
 _Key = tuple[str, int]

@@ -42,10 +42,9 @@ from trivium.frames.halves import (
 )
 from trivium.message_ids import MessageIds, take_id
 from trivium.outgoing import HalfOptions, Headers, outgoing
-from trivium.records import build, decode
+from trivium.records import DECODED_BYTES_MAX, build, decode
 from trivium.tasks import task_group
 
-DECODED_BYTES_MAX = 128 * 1024 * 1024
 REJOIN_S = 1.0
 LEAVE_S_MAX = 5.0
 

@@ -12,9 +12,7 @@ from typing import NamedTuple
 from trivium.frames.queues import Delivery
 from trivium.message_ids import take_id
 from trivium.record_batch import HEADER_BYTES
-from trivium.records import decode
-
-DECODED_BYTES_MAX = 128 * 1024 * 1024
+from trivium.records import DECODED_BYTES_MAX, decode
 
 Headers = list[tuple[str, bytes | None]]
 

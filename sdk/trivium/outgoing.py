@@ -14,6 +14,7 @@ from trivium.partitioner import partition_of
 from trivium.records import Record
 from trivium.trace_context import passed_on
 
+BATCH_BYTES_MAX = 512 * 1024  # of keys, values and headers in one batch: below the broker's limit of 1 MiB
 RECORD_OVERHEAD_BYTES = 32
 HEADER_OVERHEAD_BYTES = 8
 

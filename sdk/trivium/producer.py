@@ -25,6 +25,7 @@ from trivium.frames.sending import ATOMIC, LOOK, NO_REPLY, Send, SendEntry, Send
 from trivium.idempotent_sender import IdempotentSender
 from trivium.message_ids import MessageIds
 from trivium.outgoing import (
+    BATCH_BYTES_MAX,
     Headers,
     Outgoing,
     Place,
@@ -38,7 +39,6 @@ from trivium.record_batch import Codec
 from trivium.records import build
 from trivium.tasks import task_group
 
-BATCH_BYTES_MAX = 512 * 1024  # of keys, values and headers in one batch: below the broker's limit of 1 MiB
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
 FRAME_OVERHEAD_BYTES = 64 * 1024  # of a request beside its records
 

@@ -20,11 +20,10 @@ from trivium.frames.queue_admin import (
     ResendDeadLetters,
 )
 from trivium.record_batch import iter_batches
-from trivium.records import decode
+from trivium.records import DECODED_BYTES_MAX, decode
 
 DEAD_LETTERS_PREFIX = "dead-letters."
 LETTER_BYTES_MAX = 4 * 1024 * 1024
-DECODED_BYTES_MAX = 128 * 1024 * 1024
 
 
 class DeadLetter(NamedTuple):

@@ -63,6 +63,7 @@ __all__ = [
     "with_records",
 ]
 
+DECODED_BYTES_MAX = 128 * 1024 * 1024  # of one batch, wherever a client reads
 ERROR_RECORDS_MAX = 100
 FAST_READER_BYTES_MAX = 2 * 1024 * 1024
 _CONTROL_KEY = struct.Struct(">hh")

@@ -30,11 +30,10 @@ from trivium.frames.offsets import OffsetEntry
 from trivium.frames.sending import Send, SendEntry
 from trivium.frames.transactions import EndTransaction, OpenTransactions, SendOffsets, TransactionalProducer
 from trivium.message_ids import MessageIds
-from trivium.outgoing import Outgoing, Place, PlaceOptions, outgoing
+from trivium.outgoing import BATCH_BYTES_MAX, Outgoing, Place, PlaceOptions, outgoing
 from trivium.record_batch import Codec
 from trivium.records import build
 
-BATCH_BYTES_MAX = 512 * 1024
 CONCURRENT_TRIES_MAX = 100
 CONCURRENT_WAIT_S = 0.05
 
