@@ -12,8 +12,8 @@ from core.transaction_types import TransactionLimits
 from gateway.protocols.mqtt.acl import Acl
 from gateway.protocols.mqtt.admission import Admission
 from gateway.protocols.mqtt.limits import Limits
+from gateway.protocols.mqtt.parked import PublishSettings
 from gateway.protocols.mqtt.passwords import Passwords
-from gateway.protocols.mqtt.publishing import PublishSettings
 from gateway.protocols.mqtt.server import ListenAt, MqttSettings
 from gateway.tls import Certificate
 

@@ -23,9 +23,10 @@ from gateway.protocols.mqtt.connecting import Connecting
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.delivery import Deliveries
 from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.outgoing import Outgoing, Published, totals
 from gateway.protocols.mqtt.packet_changes import outgoing_of
 from gateway.protocols.mqtt.positions import Positions
-from gateway.protocols.mqtt.publishing import Outgoing, Publisher, totals
+from gateway.protocols.mqtt.publishing import Publisher
 from gateway.protocols.mqtt.restoring import claim_inflight, restore_groups, restore_sessions
 from gateway.protocols.mqtt.retained import Retained
 from gateway.protocols.mqtt.session_rows import position_changes, session_row, unstored_changes
@@ -97,7 +98,7 @@ class BrokerHandler:
         self._publisher.write_now()
 
     def _take(self, events: list[ev.Event]) -> None:
-        publishes: list[Outgoing | ev.RunReceived] = []
+        publishes: list[Published] = []
         kept, number = self._kept, self._publisher.next_number
         for event in events:
             if kept and event.connection in kept:
@@ -148,7 +149,7 @@ class BrokerHandler:
                     pass
         self._publish(publishes)
 
-    def _publish(self, publishes: list[Outgoing | ev.RunReceived]) -> None:
+    def _publish(self, publishes: list[Published]) -> None:
         if publishes:
             count, size_bytes = totals(publishes)
             self.publishes_in += count

@@ -76,7 +76,7 @@ class Connecting:
         earlier = self._waiting.pop(client_id, None)
         if earlier is not None:
             earlier[0].refuse(reasons.SERVER_BUSY, "another connection took its place")
-        if connect.will is not None and (refused := self._publisher.refusal(connect.will.topic)) is not None:
+        if connect.will is not None and (refused := self._publisher.routes.refusal(connect.will.topic)) is not None:
             connection.refuse(refused[0], f"the will: {refused[1]}")
             return
         sessions = self._sessions

@@ -8,7 +8,7 @@ from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import V5, Connect, Publish, Will
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.devices import Device
-from gateway.protocols.mqtt.publishing import Outgoing
+from gateway.protocols.mqtt.outgoing import Outgoing
 
 NEVER_S = 0xFFFFFFFF
 

@@ -27,8 +27,9 @@ from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.figures import read_figures
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.message import Run
+from gateway.protocols.mqtt.parked import PublishSettings
 from gateway.protocols.mqtt.peers import Listener
-from gateway.protocols.mqtt.publishing import Publisher, PublishSettings
+from gateway.protocols.mqtt.publishing import Publisher
 from gateway.protocols.mqtt.pump import Pump
 from gateway.protocols.mqtt.records import message_of
 from gateway.protocols.mqtt.retained import Retained
@@ -135,7 +136,7 @@ class MqttServer:
         self._sys_topics = SysTopics(version("trivium-broker"), settings.sys_interval_s, figures, time.monotonic())
         rewinder = Rewinder(broker.engine, broker.topics, self.handler, self.deliveries)
         broker.retroactive.register("session", rewinder.move)
-        broker.topics.on_change(lambda _: self.publisher.forget_places())
+        broker.topics.on_change(lambda _: self.publisher.routes.forget())
 
     def _observe(self, active: bool) -> None:
         self.pump.outbox.observed = active

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from core.store.engine import Appended
 from core.topics import Topics
 from core.tracing import Actor, Event, Tracer
+from gateway.protocols.mqtt.batches import Row
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.message import Message
+from gateway.protocols.mqtt.outgoing import Outgoing
 from gateway.protocols.mqtt.peers import Peer
-from gateway.protocols.mqtt.publishing import Outgoing, Row
 from gateway.protocols.mqtt.records import headers_of
 from gateway.protocols.mqtt.session import Delivery
 

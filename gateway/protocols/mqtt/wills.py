@@ -17,8 +17,9 @@ from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import Will
 from gateway.protocols.mqtt.deadlines import Deadlines
 from gateway.protocols.mqtt.devices import Device
+from gateway.protocols.mqtt.outgoing import Outgoing
 from gateway.protocols.mqtt.packet_changes import will_of
-from gateway.protocols.mqtt.publishing import Outgoing, Publisher
+from gateway.protocols.mqtt.publishing import Publisher
 from gateway.protocols.mqtt.will_codec import pack_will, unpack_will
 
 
