@@ -22,6 +22,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection, Request, TextMessage
 
 from gateway.protocols.mqtt import reasons
+from gateway.protocols.mqtt.accepting import STORM_ACCEPTS
 from gateway.protocols.mqtt.codec import Reader, encode
 from gateway.protocols.mqtt.codec.packets import (
     Ack,
@@ -39,7 +40,7 @@ from gateway.protocols.mqtt.codec.packets import (
 from gateway.protocols.mqtt.half_received import HalfReceived
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.peers import Listener
-from gateway.protocols.mqtt.pump import STORM_ACCEPTS, Pump
+from gateway.protocols.mqtt.pump import Pump
 from tests.mqtt.fake_broker import FakeBroker
 from tests.patience import PATIENCE_S
 
@@ -245,7 +246,7 @@ async def test_a_fault_in_one_machine_ends_that_connection_alone(monkeypatch: py
 
 async def test_too_many_connections_are_closed_at_once() -> None:
     async with serving() as served:
-        served.pump._connections_max = 1
+        served.pump.accepting.connections_max = 1
         first = await Client.open(served.tcp)
         second = await dial(served.tcp)
         assert await second.receive_some() == b""
@@ -257,7 +258,7 @@ async def test_too_many_connections_are_closed_at_once() -> None:
 async def test_who_leaves_and_comes_back_at_once_has_its_place(last: bytes) -> None:
     """Though the listener's news may be read first, and the end of a connection behind what it still sent."""
     async with serving() as served:
-        served.pump._connections_max = 1
+        served.pump.accepting.connections_max = 1
         await Client.open(served.tcp)
         await trio.testing.wait_all_tasks_blocked()
         old = OPENED[-1].socket
@@ -268,7 +269,7 @@ async def test_who_leaves_and_comes_back_at_once_has_its_place(last: bytes) -> N
             [fd] = served.pump._peers
             for _ in range(2):
                 served.pump._turn([(listener, select.EPOLLIN), (fd, select.EPOLLIN | select.EPOLLRDHUP)])
-            assert (served.pump.accepted, served.pump.refused) == (2, 0)
+            assert (served.pump.accepting.accepted, served.pump.accepting.refused) == (2, 0)
             [peer] = served.pump._peers.values()
             assert peer.socket.getpeername() == back.getsockname()
 
@@ -287,10 +288,10 @@ async def test_in_a_storm_each_turn_begins_with_accepting() -> None:
         pump._turn([(listener.fileno(), select.EPOLLIN)])
         come(5)
         pump._turn([])
-        assert pump.accepted == STORM_ACCEPTS + 6
+        assert pump.accepting.accepted == STORM_ACCEPTS + 6
         come(1)
         pump._turn([])  # it is over
-        assert pump.accepted == STORM_ACCEPTS + 6
+        assert pump.accepting.accepted == STORM_ACCEPTS + 6
         for client in clients:
             client.close()
 

@@ -36,7 +36,7 @@ def read_figures(
         "clients/expired": sessions.expired,
         "clients/total": len(sessions),
         "connections/count": traffic.connects_in,
-        "connections/socket/count": pump.accepted,
+        "connections/socket/count": pump.accepting.accepted,
         "heap/current": _resident_bytes(),
         "messages/received": traffic.packets_in,
         "messages/sent": traffic.controls_out + traffic.publishes_out,

@@ -2,11 +2,8 @@
 
 A task per connection costs two context switches a message and 5 KiB an idle device. Here a turn takes all sockets that
 are ready, reads each once, feeds its machine, hands all events to the handler in one call, and writes each connection
-with output once. Nothing is allocated for a socket that is silent, and there is no timer: deadlines stand in a wheel of
-one-second slots, in which a connection is looked at when its deadline, as known then, is due.
-
-When many connect at once, each turn begins with accepting and reads few: the system keeps only so many waiting, and
-drops the rest.
+with output once. Nothing is allocated for a socket that is silent, and it has no timer (wheel.py). Who connects is let
+in by accepting.py.
 
 The handler answers from inside `handle`, or later from other trio callbacks, after which it calls `flush`.
 
@@ -17,40 +14,36 @@ still has, then lingers for `linger_s` at most, so that the reason for the close
 
 from __future__ import annotations
 
-import errno
 import select
 import socket
 import time
-from array import array
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 import trio
 
 from gateway.protocols.mqtt import reasons
+from gateway.protocols.mqtt.accepting import Accepting
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.events import Closed, Event, Outbox
 from gateway.protocols.mqtt.half_received import HalfReceived
 from gateway.protocols.mqtt.layers import LayerError
 from gateway.protocols.mqtt.peers import READING, Listener, Peer
 from gateway.protocols.mqtt.replies import State
+from gateway.protocols.mqtt.wheel import Wheel
 
 log = structlog.get_logger(__name__)
 
 READ_BYTES_MAX: Final = 131_072  # one read of one socket in one turn
 READY_MAX: Final = 1_024  # sockets in one turn
-ACCEPTS_MAX: Final = 4_096  # new connections of one listener in one turn, some 20 us each; as the system keeps at most
-STORM_ACCEPTS: Final = 64  # so many in one turn are a storm: turns are short then, and each begins with accepting,
-STORM_READY_MAX: Final = 128  # or the system would drop who comes next, and they would try again after a second or more
+STORM_READY_MAX: Final = 128  # while many connect: the next turn begins with accepting
 TURNS_MAX: Final = 2  # small turns before others have theirs: one of trio's costs as much, and mostly nothing has come
 SMALL_READY_MAX: Final = 16
 ROUNDS_MAX: Final = 4  # times that output of one turn may lead to more output before other sockets get their turn
-WHEEL_S_MAX: Final = 60  # the longest a connection goes without a look at its deadline
 _OUT: Final = select.EPOLLOUT
 _CONNECTED: Final = State.CONNECTED
 _CLOSED: Final = State.CLOSED
-_EXHAUSTED: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class Handler(Protocol):
@@ -71,17 +64,12 @@ class Pump:
     ) -> None:
         self.outbox = Outbox()
         self._handler = handler
-        self._connections_max = connections_max
         self._linger_s = linger_s
         self._clock = clock
         self._epoll = select.epoll()
         self._peers: dict[int, Peer] = {}
-        self._listeners: dict[int, Listener] = {}
-        self._resting: list[Listener] = []  # listeners that found no file descriptor free
-        self._stormed: list[Listener] = []  # listeners that many came to in the last turn
-        self._crowded: list[Listener] = []  # listeners that somebody without a place waits at since the last turn
-        self._wheel: dict[int, array[int]] = {}
-        self._swept = int(clock())
+        self._wheel = Wheel(clock())
+        self.accepting = Accepting(self._epoll, self._peers, connections_max, self._opened)
         self._half_received = HalfReceived()
         self._buffer = memoryview(bytearray(READ_BYTES_MAX))
         self._in_turn = False
@@ -89,16 +77,13 @@ class Pump:
         self._resumed: trio.Event | None = None
         self._flushed: trio.Event | None = None
         self._emptied: trio.Event | None = None
-        self.accepted = self.refused = self.bytes_in = self.bytes_out = 0
+        self.bytes_in = self.bytes_out = 0
 
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def run(self, listeners: Sequence[Listener]) -> None:
         """Serve until cancelled. The listening sockets are closed at the end, like everything else."""
-        for listener in listeners:
-            listener.socket.setblocking(False)
-            self._listeners[listener.socket.fileno()] = listener
-            self._epoll.register(listener.socket.fileno(), select.EPOLLIN)
+        self.accepting.listen(listeners)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweeper)
@@ -120,7 +105,7 @@ class Pump:
             else:
                 await trio.lowlevel.wait_readable(self._epoll.fileno())
             for _ in range(TURNS_MAX):
-                ready = self._epoll.poll(0, STORM_READY_MAX if self._stormed else READY_MAX)
+                ready = self._epoll.poll(0, STORM_READY_MAX if self.accepting.stormed else READY_MAX)
                 busy = bool(ready)
                 if not busy and not self.outbox.events:
                     break
@@ -149,14 +134,7 @@ class Pump:
         Returns when all are gone or the time is up; then `run` may be cancelled.
         """
         self._draining = True
-        for fd, listener in self._listeners.items():
-            if listener not in self._resting:
-                self._epoll.unregister(fd)
-            listener.socket.close()
-        self._listeners.clear()
-        self._resting.clear()
-        self._stormed.clear()
-        self._crowded.clear()
+        self.accepting.stop()
         for peer in list(self._peers.values()):
             self._watch(peer)
         with trio.move_on_after(timeout_s / 2):
@@ -178,8 +156,8 @@ class Pump:
     def statistics(self) -> dict[str, int]:
         return {
             "connections": len(self._peers),
-            "accepted": self.accepted,
-            "refused": self.refused,
+            "accepted": self.accepting.accepted,
+            "refused": self.accepting.refused,
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
         }
@@ -191,15 +169,14 @@ class Pump:
         self._in_turn = True
         unready: list[Peer] = []
         peers = self._peers
-        stormed, self._stormed = self._stormed, []
-        crowded, self._crowded = self._crowded, []
-        for listener in stormed:
-            self._accept(listener, now)
+        accepting = self.accepting
+        left = accepting.left
+        if left:
+            accepting.begin_turn(now)
         for fd, mask in ready:
             peer = peers.get(fd)
             if peer is None:
-                if fd in self._listeners and self._listeners[fd] not in stormed:
-                    self._accept(self._listeners[fd], now)
+                accepting.at(fd, now)
                 continue
             if mask & _OUT:
                 self._write(peer)
@@ -213,9 +190,8 @@ class Pump:
         for peer in unready:
             if peer.fd in self._peers:
                 self._watch(peer)
-        for listener in crowded:
-            if listener not in self._resting:
-                self._accept(listener, now, refusing=True)
+        if left:
+            accepting.end_turn(now)
 
     def flush(self) -> None:
         """Hand out events and write output, until there is neither or others should have their turn.
@@ -299,45 +275,13 @@ class Pump:
 
     # -- sockets -----------------------------------------------------------------------------------------------------
 
-    def _accept(self, listener: Listener, now: float, *, refusing: bool = False) -> None:
-        """Takes who waits at the listener. Unless `refusing`, who finds no place is left there until the next turn has
-        ended: the close of a client that came back at once may stand behind what is still to be read of it.
-        """
-        for number in range(ACCEPTS_MAX):
-            if len(self._peers) >= self._connections_max and not refusing:
-                self._crowded.append(listener)
-                return
-            if number == STORM_ACCEPTS:
-                self._stormed.append(listener)
-            try:
-                sock, address = listener.socket.accept()
-            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    log.warning("MQTT accept failed", error=str(error))
-                    return
-                # Level-triggered, the full table would wake us for ever: look again at the next sweep.
-                log.error("MQTT accept failed: out of resources", error=str(error))
-                self._epoll.unregister(listener.socket.fileno())
-                self._resting.append(listener)
-                if listener in self._stormed:
-                    self._stormed.remove(listener)
-                return
-            if len(self._peers) >= self._connections_max:
-                self.refused += 1
-                sock.close()
-                continue
-            sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(listener.limits, self.outbox, now)
-            peer = Peer(sock, f"{address[0]}:{address[1]}" if address else "local", connection, listener.layer())
-            connection.transport = peer
-            self._peers[peer.fd] = peer
-            self._epoll.register(peer.fd, READING)
-            self._schedule(peer, now)
-            self.accepted += 1
+    def _opened(self, sock: socket.socket, address: Any, listener: Listener, now: float) -> None:
+        connection = Connection(listener.limits, self.outbox, now)
+        peer = Peer(sock, f"{address[0]}:{address[1]}" if address else "local", connection, listener.layer())
+        connection.transport = peer
+        self._peers[peer.fd] = peer
+        self._epoll.register(peer.fd, READING)
+        self._wheel.put(peer, now)
 
     def _read(self, peer: Peer, now: float) -> None:
         try:
@@ -429,7 +373,7 @@ class Pump:
         if peer.ended:
             self._drop(peer)
             return
-        self._schedule(peer, self._clock())
+        self._wheel.put(peer, self._clock())
         self._watch(peer)
 
     def _watch(self, peer: Peer) -> None:
@@ -437,7 +381,7 @@ class Pump:
         connection = peer.connection
         deadline = connection.deadline
         if deadline is not None and int(deadline) + 1 < peer.slot:
-            self._schedule(peer, self._clock())  # a keep alive that ends before the time for CONNECT did, or a pause
+            self._wheel.put(peer, self._clock())  # a keep alive that ends before the time for CONNECT did, or a pause
         mask = 0
         if peer.linger_until_s or (connection.reading and not self._draining):
             mask = READING
@@ -464,32 +408,17 @@ class Pump:
 
     # -- time --------------------------------------------------------------------------------------------------------
 
-    def _schedule(self, peer: Peer, now: float) -> None:
-        deadline = peer.linger_until_s or peer.connection.deadline
-        slot = int(now) + WHEEL_S_MAX
-        if deadline is not None:
-            slot = min(slot, int(deadline) + 1)
-        peer.slot = max(slot, self._swept + 1)
-        self._wheel.setdefault(peer.slot, array("i")).append(peer.fd)
-
     def _sweep(self, now: float) -> None:
-        """Look at the connections whose slots are due; those whose deadline moved on are put into a later slot."""
-        while self._swept < int(now):
-            self._swept += 1
-            for fd in self._wheel.pop(self._swept, ()):
-                peer = self._peers.get(fd)
-                if peer is None or peer.slot != self._swept:
-                    continue  # closed since, or put elsewhere
-                if peer.linger_until_s and now >= peer.linger_until_s:
-                    self._drop(peer)
-                    continue
-                peer.connection.check_time(now)
-                self._watch(peer)
-                if peer.connection.closed and not peer.linger_until_s and peer.backlog is not None:
-                    # It was told to go and does not even read that.
-                    peer.linger_until_s = now + self._linger_s
-                self._schedule(peer, now)
-        for listener in self._resting:
-            self._epoll.register(listener.socket.fileno(), select.EPOLLIN)
-        self._resting.clear()
+        """Look at the connections whose deadlines may be due."""
+        for peer in self._wheel.take_due(self._peers, now):
+            if peer.linger_until_s and now >= peer.linger_until_s:
+                self._drop(peer)
+                continue
+            peer.connection.check_time(now)
+            self._watch(peer)
+            if peer.connection.closed and not peer.linger_until_s and peer.backlog is not None:
+                # It was told to go and does not even read that.
+                peer.linger_until_s = now + self._linger_s
+            self._wheel.put(peer, now)
+        self.accepting.wake()
         self.flush()
