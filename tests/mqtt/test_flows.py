@@ -679,7 +679,7 @@ def test_an_alias_is_not_used_before_a_message_has_told_the_client_of_it() -> No
     driver.connection.deliver(run(message("some/topic", b"x" * 100)), 0, 0, 0.0)
     assert driver.received() == []  # too large
     driver.connection.deliver(run(message("some/topic", b"x" * 44)), 0, 0, 0.0)
-    assert (driver.one().topic, driver.connection._aliases_out) == ("some/topic", {})  # fits without an alias only
+    assert driver.one().topic == "some/topic"  # fits without an alias only
     driver.connection.deliver(run(message("some/topic", b"x")), 0, 0, 0.0)
     first = driver.one()
     assert (first.topic, first.properties) == ("some/topic", {props.TOPIC_ALIAS: 1})

@@ -46,6 +46,7 @@ from gateway.protocols.mqtt.errors import LocalProtocolError, RemoteProtocolErro
 from gateway.protocols.mqtt.events import ConnectReceived, Outbox
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.outbound import Outbound
+from gateway.protocols.mqtt.publish_form import AliasesOut
 from gateway.protocols.mqtt.replies import State
 from gateway.protocols.mqtt.session import Session
 
@@ -286,7 +287,8 @@ class Connection(Outbound):
         asked_s = asked.get(props.SESSION_EXPIRY, 0)
         self.session_expiry_s = min(asked_s, limits.session_expiry_s_max) if granted_s is None else granted_s
         self._quota_max = self._quota = min(asked.get(props.RECEIVE_MAXIMUM, 65_535), limits.inflight_max)
-        self._alias_max = min(asked.get(props.TOPIC_ALIAS_MAXIMUM, 0), limits.topic_alias_out_max)
+        aliases_max = min(asked.get(props.TOPIC_ALIAS_MAXIMUM, 0), limits.topic_alias_out_max)
+        self._aliases_out = AliasesOut(aliases_max) if aliases_max else None
         properties: Properties = {
             props.RECEIVE_MAXIMUM: limits.receive_max,
             props.MAXIMUM_PACKET_SIZE: limits.packet_bytes_max,

@@ -12,19 +12,18 @@ At QoS 2 in a durable session the packet id is made durable before PUBLISH: `del
 from __future__ import annotations
 
 import enum
-from math import ceil
 from typing import NamedTuple
 
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import V5, Ack
-from gateway.protocols.mqtt.codec.primitives import encode_varint
-from gateway.protocols.mqtt.codec.writer import acks, encode, publish_head
+from gateway.protocols.mqtt.codec.writer import acks, encode
 from gateway.protocols.mqtt.errors import LocalProtocolError, protocol_error
 from gateway.protocols.mqtt.events import DeliveriesEnded, Outbox, ReceiptReceived, WindowOpened
 from gateway.protocols.mqtt.inbound import Inbound
 from gateway.protocols.mqtt.limits import Limits
 from gateway.protocols.mqtt.message import Message, Run, head_of
+from gateway.protocols.mqtt.publish_form import AliasesOut, fits, own_form
 from gateway.protocols.mqtt.replies import State
 from gateway.protocols.mqtt.session import (
     QOS1_SENT,
@@ -62,7 +61,6 @@ class Outbound(Inbound):
     """See the module; `Connection` is what is used."""
 
     __slots__ = (
-        "_alias_max",
         "_aliases_out",
         "_quota",
         "_quota_max",
@@ -77,8 +75,7 @@ class Outbound(Inbound):
         super().__init__(limits, outbox)
         self.stalled = False  # delivery has stopped and waits for WindowOpened
         self._quota = self._quota_max = 0
-        self._alias_max = 0
-        self._aliases_out: dict[bytes, int] | None = None
+        self._aliases_out: AliasesOut | None = None  # None: the client takes none
         self._redeliver: list[int] | None = None  # packet ids of the old connection, latest first
         self._unstored: list[Unsent] | None = None
         self._storing: list[Unsent] | None = None
@@ -106,7 +103,7 @@ class Outbound(Inbound):
             return start
         room = self.limits.output_bytes_max - self.output_bytes - self.unsent_bytes - self._waiting_bytes
         v5 = self.version == V5
-        own = v5 and (bool(identifiers) or self._alias_max > 0)
+        own = v5 and (bool(identifiers) or self._aliases_out is not None)
         waiting = self._waiting_bytes > 0
         if not start and (granted_qos == 0 or run.qos_max == 0) and not own and run.plain and not waiting:
             data, largest = run.joined(v5, retain_as_published)
@@ -150,7 +147,7 @@ class Outbound(Inbound):
             or granted_qos == 0
             or run.plain_qos != 1
             or self._redeliver
-            or self._alias_max
+            or self._aliases_out is not None
             or self._waiting_bytes
             or session is None
         ):
@@ -226,7 +223,7 @@ class Outbound(Inbound):
         if self._quota <= 0 or room <= 0 or self._redeliver:
             self.stalled = True
             return Handed.NOT
-        own = self.version == V5 and (bool(identifiers) or self._alias_max > 0)
+        own = self.version == V5 and (bool(identifiers) or self._aliases_out is not None)
         retain = retain_as_published and message.retain
         added = self._publish_new(message, qos, retain, identifiers, now_s, own, group, lease if qos == 1 else 0)
         return Handed.LEASED if added and qos == 1 else Handed.OVER
@@ -335,64 +332,14 @@ class Outbound(Inbound):
         self.outbox.publish_bytes_out += len(message.payload)
 
     def _own_form(
-        self,
-        message: Message,
-        qos: int,
-        retain: bool,
-        dup: bool,
-        packet_id: int,
-        identifiers: bytes,
-        now_s: float,
-        aliased: bool = True,
+        self, message: Message, qos: int, retain: bool, dup: bool, packet_id: int, identifiers: bytes, now_s: float
     ) -> bytes:
-        """A PUBLISH with what is this receiver's own: alias, subscription identifiers, remaining expiry, DUP.
-
-        Empty if it is too large for the client.
-        """
-        known = len(self._aliases_out or ())
-        rest = packet_id.to_bytes(2, "big") if qos else b""
-        topic = message.topic
-        if self.version == V5:
-            properties = message.properties + identifiers
-            if message.expires_s is not None:
-                left_s = max(1, ceil(message.expires_s - now_s))
-                properties += b"\x02" + min(left_s, 0xFFFFFFFF).to_bytes(4, "big")
-            if self._alias_max and aliased:
-                topic, alias = self._alias(topic)
-                properties += alias
-            rest += encode_varint(len(properties)) + properties
-        rest += message.payload
-        data = publish_head(topic, qos, retain, dup, len(rest)) + rest
-        if len(data) <= self._packet_bytes_max:
-            return data
-        if len(self._aliases_out or ()) == known:
-            return b""
-        assert self._aliases_out is not None
-        self._aliases_out.popitem()  # the client would never hear of this alias
-        return self._own_form(message, qos, retain, dup, packet_id, identifiers, now_s, False)
-
-    def _alias(self, topic: bytes) -> tuple[bytes, bytes]:
-        """(topic to send, topic alias property): the first topics get an alias, as many as the client allows."""
-        known = self._aliases_out
-        if known is None:
-            known = self._aliases_out = {}
-        alias = known.get(topic)
-        if alias is not None:
-            return b"", b"\x23" + alias.to_bytes(2, "big")
-        if len(known) >= self._alias_max or len(topic) < 4:
-            return topic, b""
-        known[topic] = alias = len(known) + 1
-        return topic, b"\x23" + alias.to_bytes(2, "big")
+        aliases, bytes_max = self._aliases_out, self._packet_bytes_max
+        return own_form(message, self.version, qos, retain, dup, packet_id, identifiers, now_s, aliases, bytes_max)
 
     def _fits(self, message: Message, identifiers: bytes) -> bool:
-        if self._packet_bytes_max == 0xFFFFFFFF:
-            return True
-        own = len(identifiers) + (5 if message.expires_s is not None else 0) + (3 if self._alias_max else 0)
-        rest = 2 + len(message.payload)
-        if self.version == V5:
-            properties_bytes = len(message.properties) + own
-            rest += len(encode_varint(properties_bytes)) + properties_bytes
-        return len(publish_head(message.topic, 2, False, False, rest)) + rest <= self._packet_bytes_max
+        aliased = self._aliases_out is not None
+        return fits(message, self.version, identifiers, aliased=aliased, bytes_max=self._packet_bytes_max)
 
     # -- after a resumption ------------------------------------------------------------------------------------------
 
