@@ -91,13 +91,18 @@ class Parked:
     async def run(self) -> None:
         """Makes the topics that are asked for, until cancelled."""
         async for name in self._asked:
-            made = await self._make(name)
-            waiting = self.messages.pop(name)
+            made = await self._make(name) is not None
+            elsewhere = not made and await self._make(self._catch_all) is not None
+            waiting = self.messages.pop(name)  # now: what came meanwhile goes behind what was there
             self._bytes -= sum(map(_parked_bytes, waiting))
-            if made is None:
-                await self._publish_to_catch_all(waiting)
-            else:
+            if elsewhere:
+                for message in waiting:
+                    self._routes.to_catch_all(message[2])
+            if made or elsewhere:
                 self._publish(waiting)
+            else:
+                for message in waiting:
+                    refuse(message, reasons.QUOTA_EXCEEDED, "no topic can be made")
             for done in self._behind.pop(name, ()):
                 done()
             self._flush()
@@ -117,15 +122,6 @@ class Parked:
             self._auto_topics.add(name)
             await self._state.put([(AUTO_TOPIC_KEY + name.encode(), b"")])
         return topic
-
-    async def _publish_to_catch_all(self, messages: list[Published]) -> None:
-        if await self._make(self._catch_all) is None:
-            for message in messages:
-                refuse(message, reasons.QUOTA_EXCEEDED, "no topic can be made")
-            return
-        for message in messages:
-            self._routes.to_catch_all(message[2])
-        self._publish(messages)
 
 
 def _parked_bytes(message: Published) -> int:
