@@ -178,6 +178,8 @@ class Publisher:
         if message.qos == 0 and not retain and not route.settings.mqtt_store_qos0:
             for record in records:
                 self._unlogged(route.topic, record)
+            if isinstance(message, Outgoing) and message.changes:  # a will has been said
+                self._submit([self._state.entry(message.changes)], lambda _: None)
             return False
         return True
 
