@@ -1,7 +1,8 @@
 """Coverage-guided fuzzing (atheris, the extra `fuzz`): `python -m interop.fuzz_guided --seconds 60 [--target NAME]`.
 
 Each target of `tests.fuzz.targets` runs in a child process, so that an abort or a hang is a finding like any other. The
-corpus is kept from run to run; an input that falls is kept beside it and printed as hex, for tests/fuzz/test_found.py.
+corpus is kept from run to run; an input that falls is kept beside it and printed as hex, for
+tests/kafka/test_bad_input_found.py.
 """
 
 from __future__ import annotations
