@@ -16,8 +16,9 @@ from pathlib import Path
 
 from interop import setup
 from interop.brokers import BrokerError
-from interop.figures.kafka_cells import BY_NAME, CELLS, FULL, QUICK, TITLES, Scale, Traces
+from interop.figures.kafka_cells import BY_NAME, CELLS, TITLES
 from interop.figures.results import Results
+from interop.figures.scale import FULL, QUICK, Scale, Traces
 from interop.figures.tools import ToolError
 from interop.places import REPOSITORY
 

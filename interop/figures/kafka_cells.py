@@ -6,43 +6,18 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from interop.brokers import Broker
 from interop.figures import tools
-from interop.figures.contenders import ALL, KAFKA, Contender
+from interop.figures.accumulation import accumulation
+from interop.figures.contenders import ALL, KAFKA
 from interop.figures.results import Results
+from interop.figures.scale import Scale, Traces
 
 SIZES = (100, 1000)
 PARTITIONS = (1, 12)
 SYNCED_LATENCY_RATE = 5_000
 MEMORY_SAMPLE_S = 0.5
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much each cell does; `contenders` limits who takes part."""
-
-    repeats: int
-    produce_bytes: int
-    latency_s: int
-    consume_records: int
-    single_records: int
-    topics: int
-    large_bytes: int
-    contenders: tuple[Contender, ...] = ALL
-
-
-FULL = Scale(3, 1_500_000_000, 60, 2_000_000, 200_000, 1_000, 20_000_000_000)
-QUICK = Scale(1, 60_000_000, 5, 200_000, 10_000, 100, 300_000_000)
-
-
-@dataclass
-class Traces:
-    """What is drawn over time: latencies in us by (case, contender), memory in bytes by contender."""
-
-    latency: dict[tuple[str, str], list[tuple[float, int]]] = field(default_factory=dict)
-    memory: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
 
 
 def _case(size: int, partitions: int) -> str:
@@ -221,6 +196,7 @@ CELLS: dict[str, Callable[[Scale, Results, Traces], None]] = {
     "single": single,
     "idle": idle,
     "large": large,
+    "accumulation": accumulation,
 }
 TITLES = {
     "produce": "Produce: ProducerPerformance, acks=all, linger.ms=5",
@@ -229,5 +205,6 @@ TITLES = {
     "single": "One record per request, 1 KB, librdkafka with batch.num.messages=1; last rows with batching allowed",
     "idle": "Start over an empty directory, and anonymous memory (RssAnon)",
     "large": "A large log: 1 KB records over 12 partitions",
+    "accumulation": "A backlog of four times the memory that the broker may use, 1 KB records; paced: 10 k/s",
 }
 BY_NAME = {each.name: each for each in ALL}

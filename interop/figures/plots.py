@@ -12,8 +12,9 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from interop.figures.kafka_cells import TITLES, Traces
+from interop.figures.kafka_cells import TITLES
 from interop.figures.results import Results
+from interop.figures.scale import Traces
 
 COLOURS = {
     "kafka": "#8c8c8c",

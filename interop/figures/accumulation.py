@@ -1,0 +1,66 @@
+"""The cell of a massive backlog: four times the memory that the broker may use, and what it costs everybody else."""
+
+from __future__ import annotations
+
+import threading
+
+from interop.brokers import Broker, BrokerError
+from interop.figures import tools
+from interop.figures.little_memory import limited
+from interop.figures.results import Results
+from interop.figures.scale import Scale, Traces
+
+CELL = "accumulation"
+PARTITIONS = 12
+RECORD_BYTES = 1000
+PACED_RATE = 10_000  # records/s of the producer whose latency is looked at
+FLOOD_SHARE = 20  # the producer at full speed sends the backlog's twentieth
+
+
+def accumulation(scale: Scale, results: Results, traces: Traces) -> None:
+    """A producer's latency and rate with no backlog, with one, and while a new group reads it from the beginning."""
+    records = scale.large_bytes // RECORD_BYTES
+    for contender in scale.contenders:
+        if contender.topic_config:
+            continue
+        with contender.running() as broker:
+            try:
+                with limited(broker.pid, scale.large_bytes // 4):
+                    try:
+                        contender.create(broker, ["backlog", "beside"], PARTITIONS)
+                        _measure(broker, contender.name, records, scale, results)
+                    finally:
+                        broker.kill()
+            except OSError as error:
+                raise BrokerError(f"no control group can be made here: {error}") from error
+
+
+def _measure(broker: Broker, name: str, records: int, scale: Scale, results: Results) -> None:
+    def add(case: str, value: float, unit: str) -> None:
+        results.add(CELL, case, name, value, unit)
+
+    def beside(when: str) -> None:
+        load = {"topics": ["beside"], "partitions": PARTITIONS, "size": RECORD_BYTES, "rate": PACED_RATE}
+        answer = tools.librdkafka(broker.bootstrap, records=PACED_RATE * scale.latency_s // 3, **load)
+        add(f"producer, {when}: p50", answer["p50_us"] / 1000, "ms")
+        add(f"producer, {when}: p99", answer["p99_us"] / 1000, "ms")
+
+    def flood(when: str) -> None:
+        started = tools.start_producer(broker.bootstrap, "beside", records // FLOOD_SHARE, RECORD_BYTES)
+        add(f"producer at full speed, {when}", tools.produced(started), "records/s")
+
+    flood("to warm up")
+    beside("no backlog")
+    flood("no backlog")
+    filled = tools.produced(tools.start_producer(broker.bootstrap, "backlog", records, RECORD_BYTES))
+    add(f"{records * RECORD_BYTES / 1e9:.0f} GB backlog written", filled, "records/s")
+    beside("a backlog behind it")
+    flood("a backlog behind it")
+    read: list[float] = []
+    reader = threading.Thread(target=lambda: read.append(tools.consume(broker.bootstrap, "backlog", records)[0]))
+    reader.start()
+    beside("a new group reading the backlog")
+    reader.join()
+    if read:
+        add("a new group reads it from the beginning", read[0], "records/s")
+    add("memory of the broker's own (RssAnon)", broker.rss_anon_bytes() / 1e6, "MB")
