@@ -115,6 +115,7 @@ def test_a_client_that_returns_after_a_restart_is_not_spoken_of_as_gone(
 
     with child_broker(tmp_path) as broker:
         watcher = Device(broker.mqtt, "watcher", clean=False)
+        watcher.publish("restarted/first", b"so that the topic is there")
         watcher.subscribe([("restarted/#", 1), ("marker", 1)])
         clients = [Device(broker.mqtt, name, clean=name != "durable", will=will(name)) for name in ("clean", "durable")]
         away = Device(broker.mqtt, "away", will=will("away"))

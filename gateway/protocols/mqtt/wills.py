@@ -13,6 +13,7 @@ from core import sessions as stored
 from core.sessions import SessionLog
 from core.state import Change
 from gateway.protocols.mqtt import events as ev
+from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.codec import properties as props
 from gateway.protocols.mqtt.codec.packets import Will
 from gateway.protocols.mqtt.deadlines import Deadlines
@@ -62,7 +63,11 @@ class Wills:
         self._log.put([stored.will_change(client_id, None)])
 
     def client_left(self, device: Device, closed: ev.Closed) -> Outgoing | None:
-        """The will if it is due at once; else it waits, or it is void."""
+        """The will if it is due at once; else it waits, or it is void. Of a client that lost its connection because the
+        broker stops it stays stored: it has a grace after the restart.
+        """
+        if closed.code == reasons.SERVER_SHUTTING_DOWN and not closed.by_client:
+            return None
         client_id, will = device.session.client_id, closed.will
         if will is not None and (device.access is None or device.access.may_write(will.topic.encode())):
             delay_s = min(will.properties.get(props.WILL_DELAY, 0), closed.session_expiry_s)
