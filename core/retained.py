@@ -40,8 +40,8 @@ log = structlog.get_logger(__name__)
 FORMAT: Final = 3
 RECORD_BYTES_MAX: Final = 512 * 1024 * 1024
 BEHIND_MS_MAX: Final = 12 * 3_600_000  # half of what compaction keeps deletions for
-CHECKPOINT_INTERVAL_S: Final = 10.0
 COMMIT_LOOK_S: Final = 0.5
+CHECKPOINT_LOOK_S: Final = 0.5
 RETRY_S: Final = 5.0
 CHECKPOINT_ROWS: Final = 100_000  # while a table is made anew
 # The copies, which are most of the rows, are never looked for by their source: the index leaves them out.
@@ -242,9 +242,10 @@ class RetainedTable:
 
     async def _keep_checkpoints(self) -> None:
         while True:
-            await trio.sleep(CHECKPOINT_INTERVAL_S)
+            await trio.sleep(CHECKPOINT_LOOK_S)
             try:
-                await trio.to_thread.run_sync(self._file.checkpoint)
+                if self._file.checkpoint_is_due:
+                    await trio.to_thread.run_sync(self._file.checkpoint)
             except sqlite3.Error as error:
                 log.error("the table of retained messages cannot be checkpointed", reason=str(error))
 

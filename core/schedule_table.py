@@ -122,6 +122,10 @@ class ScheduleTable:
         self._file.take_back()
         self._remember()
 
+    @property
+    def checkpoint_is_due(self) -> bool:
+        return self._file.checkpoint_is_due
+
     def checkpoint(self) -> None:
         """Moves what was committed from SQLite's journal into the table, with syncs. Any thread."""
         self._file.checkpoint()

@@ -47,7 +47,7 @@ ROUND_BYTES_MAX: Final = 8 * 1024 * 1024
 BATCH_BYTES_MAX: Final = 512 * 1024
 PAGE_ROWS_MAX: Final = 1_000
 LOOK_INTERVAL_MS: Final = 1_000  # the wall clock may be set: not longer than this between two looks at it
-CHECKPOINT_INTERVAL_S: Final = 5
+CHECKPOINT_LOOK_S: Final = 0.5
 PAUSE_S: Final = 1
 
 
@@ -197,9 +197,10 @@ class Schedules:
 
     async def _keep_checkpoints(self) -> None:
         while True:
-            await trio.sleep(CHECKPOINT_INTERVAL_S)
+            await trio.sleep(CHECKPOINT_LOOK_S)
             try:
-                await trio.to_thread.run_sync(self._table.checkpoint)
+                if self._table.checkpoint_is_due:
+                    await trio.to_thread.run_sync(self._table.checkpoint)
             except sqlite3.Error as error:
                 log.error("the schedule's table cannot be checkpointed", reason=str(error))
 

@@ -4,8 +4,11 @@ Rules:
 * The log alone is the truth. The table knows, in the same transaction as its rows, how much of the log it holds: what
   a kill or a power cut leaves is consistent and older than the log, and the rest is folded again.
 * A table that cannot be read, or of another log or format, is thrown away and made anew.
-* Memory holds SQLite's page cache (CACHE_KIB). Writes reach the disk by `checkpoint`, which syncs and so belongs into
+* Memory holds SQLite's page cache (CACHE_KIB). Writes reach the table by `checkpoint`, which syncs and so belongs into
   a thread; it has a connection of its own.
+* SQLite begins its journal again only when all of it has been moved, which never comes about while more is written. So
+  above JOURNAL_BYTES_MAX, when `checkpoint` has left little, `commit` moves the rest; where checkpoints cannot follow,
+  above JOURNAL_BYTES_HELD_MAX, it moves all, and whoever writes waits.
 """
 
 from __future__ import annotations
@@ -19,6 +22,11 @@ from typing import Final
 
 CACHE_KIB: Final = 16 * 1024
 COMMIT_INTERVAL_S: Final = 0.5
+CHECKPOINT_INTERVAL_S: Final = 10.0
+JOURNAL_BYTES_MAX: Final = 64 * 1024 * 1024
+JOURNAL_BYTES_HELD_MAX: Final = 512 * 1024 * 1024
+_LITTLE_FRAMES: Final = 1024  # some 4 MiB, moved and synced within some 30 ms
+_ROUNDS_MAX: Final = 8  # of one checkpoint, each taking what was written during the one before
 
 
 class TableFile:
@@ -32,9 +40,11 @@ class TableFile:
         folder = Path(self._temporary) if self._temporary is not None else Path(directory or ".")
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{name}.sqlite"
+        self._journal = folder / f"{name}.sqlite-wal"
+        self._little_left = False  # a checkpoint has moved nearly all
         self._schema = schema
         self._identity = identity
-        self._committed_s = time.monotonic()
+        self._committed_s = self._checkpointed_s = time.monotonic()
         self.dirty = False
         self.connection = self.connect()
         try:
@@ -51,6 +61,7 @@ class TableFile:
         execute("PRAGMA journal_mode=WAL")
         execute("PRAGMA synchronous=NORMAL")
         execute("PRAGMA wal_autocheckpoint=0")
+        execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES_MAX}")
         execute(f"PRAGMA cache_size=-{CACHE_KIB}")
         if not execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self.connection.executescript("CREATE TABLE meta (name TEXT PRIMARY KEY, value);" + self._schema)
@@ -89,6 +100,10 @@ class TableFile:
             self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", numbers.items())
             self.connection.execute("COMMIT")
             self.dirty = False
+            journal_bytes = self.journal_bytes
+            if journal_bytes > JOURNAL_BYTES_MAX and (self._little_left or journal_bytes > JOURNAL_BYTES_HELD_MAX):
+                self._little_left = False
+                self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._committed_s = time.monotonic()
 
     def take_back(self) -> None:
@@ -97,14 +112,33 @@ class TableFile:
             self.connection.execute("ROLLBACK")
         self.dirty = False
 
+    @property
+    def journal_bytes(self) -> int:
+        """The size of SQLite's journal: what was written since it was begun."""
+        try:
+            return self._journal.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self._checkpointed_s > CHECKPOINT_INTERVAL_S or self.journal_bytes > JOURNAL_BYTES_MAX
+
     def checkpoint(self) -> None:
         """Moves what was committed from SQLite's journal into the table, with syncs. Any thread."""
         if self._path.exists():
             connection = self.connect()
             try:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                moved = 0
+                for _ in range(_ROUNDS_MAX):
+                    before = moved
+                    moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[2]
+                    self._little_left = moved - before <= _LITTLE_FRAMES
+                    if self._little_left:
+                        break
             finally:
                 connection.close()
+        self._checkpointed_s = time.monotonic()
 
     def close(self) -> None:
         """Closes what was committed."""
