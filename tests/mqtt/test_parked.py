@@ -33,7 +33,7 @@ async def test_what_comes_while_the_catch_all_topic_is_made_goes_behind(nursery:
     topics, mapping = Making(engine), TopicMapping()
     await topics.load()
     state = StateLog(engine, (await topics.create("__state", 1)).partitions[0])
-    published: list[list[Published]] = []
+    published: dict[str, list[Published]] = {}
     done = trio.Event()
     parked = Parked(
         topics,
@@ -42,11 +42,11 @@ async def test_what_comes_while_the_catch_all_topic_is_made_goes_behind(nursery:
         PublishSettings(0, 1, {}),
         state,
         set(),
-        published.append,
+        published.__setitem__,
         done.set,
     )
     parked.park("a", first)
     nursery.start_soon(parked.run)
     await done.wait()
-    assert published == [[first, second]]
+    assert published == {"a": [first, second]}
     assert not parked.messages

@@ -99,7 +99,7 @@ class BrokerHandler:
 
     def _take(self, events: list[ev.Event]) -> None:
         publishes: list[Published] = []
-        kept, number = self._kept, self._publisher.next_number
+        kept, turn = self._kept, self._publisher.begin_turn()
         for event in events:
             if kept and event.connection in kept:
                 kept[event.connection].append(event)
@@ -107,7 +107,7 @@ class BrokerHandler:
             if type(event) is ev.RunReceived:
                 device = event.connection.user
                 assert isinstance(device, Device)
-                device.published = number
+                device.published = turn
                 if device.access is None or _may_publish(event.connection, event.ticket, event.topic):
                     publishes.append(event._replace(publisher=device.session.client_id) if device.no_local else event)
                 continue
@@ -117,7 +117,7 @@ class BrokerHandler:
             if type(event) is ev.PublishReceived:
                 device = event.connection.user
                 assert isinstance(device, Device)
-                device.published = number
+                device.published = turn
                 if _may_publish(event.connection, event.ticket, event.publish.topic):
                     publishes.append(outgoing_of(event.connection, event.ticket, event.publish))
                 continue
@@ -131,7 +131,7 @@ class BrokerHandler:
                     self._on_receipt(connection, ticket, packet_id)
                 case ev.SubscribeReceived(connection) | ev.UnsubscribeReceived(connection):
                     self._publish(publishes)
-                    publishes, number = [], self._publisher.next_number
+                    publishes = []
                     device = connection.user
                     assert isinstance(device, Device)
                     if self._publisher.is_stored(device.published):

@@ -72,7 +72,7 @@ class Device:
         self.returned = 0  # the tail's position when its connection was accepted
         self.backlog_left = 0  # messages from before that which it may still get
         self.cut = False  # some were left out
-        self.published = 0  # the publisher's number of what came from it last
+        self.published = 0  # the publisher's turn in which something came from it last
         self.user: str | None = None  # the name that its connection gave
         self.access: Access | None = None  # None: it may do everything
 

@@ -38,8 +38,8 @@ class PublishSettings:
 
 class Parked:
     """`run` must be running. `catch_all` is the topic that takes what no other does; `auto_topics` has those that
-    devices made, which `state` keeps; `publish` is given what waited,
-    `flush` called after that.
+    devices made, which `state` keeps; `made` is given a topic
+    and what waited for it, nothing if that was refused; `flush` is called after that.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Parked:
         settings: PublishSettings,
         state: StateLog,
         auto_topics: set[str],
-        publish: Callable[[list[Published]], None],
+        made: Callable[[str, list[Published]], None],
         flush: Callable[[], None],
     ) -> None:
         self.messages: dict[str, list[Published]] = {}  # by their topics, in the order in which these are made
@@ -61,32 +61,27 @@ class Parked:
         self._settings = settings
         self._state = state
         self._auto_topics = auto_topics
-        self._publish = publish
+        self._made = made
         self._flush = flush
-        self._behind: dict[str, list[Callable[[], object]]] = {}
         self._ask, self._asked = trio.open_memory_channel[str](TOPICS_MAX)
 
-    def park(self, topic: str, message: Published) -> None:
-        """Has a message wait for its topic, or refuses it."""
+    def park(self, topic: str, message: Published) -> bool:
+        """Has a message wait for its topic, or refuses it: False."""
         waiting = self.messages.get(topic)
         size = _parked_bytes(message)
         if self._bytes + size > PARKED_BYTES_MAX:
             refuse(message, reasons.QUOTA_EXCEEDED, "too many topics are being made")
-            return
+            return False
         if waiting is None:
             try:
                 self._ask.send_nowait(topic)
             except trio.WouldBlock:
                 refuse(message, reasons.QUOTA_EXCEEDED, "too many topics are being made")
-                return
+                return False
             waiting = self.messages[topic] = []
         waiting.append(message)
         self._bytes += size
-
-    def when_published(self, done: Callable[[], object]) -> None:
-        """Calls `done` as soon as all that waits now was given to `publish`. Something must be waiting."""
-        last = next(reversed(self.messages))
-        self._behind.setdefault(last, []).append(done)
+        return True
 
     async def run(self) -> None:
         """Makes the topics that are asked for, until cancelled."""
@@ -98,13 +93,11 @@ class Parked:
             if elsewhere:
                 for message in waiting:
                     self._routes.to_catch_all(message[2])
-            if made or elsewhere:
-                self._publish(waiting)
-            else:
+            if not made and not elsewhere:
                 for message in waiting:
                     refuse(message, reasons.QUOTA_EXCEEDED, "no topic can be made")
-            for done in self._behind.pop(name, ()):
-                done()
+                waiting = []
+            self._made(name, waiting)
             self._flush()
 
     async def _make(self, name: str) -> Topic | None:

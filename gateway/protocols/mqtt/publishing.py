@@ -59,12 +59,14 @@ class Publisher:
         self._unlogged = unlogged
         self._flush = flush
         self.routes = Routes(topics, mapping)
-        self._parked = Parked(topics, self.routes, mapping.catch_all, settings, state, auto_topics, self.publish, flush)
+        self._parked = Parked(topics, self.routes, mapping.catch_all, settings, state, auto_topics, self._made, flush)
         # Looked up for every message: taken from where they are once.
         self._known_routes, self._parked_messages = self.routes.known, self._parked.messages
         self._fresh: dict[int, tuple[BatchHeader, Sequence[RunReceived]]] = {}  # of batches under way
-        self._last = self._stored = 0  # appends that were made, and how many of them are answered: it goes in order
-        self._waiting: deque[tuple[int, Callable[[], object]]] = deque()  # for an append
+        self._turn = 0
+        self._under_way: dict[int, int] = {}  # turn -> its appends without an answer, topics that are made for it
+        self._waiting: deque[tuple[int, Callable[[], object]]] = deque()  # for the turns up to one
+        self._parked_turns: dict[str, int] = {}  # topic that is made -> the turn that it is made for
         self.observed: Callable[[], bool] = lambda: False  # whether `on_stored` is to be told of what is durable
         self.on_stored: Callable[[Sequence[Row], Appended], None] = lambda rows, answer: None
         self.in_flight_bytes = 0
@@ -74,43 +76,59 @@ class Publisher:
         found = self._fresh.get(id(header))
         return found[1] if found is not None and found[0] is header else None
 
-    @property
-    def next_number(self) -> int:
-        """For `is_stored`: of what is published next."""
-        return self._last + 1
+    def begin_turn(self) -> int:
+        """What is published from now on is of the turn whose number this returns."""
+        self._turn += 1
+        return self._turn
 
-    def is_stored(self, number: int) -> bool:
-        """Whether what was published under a number is durable or refused."""
-        return number <= self._stored and not self._parked_messages
+    def is_stored(self, turn: int) -> bool:
+        """Whether what was published in a turn, and before it, is durable or refused."""
+        return turn < next(iter(self._under_way), turn + 1)  # the oldest: an old one comes back only while it is there
 
     def when_stored(self, done: Callable[[], object]) -> None:
         """Calls `done` as soon as all that was published until now is durable or refused."""
-        if self._parked_messages:
-            self._parked.when_published(lambda: self._wait(done))
-        else:
-            self._wait(done)
-
-    def _wait(self, done: Callable[[], object]) -> None:
-        if self._stored == self._last:
+        if self.is_stored(self._turn):
             done()
         else:
-            self._waiting.append((self._last, done))
+            self._waiting.append((self._turn, done))
 
-    def _submit(self, entries: Sequence[Entry], done: Callable[[list[Appended]], object]) -> None:
-        self._last += 1
-        number = self._last
+    def _hold(self, turn: int) -> None:
+        self._under_way[turn] = self._under_way.get(turn, 0) + 1
+
+    def _release(self, turn: int) -> None:
+        left = self._under_way[turn] - 1
+        if left:
+            self._under_way[turn] = left
+            return
+        del self._under_way[turn]
+        waiting = self._waiting
+        while waiting and self.is_stored(waiting[0][0]):
+            waiting.popleft()[1]()
+
+    def _hold_for(self, topic: str, turn: int) -> None:
+        """Something of a turn waits for a topic: the oldest turn is kept, and with it the later ones."""
+        kept = self._parked_turns.get(topic)
+        if kept is not None and kept <= turn:
+            return
+        self._parked_turns[topic] = turn
+        self._hold(turn)
+        if kept is not None:
+            self._release(kept)
+
+    def _submit(self, turn: int, entries: Sequence[Entry], done: Callable[[list[Appended]], object]) -> None:
+        self._hold(turn)
 
         def answered(answers: list[Appended]) -> None:
-            done(answers)
-            self._stored = number
-            waiting = self._waiting
-            while waiting and waiting[0][0] <= number:
-                waiting.popleft()[1]()
+            done(answers)  # before the turn is let go: what is published again is still of it
+            self._release(turn)
 
         self._engine.append(entries, answered)
 
     def publish(self, messages: Sequence[Published]) -> None:
         """Stores the messages of a turn, in order; answers each when it is durable or refused."""
+        self._publish(self._turn, messages)
+
+    def _publish(self, turn: int, messages: Sequence[Published]) -> None:
         now_ms = int(time.time() * 1000)
         partitions: dict[int, list[Row]] = {}
         scheduled: list[tuple[Wanted, Row]] = []
@@ -118,19 +136,19 @@ class Publisher:
         for message in messages:
             route = routes.get(message[2])  # its name
             if route is None or (parked and route.topic in parked):
-                route = self._route(message)
+                route = self._route(turn, message)
                 if route is None:
                     continue
             if message.__class__ is RunReceived:
-                if route.special and not self._is_to_be_stored(route, message, now_ms, scheduled):
+                if route.special and not self._is_to_be_stored(turn, route, message, now_ms, scheduled):
                     continue
             elif message.properties or route.special:  # type: ignore[union-attr]
                 if route.settings.once_window_ms and has_once_id(message):  # type: ignore[arg-type]
-                    self._append(partitions, now_ms)  # what came before it of its name
+                    self._append(turn, partitions, now_ms)  # what came before it of its name
                     partitions = {}
-                    self._store_once(route, message, now_ms)  # type: ignore[arg-type]
+                    self._store_once(turn, route, message, now_ms)  # type: ignore[arg-type]
                     continue
-                if not self._is_to_be_stored(route, message, now_ms, scheduled):
+                if not self._is_to_be_stored(turn, route, message, now_ms, scheduled):
                     continue
             rows = partitions.get(route.partition)
             if rows is None:
@@ -138,10 +156,10 @@ class Publisher:
             else:
                 rows.append((route, message))
         if scheduled:
-            self._schedule(scheduled)
-        self._append(partitions, now_ms)
+            self._schedule(turn, scheduled)
+        self._append(turn, partitions, now_ms)
 
-    def _route(self, message: Published) -> Route | None:
+    def _route(self, turn: int, message: Published) -> Route | None:
         """Where a message goes; None when it was refused, or waits for its topic."""
         name = message[2]
         refused = self.routes.refusal(name)
@@ -151,12 +169,19 @@ class Publisher:
         topic_name, key = self.routes.place(name)
         topic = self._topics.get(topic_name)
         if topic is None or topic_name in self._parked_messages:
-            self._parked.park(topic_name, message)
+            if self._parked.park(topic_name, message):
+                self._hold_for(topic_name, turn)
             return None
         return self.routes.add(name, topic, key)
 
+    def _made(self, topic: str, messages: Sequence[Published]) -> None:
+        """A topic was made and these were waiting for it, or it was not and they have been refused."""
+        turn = self._parked_turns.pop(topic)
+        self._publish(turn, messages)
+        self._release(turn)
+
     def _is_to_be_stored(
-        self, route: Route, message: Published, now_ms: int, scheduled: list[tuple[Wanted, Row]]
+        self, turn: int, route: Route, message: Published, now_ms: int, scheduled: list[tuple[Wanted, Row]]
     ) -> bool:
         """Whether a message goes into its topic now; else it is refused, scheduled, or handed on unstored."""
         if isinstance(message, RunReceived):
@@ -179,11 +204,11 @@ class Publisher:
             for record in records:
                 self._unlogged(route.topic, record)
             if isinstance(message, Outgoing) and message.changes:  # a will has been said
-                self._submit([self._state.entry(message.changes)], lambda _: None)
+                self._submit(turn, [self._state.entry(message.changes)], lambda _: None)
             return False
         return True
 
-    def _store_once(self, route: Route, message: Outgoing, now_ms: int) -> None:
+    def _store_once(self, turn: int, route: Route, message: Outgoing, now_ms: int) -> None:
         """Stores a message with an id of the application's own, unless one with this id was stored before."""
         topic = self._topics.get(route.topic)
         assert topic is not None  # the route would be gone
@@ -211,18 +236,18 @@ class Publisher:
                 refuse(message, reasons.UNSPECIFIED, failure.message)
                 self._flush()
                 return
-            self._appended([[(route, message)]], answers, observe=fresh)
+            self._appended(turn, [[(route, message)]], answers, observe=fresh)
 
-        self._submit(entries, done)
+        self._submit(turn, entries, done)
 
-    def _schedule(self, rows: list[tuple[Wanted, Row]]) -> None:
+    def _schedule(self, turn: int, rows: list[tuple[Wanted, Row]]) -> None:
         """One append for what waits for its time. It is not retained: RETAIN counts when a message is published."""
         entry = self._schedules.entry([wanted for wanted, _ in rows])
         changes = [change for _, (_, message) in rows if isinstance(message, Outgoing) for change in message.changes]
         entries = [entry, self._state.entry(changes)] if changes else [entry]
-        self._submit(entries, lambda answers: self._appended([[row for _, row in rows]], answers))
+        self._submit(turn, entries, lambda answers: self._appended(turn, [[row for _, row in rows]], answers))
 
-    def _append(self, partitions: dict[int, list[Row]], now_ms: int) -> None:
+    def _append(self, turn: int, partitions: dict[int, list[Row]], now_ms: int) -> None:
         if not partitions:
             return
         entries: list[Entry] = []
@@ -257,15 +282,15 @@ class Publisher:
             self.in_flight_bytes -= size
             for one in fresh:
                 del self._fresh[one]
-            self._appended(sent, answers)
+            self._appended(turn, sent, answers)
 
-        self._submit(entries, done)
+        self._submit(turn, entries, done)
 
     def write_now(self) -> None:
         """All of a turn has been appended, here and elsewhere: it goes to the disk in this step."""
         self._engine.write_now()
 
-    def _appended(self, sent: list[list[Row]], answers: list[Appended], *, observe: bool = True) -> None:
+    def _appended(self, turn: int, sent: list[list[Row]], answers: list[Appended], *, observe: bool = True) -> None:
         stored: dict[Connection, list[int]] = {}
         again: list[Published] = []
         for rows, answer in zip(sent, answers, strict=False):
@@ -295,7 +320,7 @@ class Publisher:
                 for ticket in tickets:
                     connection.publish_done(ticket)
         if again:
-            self.publish(again)
+            self._publish(turn, again)
         self._flush()
 
     async def run(self) -> None:
