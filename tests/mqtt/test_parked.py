@@ -10,13 +10,19 @@ from core.state import StateLog
 from core.store.memory import MemoryEngine
 from core.topic_mapping import TopicMapping
 from core.topics import Topic, Topics
+from gateway.protocols.mqtt.due_wills import DueWill, DueWills
 from gateway.protocols.mqtt.outgoing import Outgoing, Published
 from gateway.protocols.mqtt.parked import Parked, PublishSettings
 from gateway.protocols.mqtt.routes import Routes
+from tests.mqtt.driver import WILL
+
+
+def unexpected(*_: object) -> None:
+    raise AssertionError
 
 
 def outgoing(name: str, payload: bytes) -> Outgoing:
-    return Outgoing(None, 0, name, payload, 1, False, None)
+    return Outgoing(DueWill(DueWills(unexpected, unexpected), "device", WILL), 0, name, payload, 1, False, None)
 
 
 async def test_what_comes_while_the_catch_all_topic_is_made_goes_behind(nursery: trio.Nursery) -> None:

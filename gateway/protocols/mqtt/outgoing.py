@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from core.message_headers import Headers
 from core.state import Change
 from gateway.protocols.mqtt.codec.properties import Properties
-from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.events import RunReceived
 from gateway.protocols.mqtt.records import headers_of
 from trivium.headers import ONCE_ID
 from trivium.records import Record
 
 
-class Outgoing(NamedTuple):
-    """A message to be stored. `connection` is None for wills; `changes` are state changes that go with it."""
+class Publishing(Protocol):
+    """Who has published: what became of it is said there, once for each ticket that is not 0."""
 
-    connection: Connection | None
+    def publish_done(self, ticket: int, code: int, reason: str) -> None:
+        """The message is durable (code 0), or refused."""
+
+    def publishes_done(self, first_ticket: int, last_ticket: int) -> None:
+        """All with tickets from first to last are durable."""
+
+
+class Outgoing(NamedTuple):
+    """A message to be stored, of a connection or a will; `changes` are state changes that go with it."""
+
+    connection: Publishing
     ticket: int
     name: str
     payload: bytes
@@ -37,7 +46,7 @@ Published: TypeAlias = Outgoing | RunReceived
 
 def refuse(message: Published, code: int, reason: str) -> None:
     """Answers a message that is not stored, if somebody waits for that."""
-    if message.ticket and message.connection is not None:
+    if message.ticket:
         message.connection.publish_done(message.ticket, code, reason)
 
 

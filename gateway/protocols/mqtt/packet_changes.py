@@ -1,11 +1,11 @@
-"""What packets ask to be stored: publishes and wills with the state changes that belong into their append."""
+"""What packets ask to be stored: publishes with the state changes that belong into their append."""
 
 from __future__ import annotations
 
 from core import sessions as stored
 from core.state import Change
 from gateway.protocols.mqtt.codec import properties as props
-from gateway.protocols.mqtt.codec.packets import V5, Connect, Publish, Will
+from gateway.protocols.mqtt.codec.packets import V5, Connect, Publish
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.devices import Device
 from gateway.protocols.mqtt.outgoing import Outgoing
@@ -24,13 +24,6 @@ def outgoing_of(connection: Connection, ticket: int, publish: Publish) -> Outgoi
     name, payload, qos, retain, _, _, properties = publish
     publisher = session.client_id if device.no_local else None
     return Outgoing(connection, ticket, name, payload, qos, retain, properties, publisher, changes)
-
-
-def will_of(client_id: str, will: Will) -> Outgoing:
-    """A will that is due, with the end of what was stored of it."""
-    properties = {key: value for key, value in will.properties.items() if key != props.WILL_DELAY}
-    change = stored.will_change(client_id, None)
-    return Outgoing(None, 0, will.topic, will.payload, will.qos, will.retain, properties, None, (change,))
 
 
 def asked_expiry_s(connect: Connect) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from core.errors import CoreFailure
 from core.intake import Intake, check_transactional, deliver_at
@@ -21,9 +22,15 @@ from core.topic_mapping import TopicMapping
 from core.topics import Topics
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.batches import Row, batch_of, parts_of
-from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.events import RunReceived
-from gateway.protocols.mqtt.outgoing import Outgoing, Published, has_once_id, refuse, retained_record
+from gateway.protocols.mqtt.outgoing import (
+    Outgoing,
+    Published,
+    Publishing,
+    has_once_id,
+    refuse,
+    retained_record,
+)
 from gateway.protocols.mqtt.parked import Parked, PublishSettings
 from gateway.protocols.mqtt.records import headers_of
 from gateway.protocols.mqtt.routes import Route, Routes
@@ -204,9 +211,16 @@ class Publisher:
             for record in records:
                 self._unlogged(route.topic, record)
             if isinstance(message, Outgoing) and message.changes:  # a will has been said
-                self._submit(turn, [self._state.entry(message.changes)], lambda _: None)
+                self._submit(turn, [self._state.entry(message.changes)], partial(self._handed_on, message))
             return False
         return True
+
+    def _handed_on(self, message: Outgoing, answers: list[Appended]) -> None:
+        """It is not said again where its changes are refused: that is no want of room."""
+        if answers[0].outcome is Outcome.APPENDED:
+            message.connection.publish_done(message.ticket, reasons.SUCCESS, "")
+        else:
+            refuse(message, reasons.UNSPECIFIED, "it was handed on, and that cannot be stored")
 
     def _store_once(self, turn: int, route: Route, message: Outgoing, now_ms: int) -> None:
         """Stores a message with an id of the application's own, unless one with this id was stored before."""
@@ -291,7 +305,7 @@ class Publisher:
         self._engine.write_now()
 
     def _appended(self, turn: int, sent: list[list[Row]], answers: list[Appended], *, observe: bool = True) -> None:
-        stored: dict[Connection, list[int]] = {}
+        stored: dict[Publishing, list[int]] = {}
         again: list[Published] = []
         for rows, answer in zip(sent, answers, strict=False):
             if answer.outcome is Outcome.APPENDED:
@@ -302,7 +316,7 @@ class Publisher:
                         continue
                     if message.__class__ is RunReceived:
                         message.connection.run_done(message.ticket)
-                    elif message.connection is not None:
+                    else:
                         stored.setdefault(message.connection, []).append(message.ticket)
             elif answer.outcome is Outcome.NOT_APPENDED:
                 again.extend([message for _, message in rows])  # another's topic was deleted under it
@@ -318,7 +332,7 @@ class Publisher:
                 connection.publishes_done(tickets[0], tickets[-1])
             else:
                 for ticket in tickets:
-                    connection.publish_done(ticket)
+                    connection.publish_done(ticket, reasons.SUCCESS, "")
         if again:
             self._publish(turn, again)
         self._flush()

@@ -10,7 +10,7 @@ from core.tracing import Actor, Event, Tracer
 from gateway.protocols.mqtt.batches import Row
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.message import Message
-from gateway.protocols.mqtt.outgoing import Outgoing
+from gateway.protocols.mqtt.outgoing import Outgoing, Published
 from gateway.protocols.mqtt.peers import Peer
 from gateway.protocols.mqtt.records import headers_of
 from gateway.protocols.mqtt.session import Delivery
@@ -23,6 +23,11 @@ def actor_of(connection: Connection | None) -> Actor:
     peer = connection.transport
     host = peer.address.rpartition(":")[0].strip("[]") if isinstance(peer, Peer) else ""
     return Actor("mqtt", connection.client_id, host)
+
+
+def _actor_of(message: Published) -> Actor:
+    connection = message.connection
+    return actor_of(connection if isinstance(connection, Connection) else None)
 
 
 class MqttTraces:
@@ -51,7 +56,7 @@ class MqttTraces:
                 records, last = [(offset, headers)], offset
             else:
                 records, last = [], offset + len(message.payloads) - 1
-            self._tracer.stored_records(*owner, offset, last, records, actor_of(message.connection))
+            self._tracer.stored_records(*owner, offset, last, records, _actor_of(message))
             offset = last + 1
 
     def delivered(self, connection: Connection, messages: Iterable[Message], group: str) -> None:
