@@ -123,8 +123,7 @@ class Queues:
             with suppress(CoreFailure):  # the store refuses, or somebody has joined: another time
                 if not group.left_ms:
                     async with self._changing:
-                        self.find(group.id).left_ms = wall_ms
-                        await self._store(group)
+                        await self._store(self.find(group.id), left_ms=wall_ms)
                 elif 0 <= self.limits.broadcast_expiry_ms <= wall_ms - group.left_ms:
                     log.info("broadcast group expired", group=group.id)
                     await self.delete(group.id)
@@ -175,10 +174,9 @@ class Queues:
             with self._known_or_new(group_id, Policy()) as group:
                 group.check_join(member_id, subscription)
                 if group.subscription != subscription:
-                    await self._subscribe(group, subscription, start)
+                    await self._subscribe(group, group.row._replace(subscription=subscription), start)
                 elif group.left_ms:
-                    group.left_ms = 0
-                    await self._store(group)
+                    await self._store(group, left_ms=0)
             member = Member(member_id, actor, take)
             group.join(member, held, self._now_ms())
             return member
@@ -199,7 +197,10 @@ class Queues:
             self._drop(group)
             raise
 
-    async def _subscribe(self, group: QueueGroup, subscription: Subscription, start: int) -> None:
+    async def _subscribe(self, group: QueueGroup, row: GroupRow, start: int) -> None:
+        """`row`: the group's, with another subscription."""
+        subscription = row.subscription
+        assert subscription is not None
         made: list[QueuePartition] = []
         for name in subscription.topics:
             topic = self._topics.get(name)
@@ -210,10 +211,7 @@ class Queues:
                     floor = await self._start_of(number, start)
                     made.append(QueuePartition(group.id, name, index, number, floor))
         before = group.row
-        group.set_row(group.row._replace(subscription=subscription))
-        for queue in [queue for place, queue in group.queues.items() if place[0] not in subscription.topics]:
-            if queue.topic != topic_of(group.id):
-                self._table.detach(group, queue)
+        group.set_row(row)
         for queue in made:
             if self._engine_has(queue.partition):
                 self._table.attach(group, queue)
@@ -221,7 +219,15 @@ class Queues:
             await self._store(group)
         except CoreFailure:
             group.set_row(before)  # so that the next member tries again
+            self._detach(group, [queue for queue in made if group.queues.get((queue.topic, queue.index)) is queue])
             raise
+        read = {*subscription.topics, topic_of(group.id)}
+        self._detach(group, [queue for queue in group.queues.values() if queue.topic not in read])
+
+    def _detach(self, group: QueueGroup, queues: Sequence[QueuePartition]) -> None:
+        for queue in queues:
+            self._table.detach(group, queue)
+        self._log.flush()
 
     def _engine_has(self, partition: int) -> bool:
         return self._topics.owner(partition) is not None
@@ -236,9 +242,11 @@ class Queues:
             raise CoreFailure(CoreError.UNKNOWN_TOPIC, "the topic was deleted") from None
         return info.high_watermark if found is None else found.offset
 
-    async def _store(self, group: QueueGroup) -> None:
+    async def _store(self, group: QueueGroup, **changes: object) -> None:
+        """The group's row, and what is to change in it: that happens when it is durable. Raises CoreFailure."""
         self._log.touch_busy(group)
-        await self._put([(group_key(group.id), pack_group(group.row))])
+        await self._put([(group_key(group.id), pack_group(group.row._replace(**changes)))])  # type: ignore[arg-type]
+        group.set_row(group.row._replace(**changes))  # type: ignore[arg-type]
 
     async def _put(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
         answered = trio.Event()
@@ -269,13 +277,13 @@ class Queues:
                         CoreError.CONTRADICTS_GROUP, f"group {group_id!r} cannot be shared so, it reads: {reads}"
                     )
                 known = set() if ours is None else set(ours.topics)
-                was_share, group.is_share = group.is_share, True
                 if not topics <= known:
                     subscription = Subscription(tuple(sorted(known | topics)))
                     subscription.check()
-                    await self._subscribe(group, subscription, start)
-                elif not was_share:
-                    await self._store(group)
+                    row = group.row._replace(subscription=subscription, is_share=True)
+                    await self._subscribe(group, row, start)
+                elif not group.is_share:
+                    await self._store(group, is_share=True)
             return group
 
     async def unshare(self, group_id: str, topics: set[str]) -> None:
@@ -286,10 +294,8 @@ class Queues:
             if ours is None or not topics:
                 return
             left = tuple(name for name in ours.topics if name not in topics)
-            group.set_row(group.row._replace(subscription=replace(ours, topics=left) if left else None))
-            for place in [place for place in group.queues if place[0] in topics]:
-                self._table.detach(group, group.queues[place])
-            await self._store(group)
+            await self._store(group, subscription=replace(ours, topics=left) if left else None)
+            self._detach(group, [queue for place, queue in group.queues.items() if place[0] in topics])
 
     def settle(self, group: QueueGroup, settles: Sequence[Settle], actor: Actor, done: SettleDone) -> None:
         """Answers `done(error, [])` or `done(None, one for each)` when it is durable."""
@@ -323,8 +329,7 @@ class Queues:
                     policy.check()
                 except TypeError as error:
                     raise CoreFailure(CoreError.INVALID_CONFIG, str(error)) from None
-                group.policy = policy
-                await self._store(group)
+                await self._store(group, policy=policy)
             group.wake()
             return group
 
@@ -332,8 +337,7 @@ class Queues:
         """A paused group is handed nothing; what its members have they may settle. Durable on return."""
         async with self._changing:
             group = self.find(group_id)
-            group.paused = paused
-            await self._store(group)
+            await self._store(group, paused=paused)
             group.wake()
 
     def topics_of(self, group_id: str) -> Sequence[str]:

@@ -13,7 +13,17 @@ from trio.testing import MockClock
 
 from core.dead_letters import topic_of
 from core.errors import CoreError, CoreFailure
-from core.queue_types import START_LATEST, Order, QueueLimits, Settle, Settled, Subscription, Verb
+from core.queue_types import (
+    START_EARLIEST,
+    START_LATEST,
+    Order,
+    Policy,
+    QueueLimits,
+    Settle,
+    Settled,
+    Subscription,
+    Verb,
+)
 from core.store.engine import Appended, Entry, Outcome
 from tests.core.queues_driver import SUBSCRIPTION, TOPIC, Consumer, Driver, Got, driving
 from trivium import headers
@@ -569,6 +579,11 @@ async def test_a_group_whose_topic_goes_while_a_member_joins_is_not_made(autojum
             assert all(not group.queues for group in driver.queues.all())
 
 
+def full(entries: Sequence[Entry], done: Callable[[list[Appended]], object]) -> None:
+    """An engine's append, with a full disk."""
+    done([Appended(Outcome.FULL)] * len(entries))
+
+
 async def test_what_a_full_disk_kept_of_a_deleted_group_goes_with_the_next_write(autojump_clock: MockClock) -> None:
     async with driving() as driver:
         await some(driver, 3)
@@ -576,9 +591,6 @@ async def test_what_a_full_disk_kept_of_a_deleted_group_goes_with_the_next_write
         await driver.settled()
         await consumer.settle(consumer.taken()[1])
         consumer.leave()
-
-        def full(entries: Sequence[Entry], done: Callable[[list[Appended]], object]) -> None:
-            done([Appended(Outcome.FULL)] * len(entries))
 
         with patch.object(driver.engine, "append", full), pytest.raises(CoreFailure):
             await driver.queues.delete("g")
@@ -589,3 +601,48 @@ async def test_what_a_full_disk_kept_of_a_deleted_group_goes_with_the_next_write
         consumer = await driver.join()
         await driver.settled()
         assert len(consumer.values) == 3
+
+
+async def test_a_change_of_a_group_that_a_full_disk_refused_has_not_happened(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await driver.topic("other")
+        await some(driver, 2)
+        queues = driver.queues
+        await queues.share("g", {TOPIC}, START_EARLIEST, Policy())
+        mine = await driver.join(group="mine")
+        mine.leave()
+        rows = [one.row for one in queues.all()]
+        read = [sorted(one.queues) for one in queues.all()]
+        changes: list[Callable[[], Awaitable[object]]] = [
+            lambda: queues.unshare("g", {TOPIC}),
+            lambda: queues.share("g", {"other"}, START_EARLIEST, Policy()),
+            lambda: queues.share("mine", {TOPIC}, START_EARLIEST, Policy()),
+            lambda: queues.share("mine", {"other"}, START_EARLIEST, Policy()),
+            lambda: driver.join("a", Subscription(("other",)), group="mine"),
+            lambda: queues.pause("g", True),
+            lambda: queues.configure("g", {"invisible_ms": 1}),
+        ]
+        for change in changes:
+            with patch.object(driver.engine, "append", full), pytest.raises(CoreFailure):
+                await change()
+            assert [one.row for one in queues.all()] == rows
+            assert [sorted(one.queues) for one in queues.all()] == read
+        await driver.join(group="third")  # a write: what the refused ones left behind would go with it
+        await driver.settled()
+        await driver.crash()
+        assert [one.row for one in driver.queues.all()][:2] == rows
+        assert [sorted(one.queues) for one in driver.queues.all()][:2] == read
+        consumer = await driver.join(group="mine")
+        await driver.settled()
+        assert len(consumer.values) == 2
+
+
+async def test_a_topic_that_a_group_no_longer_reads_begins_anew_also_after_a_crash(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await driver.topic("other")
+        await some(driver, 2)
+        await driver.queues.share("g", {TOPIC, "other"}, START_LATEST, Policy())
+        await driver.queues.unshare("g", {TOPIC})
+        await driver.crash()
+        group = await driver.queues.share("g", {TOPIC}, START_EARLIEST, Policy())
+        assert [queue.floor for queue in group.queues.values()] == [0, 0]
