@@ -48,8 +48,8 @@ class ShareConfigs:
         return Policy(invisible_ms=lock_ms, attempts_max=ATTEMPTS_MAX, backoff_ms=(0,), rejoin_ms=0)
 
     def tune(self, group: QueueGroup) -> None:
-        """Gives a queue group what is configured for it."""
-        configs = self._configs.get(Scope.GROUP, group.id)
-        group.committed_only = configs.get(SHARE_ISOLATION) == "read_committed"
-        if SHARE_LOCK in configs:
-            group.policy = replace(group.policy, invisible_ms=int(configs[SHARE_LOCK]))
+        """Gives a queue group what is configured for it, or Kafka's default: that is what its consumers are told."""
+        isolation = self._configs.get(Scope.GROUP, group.id).get(SHARE_ISOLATION)
+        group.committed_only = isolation == "read_committed"
+        lock_ms = self._configs.share_number(group.id, SHARE_LOCK)
+        group.policy = replace(group.policy, invisible_ms=lock_ms)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from core.dynamic_configs import SHARE_HEARTBEAT, SHARE_SESSION, Scope, share_start
-from tests.kafka.test_share_groups import acquired, joined, store
+from core.dynamic_configs import SHARE_HEARTBEAT, SHARE_LOCK, SHARE_SESSION, Scope, share_start
+from tests.kafka.test_share_groups import Member, acquired, joined, store
 from tests.kafka.wire import kafka_listener
 
 
@@ -55,3 +55,16 @@ async def test_a_share_groups_own_interval_and_session_time_out() -> None:
         group = listener.broker.share_groups.find("g")
         assert group is not None
         assert before_ms + 60_000 <= group.members[member.name].deadline_ms <= _now_ms() + 60_000
+
+
+async def test_a_share_groups_lock_goes_back_to_the_default_with_its_config() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        await listener.broker.configs.update(Scope.GROUP, "g", lambda _: {SHARE_LOCK: "20000"})
+        member = Member(listener, listener.connect(), "m")
+        await member.beat(0, ["t"])
+        await member.fetch()
+        group = listener.broker.share_groups.queue_group("g")
+        assert group.policy.invisible_ms == 20_000
+        await listener.broker.configs.update(Scope.GROUP, "g", lambda _: {})
+        assert group.policy.invisible_ms == 30_000
+        assert (await member.fetch()).acquisition_lock_timeout_ms == 30_000
