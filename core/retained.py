@@ -289,6 +289,10 @@ class RetainedTable:
         batch = build(records)
         return Append(self.partition, parse_header(batch), batch)
 
+    def sources(self) -> list[int]:
+        """The partitions that retained records come from."""
+        return list(self._applied)
+
     def get(self, name: str) -> Found | None:
         """The retained record of a name."""
         row = self._file.connection.execute(

@@ -66,7 +66,8 @@ class Subscribing:
                 continue  # retained messages are not for shared subscriptions
             if request.retain_handling == 0 or (request.retain_handling == 1 and new):
                 retained.append((request.filter, subscription))
-        done = partial(self._subscribed, device, connection, ticket, codes, reason, retained)
+        ends = self._retained.ends() if retained else {}
+        done = partial(self._subscribed, device, connection, ticket, codes, reason, retained, ends)
         if device.session.durable:
             self._store_groups()
             self._put(connection, [session_row(device.session)], done)
@@ -103,13 +104,14 @@ class Subscribing:
         codes: list[int],
         reason: str,
         retained: list[tuple[str, Subscription]],
+        ends: dict[int, int],
     ) -> None:
         connection.subscribe_done(ticket, codes, reason)
         if len(device.retained) + len(retained) > SUBSCRIPTIONS_MAX:
             connection.disconnect(reasons.QUOTA_EXCEEDED, "too many subscriptions wait for retained messages")
         elif device.connection is connection and retained:
             for filter_, subscription in retained:
-                device.retained.append(self._retained.messages(filter_, subscription))
+                device.retained.append(self._retained.messages(filter_, subscription, ends))
             self._deliveries.catching_up.deliver_retained(device)
 
     def unsubscribe(self, connection: Connection, ticket: int, filters: list[str]) -> None:
