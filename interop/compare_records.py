@@ -36,10 +36,8 @@ NO_ID, STRANGE_ID = bytes(16), b"n" * 16
 VERSIONS_MAX = 20
 NOW_MS = int(time.time() * 1000)
 DELIBERATE = {
-    # The same partition twice in one request: both are answered; Kafka keeps one, or refuses it.
-    "produce: a partition twice",
+    # The same partition twice in one request: both are answered; Kafka keeps one.
     "fetch: a partition twice",
-    "offsets: a partition twice",
     "delete records: a partition twice",
     # Errors that say what is wrong, where Kafka's is an unknown server error or none of its own.
     "produce: an unknown codec",

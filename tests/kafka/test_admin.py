@@ -223,6 +223,25 @@ async def test_delete_topics_by_name_and_by_id() -> None:
         assert {topic.name for topic in listener.broker.topics.all() if not topic.internal} == {"c", "d"}
 
 
+@pytest.mark.parametrize("timeout_ms", [0, -1])
+async def test_what_has_no_time_is_not_done(timeout_ms: int) -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        client = listener.connect()
+        late = ErrorCode.REQUEST_TIMED_OUT
+        create = CreateTopicsRequest(topics=[_topic("new"), _topic("new"), _topic("t")], timeout_ms=timeout_ms)
+        created = (await client.call(ApiKey.CREATE_TOPICS, 7, create)).topics
+        assert [(one.name, one.error_code) for one in created] == [("new", late), ("new", late), ("t", late)]
+        more = CreatePartitionsRequest.CreatePartitionsTopic(name="t", count=5, assignments=None)
+        grow = CreatePartitionsRequest(topics=[more], timeout_ms=timeout_ms, validate_only=False)
+        [grown] = (await client.call(ApiKey.CREATE_PARTITIONS, 3, grow)).results
+        assert (grown.name, grown.error_code) == ("t", late)
+        delete = DeleteTopicsRequest(topic_names=["t", "no"], timeout_ms=timeout_ms)
+        deleted = (await client.call(ApiKey.DELETE_TOPICS, 5, delete)).responses
+        assert [(one.name, one.error_code) for one in deleted] == [("t", late), ("no", late)]
+        left = {one.name: len(one.partitions) for one in listener.broker.topics.all() if not one.internal}
+        assert left == {"t": 1}
+
+
 async def test_internal_topics_cannot_be_deleted_or_changed() -> None:
     async with kafka_listener() as listener:
         client = listener.connect()

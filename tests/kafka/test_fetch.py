@@ -145,6 +145,25 @@ async def test_a_time_that_the_version_does_not_know_is_refused_before_the_parti
             assert answer.topics[0].partitions[0].error_code == ErrorCode.UNSUPPORTED_VERSION
 
 
+async def test_a_partition_that_list_offsets_names_twice_is_refused_once() -> None:
+    async with kafka_listener(topics={"t": 2}) as listener:
+        await store(listener, batch_of(b"a"))
+        topics = [
+            ListOffsetsRequest.ListOffsetsTopic(
+                name="t",
+                partitions=[
+                    ListOffsetsRequest.ListOffsetsPartition(partition_index=index, timestamp=-1) for index in indexes
+                ],
+            )
+            for indexes in ([1, 9], [0, 9], [1])
+        ]
+        answer = await listener.connect().call(ApiKey.LIST_OFFSETS, 7, ListOffsetsRequest(topics=topics))
+        [answered] = answer.topics
+        found = [(one.partition_index, one.error_code, one.offset) for one in answered.partitions]
+        refused = ErrorCode.INVALID_REQUEST
+        assert found == [(1, refused, -1), (9, refused, -1), (0, 0, 1)]
+
+
 async def test_zstd_is_not_given_to_clients_that_cannot_read_it() -> None:
     async with kafka_listener(topics={"t": 1}) as listener:
         await listener.broker.topics.create("compressed", 1, {"compression.type": "zstd"})

@@ -156,3 +156,31 @@ async def test_an_idempotent_retry_gets_the_first_offset() -> None:
             (0, 0),
             (ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, -1),
         ]
+
+
+@pytest.mark.parametrize("version", [3, 13])
+async def test_of_a_partition_that_is_named_twice_the_last_batch_is_stored_and_answered(version: int) -> None:
+    async with kafka_listener(topics={"t": 2}) as listener:
+        topic = listener.broker.topics.get("t")
+        assert topic is not None
+        named = {"name": "", "topic_id": topic.id} if version >= 13 else {"name": "t"}
+        wanted = [[(0, b"a"), (0, b"b"), (1, b"c")], [(1, b"d")]]
+        rows = [
+            ProduceRequest.TopicProduceData(
+                **named,
+                partition_data=[
+                    ProduceRequest.PartitionProduceData(index=index, records=memoryview(batch_of(value)))
+                    for index, value in parts
+                ],
+            )
+            for parts in wanted
+        ]
+        answer = await listener.connect().call(ApiKey.PRODUCE, version, ProduceRequest(acks=-1, topic_data=rows))
+        [answered] = answer.responses
+        found = [(one.index, one.error_code, one.base_offset) for one in answered.partition_responses]
+        assert found == [(0, 0, 0), (1, 0, 0)]
+        values = []
+        for partition in topic.partitions:
+            read = await listener.broker.engine.read(partition, 0, 1 << 20)
+            values += [record.value for buffer in read.buffers for record in decode(buffer, 1 << 20)]
+        assert values == [b"b", b"d"]

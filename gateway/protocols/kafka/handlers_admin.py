@@ -1,7 +1,8 @@
 """Topics made, grown, deleted and cut: CreateTopics, DeleteTopics, CreatePartitions, DeleteRecords.
 
 Codes and words are those of Kafka 4.2's ReplicationControlManager and KafkaApis. There is one replica of everything: a
-larger replication factor is accepted with a warning, since many tools ask for three, and the answer tells the truth.
+larger replication factor is accepted with a warning, since many tools ask for three, and the answer tells the truth. A
+request whose time is over when it comes (`timeout_ms` of 0 or less) does nothing, as in Kafka; no other time is kept.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ METADATA_TOPIC = "__cluster_metadata"  # Kafka's own, which its tools ask about
 
 async def create_topics(context: Context, request: Request) -> Message:
     body: CreateTopicsRequest = request.body  # type: ignore[assignment]
+    if body.timeout_ms <= 0:
+        late = ErrorCode.REQUEST_TIMED_OUT
+        return CreateTopicsResponse(topics=[_not_created(topic.name, late, None) for topic in body.topics])
     doubled = {name for name, count in Counter(topic.name for topic in body.topics).items() if count > 1}
     results = [_not_created(name, ErrorCode.INVALID_REQUEST, "Duplicate topic name.") for name in sorted(doubled)]
     for wanted in body.topics:
@@ -175,6 +179,9 @@ def _check_replicas(context: Context, broker_ids: Sequence[int]) -> None:
 
 async def create_partitions(context: Context, request: Request) -> Message:
     body: CreatePartitionsRequest = request.body  # type: ignore[assignment]
+    if body.timeout_ms <= 0:
+        late = ErrorCode.REQUEST_TIMED_OUT
+        return CreatePartitionsResponse(results=[_grown(topic.name, late, None) for topic in body.topics])
     doubled = {name for name, count in Counter(topic.name for topic in body.topics).items() if count > 1}
     results = [_grown(name, ErrorCode.INVALID_REQUEST, "Duplicate topic name.") for name in sorted(doubled)]
     for wanted in body.topics:
@@ -232,6 +239,9 @@ async def delete_topics(context: Context, request: Request) -> Message:
         named = [(name, NO_ID) for name in body.topic_names]
     else:
         named = [(topic.name, topic.topic_id) for topic in body.topics]
+    if body.timeout_ms <= 0:
+        late = ErrorCode.REQUEST_TIMED_OUT
+        return DeleteTopicsResponse(responses=[_deleted(name, topic_id, late, None) for name, topic_id in named])
     valid = [(name, topic_id) for name, topic_id in named if (name is None) != (topic_id == NO_ID)]
     names, ids = Counter(name for name, _ in valid), Counter(topic_id for _, topic_id in valid)
     answered: set[tuple[str | None, bytes]] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from core.store.engine import UnknownPartition
@@ -42,27 +43,34 @@ def _number(context: Context, name: str, index: int) -> int | None:
 
 async def list_offsets(context: Context, request: Request) -> Message:
     body: ListOffsetsRequest = request.body  # type: ignore[assignment]
-    topics = []
-    for wanted in body.topics:
-        answers = [
-            await _look_up(context, request.version, body.isolation_level, wanted.name, part)
-            for part in wanted.partitions
+    named = Counter((topic.name, part.partition_index) for topic in body.topics for part in topic.partitions)
+    answers: dict[str, dict[int, PartitionOffset]] = {topic.name: {} for topic in body.topics}
+    for topic in body.topics:
+        of_topic = answers[topic.name]
+        for part in topic.partitions:
+            index = part.partition_index
+            if named[topic.name, index] > 1:  # it is answered once, as in Kafka
+                of_topic[index] = _nothing(index, ErrorCode.INVALID_REQUEST)
+            else:
+                of_topic[index] = await _look_up(context, request.version, body.isolation_level, topic.name, part)
+    return ListOffsetsResponse(
+        topics=[
+            ListOffsetsResponse.ListOffsetsTopicResponse(name=name, partitions=list(found.values()))
+            for name, found in answers.items()
         ]
-        topics.append(ListOffsetsResponse.ListOffsetsTopicResponse(name=wanted.name, partitions=answers))
-    return ListOffsetsResponse(topics=topics)
+    )
+
+
+def _nothing(index: int, code: int) -> PartitionOffset:
+    return PartitionOffset(
+        partition_index=index, error_code=code, old_style_offsets=[], timestamp=-1, offset=-1, leader_epoch=-1
+    )
 
 
 async def _look_up(
     context: Context, version: int, isolation_level: int, name: str, wanted: ListOffsetsRequest.ListOffsetsPartition
 ) -> PartitionOffset:
-    answer = PartitionOffset(
-        partition_index=wanted.partition_index,
-        error_code=0,
-        old_style_offsets=[],
-        timestamp=-1,
-        offset=-1,
-        leader_epoch=-1,
-    )
+    answer = _nothing(wanted.partition_index, ErrorCode.NONE)
     timestamp = wanted.timestamp
     if isolation_level not in ISOLATION_LEVELS:
         answer.error_code = ErrorCode.UNKNOWN_SERVER_ERROR

@@ -9,7 +9,7 @@ for its time) is awaited, in a thread when it is large.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -92,7 +92,7 @@ def produce(context: Context, request: Request) -> Awaitable[None] | None:
     body: ProduceRequest = request.body  # type: ignore[assignment]
     pending = _Pending(request)
     slow: list[tuple[Topic, int, memoryview | None, PartitionResponse]] = []
-    for wanted in body.topic_data:
+    for wanted in _each_once(body.topic_data):
         answers: list[PartitionResponse] = []
         pending.response.responses.append(
             ProduceResponse.TopicProduceResponse(
@@ -118,6 +118,23 @@ def produce(context: Context, request: Request) -> Awaitable[None] | None:
         return _produce_slowly(context, pending, body, slow)
     pending.done()
     return None
+
+
+def _each_once(topics: Sequence[ProduceRequest.TopicProduceData]) -> Sequence[ProduceRequest.TopicProduceData]:
+    """Each partition once, as in Kafka: of one that is named twice the last batch counts, and is answered."""
+    doubled = len(topics) > 1 and len({(one.name, one.topic_id) for one in topics}) < len(topics)
+    for one in topics:
+        parts = one.partition_data
+        doubled = doubled or (len(parts) > 1 and len({part.index for part in parts}) < len(parts))
+    if not doubled:
+        return topics
+    found: dict[tuple[str, bytes], dict[int, ProduceRequest.PartitionProduceData]] = {}
+    for one in topics:
+        found.setdefault((one.name, one.topic_id), {}).update({part.index: part for part in one.partition_data})
+    return [
+        ProduceRequest.TopicProduceData(name=name, topic_id=topic_id, partition_data=list(parts.values()))
+        for (name, topic_id), parts in found.items()
+    ]
 
 
 def _refusal(request: Request, body: ProduceRequest, topic: Topic | None, index: int) -> ErrorCode:
