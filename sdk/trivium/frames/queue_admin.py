@@ -25,7 +25,9 @@ class QueueMember(NamedTuple):
 
 
 class QueuePlace(NamedTuple):
-    """Everything below `floor` is done, nothing from `end` on was handed out, the log ends at `log_end`."""
+    """Everything below `floor` is done, or among the `failed`, which wait to come again, also where a member gave them
+    back; nothing from `end` on was handed out, and the log ends at `log_end`.
+    """
 
     topic: str
     partition: int
