@@ -67,6 +67,7 @@ class Subscriber:
         self._news = anyio.Event()
         self._receives = 0
         self._stopping = False
+        self._left = False
 
     # -- taking
 
@@ -180,8 +181,8 @@ class Subscriber:
             self._held.settle(message)
 
     async def ack(self, message: Message) -> None:
-        """It is done; durable on return. Raises RequestRefused (RECEIPT_LATE): its time was over, and it may be done
-        again by others.
+        """It is done; durable on return. Again is fine. Raises RequestRefused (RECEIPT_LATE): its time was over, and it
+        may be done again by others.
         """
         await self._settle(message, ACK, -1, "")
 
@@ -210,10 +211,12 @@ class Subscriber:
     async def _settle(self, message: Message, verb: int, delay_ms: int | None, reason: str) -> None:
         if message.handout.lease == NO_LEASE:
             return
-        if not message.handout.is_pending(message.offset):
+        pending = message.handout.is_pending(message.offset)
+        if not pending and (verb != ACK or self._left):  # whether an acknowledgement repeats one, the broker knows
             raise RequestRefused(ErrorCode.RECEIPT_LATE, f"{_name(message)} is settled already")
         asked = self._ask(message, verb, delay_ms, reason)
-        self._held.settle(message)
+        if pending:
+            self._held.settle(message)
         await asked.done.wait()
         _check(asked, message)
 
@@ -317,6 +320,7 @@ async def subscriber(
                     made.stop()
                     with anyio.move_on_after(LEAVE_S_MAX, shield=True):
                         await membership.leave()
+                    made._left = True
                     for end in ends:
                         end.cancel()
                     tasks.cancel_scope.cancel()

@@ -238,6 +238,25 @@ async def test_receiving_asks_for_messages_and_a_lost_answer_is_the_same_again()
                 await messages.ack(message)
 
 
+async def test_to_acknowledge_what_is_acknowledged_is_done() -> None:
+    async with connected() as client:
+        await fill(client, 2)
+        async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+            one, two = [await anext(messages) for _ in range(2)]
+            messages.ack_nowait(one)
+            await messages.ack(one)
+            with trio.CancelScope() as given_up:
+                given_up.cancel()
+                await messages.ack(two)
+            await messages.ack(two)
+            with pytest.raises(trivium.RequestRefused) as refused:
+                await messages.nack(one)
+            assert refused.value.code == trivium.ErrorCode.RECEIPT_LATE
+            assert all(place.failed == 0 for place in (await client.describe_queues("g"))[0].places)
+        with pytest.raises(trivium.RequestRefused):  # who has left has nobody to ask
+            await messages.ack(one)
+
+
 async def test_what_a_members_client_does_is_shown() -> None:
     async with connected() as client:
         await fill(client, 3)
