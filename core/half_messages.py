@@ -6,8 +6,8 @@ Rules:
 * `end` is known by message id and may be repeated: the same end again is fine, another is told how it ended
   (MESSAGE_ENDED), as long as that is known (a day, ENDED_MAX of them). Ends of one message run one after the other.
 * Of one that is not ended in time, any live producer of its group is asked (`plan`: first after 6 s, then every 30 s).
-  "Unknown", no answer, or nobody to ask: asked again later. After 15 checks it is parked: asked no more, kept, listed,
-  and resumed or ended when someone says so.
+  "Unknown" or no answer: asked again later. After 15 checks it is parked: asked no more, kept, listed, and resumed or
+  ended when someone says so. While the group has no live producer nothing counts: whoever comes is asked.
 * At most HALVES_MAX wait, parked ones included; then new ones are refused with LIMIT_REACHED.
 * A committed message has the time of its commit as timestamp; one with `deliver-at` waits for its time from then on.
 """
@@ -56,6 +56,7 @@ CHECKS_PER_APPEND_MAX: Final = 1_000
 CHECK_TIMEOUT_S: Final = 10
 DECODED_BYTES_MAX: Final = 128 * 1024 * 1024
 LOOK_INTERVAL_MS: Final = 1_000
+UNASKED_INTERVAL_MS_MAX: Final = 10_000  # where nobody can be asked, it is looked for somebody again
 _KINDS: Final = ("any", "mixed", "transaction")
 
 
@@ -320,13 +321,20 @@ class HalfMessages:
         self._wake.set()
 
     def _due(self) -> list[Half]:
-        """Halves to be checked now, each counted and planned again; those with no check left are parked."""
+        """Halves to be checked now, counted and planned again. Those with no check left are parked, those of groups
+        without a producer wait for one.
+        """
         found: list[Half] = []
         now_ms = self._wall_ms()
-        while self._checks and self._checks[0][0] <= now_ms and len(found) < CHECKS_PER_APPEND_MAX:
+        for _ in range(CHECKS_PER_APPEND_MAX):
+            if not self._checks or self._checks[0][0] > now_ms:
+                break
             when_ms, number = heapq.heappop(self._checks)
             half = self._halves.get(number)
             if half is None or half.parked or half.next_check_ms != when_ms:
+                continue
+            if half.group not in self._producers:
+                self._plan(half, now_ms + min(half.plan.interval_ms, UNASKED_INTERVAL_MS_MAX))
                 continue
             if half.checks >= half.plan.checks_max:
                 half.parked = True

@@ -189,10 +189,44 @@ async def test_producers_are_asked_in_turn_until_one_knows() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def _does_not_know(question: Question) -> HalfEnd | None:
+    return None
+
+
+async def test_what_nobody_can_be_asked_about_waits_for_somebody() -> None:
+    """A producer that is away for a night finds nothing parked."""
+    clock = [START_MS]
+    async with halves(clock) as one, trio.open_nursery() as nursery:
+        (partition,) = (await one.topics.ensure("t", 1)).partitions
+        for name in ("a", "b"):
+            await one.send(name)
+        nursery.start_soon(one.halves.run)
+        for _ in range(50):
+            clock[0] += 30_000
+            one.halves.look()
+            await trio.testing.wait_all_tasks_blocked()
+        assert [(row.message_id, row.checks, row.parked) for row in one.halves.listed()] == [
+            ("a", 0, False),
+            ("b", 0, False),
+        ]
+
+        async def commits(question: Question) -> HalfEnd:
+            assert question.checks == 1
+            return HalfEnd.COMMITTED
+
+        one.halves.add_producer("g", commits)
+        clock[0] += 10_000
+        one.halves.look()
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(one.values(partition)) == ["a", "b"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_after_the_last_check_it_is_parked_over_restarts_and_can_be_resumed_or_ended() -> None:
     clock = [START_MS]
     async with halves(clock) as one, trio.open_nursery() as nursery:
         await one.topics.ensure("t", 1)
+        one.halves.add_producer("g", _does_not_know)
         for name in ("a", "b"):
             await one.send(name)
         nursery.start_soon(one.halves.run)
