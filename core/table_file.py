@@ -41,7 +41,8 @@ class TableFile:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{name}.sqlite"
         self._journal = folder / f"{name}.sqlite-wal"
-        self._little_left = False  # a checkpoint has moved nearly all
+        self._unmoved = True  # something was committed since the last checkpoint began
+        self._little_left = False  # that one has moved nearly all
         self._schema = schema
         self._identity = identity
         self._committed_s = self._checkpointed_s = time.monotonic()
@@ -100,6 +101,7 @@ class TableFile:
             self.connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", numbers.items())
             self.connection.execute("COMMIT")
             self.dirty = False
+            self._unmoved = True
             journal_bytes = self.journal_bytes
             if journal_bytes > JOURNAL_BYTES_MAX and (self._little_left or journal_bytes > JOURNAL_BYTES_HELD_MAX):
                 self._little_left = False
@@ -122,20 +124,26 @@ class TableFile:
 
     @property
     def checkpoint_is_due(self) -> bool:
+        if not self._unmoved:
+            return False
         return time.monotonic() - self._checkpointed_s > CHECKPOINT_INTERVAL_S or self.journal_bytes > JOURNAL_BYTES_MAX
 
     def checkpoint(self) -> None:
         """Moves what was committed from SQLite's journal into the table, with syncs. Any thread."""
         if self._path.exists():
             connection = self.connect()
+            self._unmoved = False
+            moved = 0
             try:
-                moved = 0
                 for _ in range(_ROUNDS_MAX):
                     before = moved
-                    moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[2]
-                    self._little_left = moved - before <= _LITTLE_FRAMES
-                    if self._little_left:
+                    busy, _frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    self._little_left = not busy and moved - before <= _LITTLE_FRAMES
+                    if busy or self._little_left:  # busy: the writer is at it
                         break
+            except sqlite3.Error:
+                self._unmoved = True
+                raise
             finally:
                 connection.close()
         self._checkpointed_s = time.monotonic()

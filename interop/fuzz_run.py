@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -16,8 +17,8 @@ from interop.fuzz_outcomes import MIB
 PAUSE_S: Final = 0.005
 
 
-class Witness(threading.Thread):
-    """A client whose connection must never break: it does one thing (`_once`) again and again."""
+class Witness(threading.Thread, ABC):
+    """A client whose connection must never break: it does one thing again and again (`_go_on`)."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -31,9 +32,9 @@ class Witness(threading.Thread):
         except BaseException as error:  # told to the one who waits for this thread
             self._failure = error
 
+    @abstractmethod
     def _serve(self) -> None:
         """Connects and calls `_go_on` with what is to be done."""
-        raise NotImplementedError
 
     def _go_on(self, once: Callable[[], None]) -> None:
         """Until the end; once at least, also where the attack was over before this thread ran."""
@@ -57,7 +58,7 @@ class Witness(threading.Thread):
         assert not self.is_alive()
 
 
-class PeakMemory(threading.Thread):
+class PeakMemory(threading.Thread, ABC):
     """Samples `read()` (bytes) until the end of the block; `peak_bytes` is the largest."""
 
     def __init__(self, read: Callable[[], int]) -> None:

@@ -10,6 +10,7 @@ import random
 import shutil
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from interop.places import scratch_root
 KILLED_AGAIN_SHARE = 0.2  # of restarts
 
 
-class Run:
+class Run(ABC):
     """One broker, its workers and the ledger over many rounds; a generation of rounds has topics of its own."""
 
     generation_rounds: int
@@ -35,20 +36,21 @@ class Run:
         self.kills = 0
         self.workers: Sequence[Worker] = ()
 
+    @abstractmethod
     def new_generation(self) -> None:
         """New topics in the place of the old ones; only while all workers rest."""
-        raise NotImplementedError
 
+    @abstractmethod
     def round(self) -> None:
         """Load, kill, restart, settle, check. Raises BrokerError or WorkerError where it cannot go on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> None:
         """Checks what can be only after the last round."""
 
+    @abstractmethod
     def counts(self) -> str:
         """What was done so far."""
-        raise NotImplementedError
 
     def end(self) -> None:
         for worker in self.workers:

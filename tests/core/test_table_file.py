@@ -73,3 +73,18 @@ def test_the_file_of_a_journal_that_was_large_is_cut(table: TableFile) -> None:
     for number in range(2):  # the first moves all of it, the second begins it again
         _write(table, written + number * ROWS)
     assert table.journal_bytes < 500_000
+
+
+def test_a_table_that_nobody_writes_to_needs_no_checkpoint(table: TableFile) -> None:
+    """However large the journal is that it was left with."""
+    written = 0
+    while table.journal_bytes <= 400_000:
+        _write(table, written)
+        written += ROWS
+    assert table.checkpoint_is_due
+    table.checkpoint()
+    assert table.journal_bytes > 400_000
+    assert not table.checkpoint_is_due
+    _write(table, written)
+    _write(table, written + ROWS)
+    assert table.journal_bytes <= 400_000
