@@ -40,7 +40,7 @@ from trivium.frames.halves import (
     ListHalves,
     SendHalf,
 )
-from trivium.message_ids import MessageIds, take_id
+from trivium.message_ids import message_ids, take_id
 from trivium.outgoing import HalfOptions, Headers, outgoing
 from trivium.records import DECODED_BYTES_MAX, build, decode
 from trivium.tasks import task_group
@@ -102,7 +102,7 @@ class HalfProducer:
         self._client = client
         self._group = group
         self._check = check
-        self._ids = MessageIds()
+        self._ids = message_ids()
         self._joined: Connection | None = None  # over which it has joined, or has asked to
 
     async def send(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from collections.abc import Iterator
 from itertools import count
 from typing import Final
 
@@ -17,18 +18,14 @@ Header = tuple[str, bytes | None]
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-class MessageIds:
-    """Iterate over it: each `next` is an id that no one else makes."""
-
-    def __init__(self) -> None:
-        self._prefix = base64.b32encode(secrets.token_bytes(10)).decode().lower() + "."
-        self._numbers = count()
-
-    def __iter__(self) -> MessageIds:
-        return self
-
-    def __next__(self) -> str:
-        return self._prefix + _base36(next(self._numbers))
+def message_ids() -> Iterator[str]:
+    """Each `next` is an id that no one else makes."""
+    prefix = base64.b32encode(secrets.token_bytes(10)).decode().lower() + "."
+    yield from (prefix + digit for digit in _DIGITS)
+    for front in count(1):  # what stands before the last digit: made once for 36 ids
+        start = prefix + _base36(front)
+        for digit in _DIGITS:
+            yield start + digit
 
 
 def take_id(headers: list[Header]) -> tuple[str, list[Header]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple, TypedDict
 
 import anyio
@@ -17,6 +18,8 @@ from trivium.trace_context import passed_on
 BATCH_BYTES_MAX = 512 * 1024  # of keys, values and headers in one batch: below the broker's limit of 1 MiB
 RECORD_OVERHEAD_BYTES = 32
 HEADER_OVERHEAD_BYTES = 8
+_new_tuple = tuple.__new__  # half the time of a NamedTuple's own
+_ID_OVERHEAD_BYTES = HEADER_OVERHEAD_BYTES + len(MESSAGE_ID)
 
 Place = tuple[str, int]  # topic, partition
 Headers = Mapping[str, bytes | None] | Sequence[tuple[str, bytes | None]]
@@ -146,7 +149,9 @@ def outgoing(
         raise TypeError("keys and values are bytes or None")
     if message_id is None:
         message_id = next(ids)
-    pairs: list[tuple[str, bytes | None]] = [(MESSAGE_ID, message_id.encode())]
+    id_bytes = message_id.encode()
+    pairs: list[tuple[str, bytes | None]] = [(MESSAGE_ID, id_bytes)]
+    size = RECORD_OVERHEAD_BYTES + _ID_OVERHEAD_BYTES + len(id_bytes)
     if headers:
         pairs += pairs_of(headers)
     if (context := passed_on()) and all(name != TRACE_PARENT for name, _ in pairs):
@@ -163,16 +168,21 @@ def outgoing(
     if once_id is not None:
         pairs.append((ONCE_ID, once_id.encode()))
         asks = True
-    size = RECORD_OVERHEAD_BYTES + (len(value) if value else 0) + (len(key) if key else 0)
-    for name, data in pairs:
-        if not isinstance(name, str) or not (data is None or isinstance(data, bytes)):
-            raise TypeError("headers are pairs of text and bytes or None")
-        size += HEADER_OVERHEAD_BYTES + len(name.encode()) + (len(data) if data else 0)
+    if value:
+        size += len(value)
+    if key:
+        size += len(key)
+    if len(pairs) > 1:
+        for name, data in islice(pairs, 1, None):
+            if not isinstance(name, str) or not (data is None or isinstance(data, bytes)):
+                raise TypeError("headers are pairs of text and bytes or None")
+            size += HEADER_OVERHEAD_BYTES + len(name.encode()) + (len(data) if data else 0)
     if timestamp_ms is None:
         timestamp_ms = time.time_ns() // 1_000_000
     else:
         _check_time("timestamp_ms", timestamp_ms, -1)  # none
-    return Outgoing(topic, partition, Record(0, timestamp_ms, key, value, pairs), message_id, size, asks)
+    record = _new_tuple(Record, (0, timestamp_ms, key, value, pairs))
+    return Outgoing(topic, partition, record, message_id, size, asks)
 
 
 def _check_time(name: str, time_ms: int, least: int) -> None:
@@ -184,6 +194,12 @@ def settle_batch(where: Place, batch: Sequence[Outgoing], result: SendResult) ->
     """A batch is durable."""
     topic, partition = where
     base_offset = result.base_offset
+    if base_offset >= 0 and not result.notes:  # nearly always, and a third of the time of what follows
+        for offset, one in enumerate(batch, base_offset):
+            one.sent = _new_tuple(Sent, (topic, partition, offset, one.message_id, False, False))
+            if one._done is not None:
+                one._done.set()
+        return
     notes = {note.at: note for note in result.notes}
     for at, one in enumerate(batch):
         note = notes.get(at)

@@ -23,7 +23,7 @@ from trivium.client import Client
 from trivium.errors import BufferFull, Closed, ErrorCode, KeyChanged, RequestRefused, TriviumError
 from trivium.frames.sending import ATOMIC, LOOK, NO_REPLY, Send, SendEntry, SendIf
 from trivium.idempotent_sender import IdempotentSender
-from trivium.message_ids import MessageIds
+from trivium.message_ids import message_ids
 from trivium.outgoing import (
     BATCH_BYTES_MAX,
     Headers,
@@ -66,7 +66,7 @@ class Producer:
         self._sender = IdempotentSender(client, codec)
         self._linger_s = linger_ms / 1000
         self._buffer_bytes_max = buffer_bytes_max
-        self._ids = MessageIds()
+        self._ids = message_ids()
         self._unplaced: list[Outgoing] = []  # of topics whose partitions are not known yet
         self._placing = False  # they are being asked for
         self._waiting: dict[Place, list[Outgoing]] = {}

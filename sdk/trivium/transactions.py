@@ -29,7 +29,7 @@ from trivium.errors import ErrorCode, RequestRefused, TriviumError
 from trivium.frames.offsets import OffsetEntry
 from trivium.frames.sending import Send, SendEntry
 from trivium.frames.transactions import EndTransaction, OpenTransactions, SendOffsets, TransactionalProducer
-from trivium.message_ids import MessageIds
+from trivium.message_ids import message_ids
 from trivium.outgoing import BATCH_BYTES_MAX, Outgoing, Place, PlaceOptions, outgoing
 from trivium.record_batch import Codec
 from trivium.records import build
@@ -79,7 +79,7 @@ class TransactionalSender:
 
     def __init__(self, client: Client, transactional_id: str, timeout_ms: int, codec: Codec) -> None:
         self.client = client
-        self.ids = MessageIds()
+        self.ids = message_ids()
         self.round = 0
         self._transactional_id = transactional_id
         self._timeout_ms = timeout_ms
