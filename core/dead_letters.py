@@ -2,6 +2,8 @@
 
 * `dead-letters.<group>`, one partition: Kafka and native clients read it like any topic, MQTT does not see it.
 * One append holds the record and the end of its row, so a message is in one place or the other, never in both or none.
+* A dead letter has no time to live: it is there for who looks why it failed, and to be sent again. The header of its
+  message that says one bears another name.
 * To send one again gives it a row as if it had failed, in the dead letters' own partition: only this group gets it, and
   nothing is copied. It stays readable in the topic as long as the topic keeps it.
 """
@@ -114,7 +116,8 @@ class DeadLetters:
         origin = place_id(self._topics.cluster_id, one.queue.partition, one.offset)
         # One that was sent again and failed again says where it came from at first.
         known = {name: value for name, value in one.record.headers if name.startswith(names.DEAD_LETTER_PREFIX)}
-        kept = [header for header in one.record.headers if header[0] not in known]
+        kept = [header for header in one.record.headers if header[0] not in known and header[0] != names.EXPIRY_S]
+        expiry_s = dict(one.record.headers).get(names.EXPIRY_S) or known.get(names.DEAD_LETTER_EXPIRY_S)
         said: Headers = [
             (names.DEAD_LETTER_GROUP, group.encode()),
             (names.DEAD_LETTER_TOPIC, known.get(names.DEAD_LETTER_TOPIC) or one.queue.topic.encode()),
@@ -123,6 +126,7 @@ class DeadLetters:
             (names.DEAD_LETTER_ATTEMPTS, b"%d" % failed.attempts),
             (names.DEAD_LETTER_REASON, failed.reason.encode()),
             (names.DEAD_LETTER_TIME, b"%d" % wall_ms),
+            *([] if expiry_s is None else [(names.DEAD_LETTER_EXPIRY_S, expiry_s)]),
         ]
         return Record(0, one.record.timestamp, one.record.key, one.record.value, [*with_id(kept, origin), *said])
 

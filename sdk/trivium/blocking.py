@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from anyio import CapacityLimiter, to_thread
 
@@ -64,7 +65,9 @@ class Subscriber(Blocking[async_subscriber.Subscriber]):
             while True:
                 while self._here:
                     message = self._here.popleft()
-                    if self._made.begin(message):
+                    if message.is_expired:
+                        self._loop.call_soon(partial(self._made.ack_nowait, message))
+                    elif self._made.begin(message):
                         return message
                 self._loop.call(self._fetch)
                 if not self._here:

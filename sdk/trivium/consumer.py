@@ -179,7 +179,8 @@ class Consumer:
                 await self._follow_resets()
             for message in self._messages:
                 self._handed[message.topic, message.partition] = message.offset + 1
-                return message
+                if not message.headers or not is_expired(message.headers, message.timestamp_ms):
+                    return message
             self._handed.update(self._positions)
             await self._follow_resets()
             await self._pull()
@@ -253,7 +254,7 @@ def _open(entry: PullEntry, result: PullResult, data: memoryview, *, committed: 
         if committed and header.is_transactional and header.producer_id in aborting:
             continue
         for offset, timestamp_ms, key, value, headers in decode(batch, DECODED_BYTES_MAX):
-            if offset >= entry.offset and not (headers and is_expired(headers, timestamp_ms)):
+            if offset >= entry.offset:
                 message_id, rest = take_id(headers)
                 found.append(Message(entry.topic, entry.partition, offset, timestamp_ms, key, value, rest, message_id))
     return found, following

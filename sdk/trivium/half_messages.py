@@ -113,16 +113,24 @@ class HalfProducer:
         key: bytes | None = None,
         headers: Headers = (),
         partition: int | None = None,
+        ttl_s: int | None = None,
         deliver_at_ms: int | None = None,
         first_check_ms: int = 0,
         check_interval_ms: int = 0,
         checks_max: int = 0,
     ) -> Half:
-        """Keeps a message that nobody sees before it is committed; durable on return. 0 takes the broker's default
-        (6 s, 30 s, 15 checks). Raises RequestRefused.
+        """Keeps a message that nobody sees before it is committed; durable on return. Its `ttl_s` count from then on. 0
+        takes the broker's default (6 s, 30 s, 15 checks). Raises RequestRefused.
         """
         one = outgoing(
-            topic, value, self._ids, key=key, headers=headers, partition=partition, deliver_at_ms=deliver_at_ms
+            topic,
+            value,
+            self._ids,
+            key=key,
+            headers=headers,
+            partition=partition,
+            ttl_s=ttl_s,
+            deliver_at_ms=deliver_at_ms,
         )
         where = one.choose_partition(await self._client.partitions(topic, create=True), hash(one.message_id))
         plan = (first_check_ms, check_interval_ms, checks_max)

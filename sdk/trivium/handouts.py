@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from trivium.expiry import is_expired
 from trivium.frames.queues import Delivery
 from trivium.message_ids import take_id
 from trivium.record_batch import HEADER_BYTES
@@ -97,3 +98,8 @@ class Message(NamedTuple):
     attempt: int
     handout: Handout
     message_id: str = ""
+
+    @property
+    def is_expired(self) -> bool:
+        """Its time to live is over, by this machine's clock."""
+        return bool(self.headers) and is_expired(self.headers, self.timestamp_ms)

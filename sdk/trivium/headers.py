@@ -29,4 +29,5 @@ DEAD_LETTER_OFFSET: Final = "trivium.dead-letter.offset"
 DEAD_LETTER_ATTEMPTS: Final = "trivium.dead-letter.attempts"
 DEAD_LETTER_REASON: Final = "trivium.dead-letter.reason"
 DEAD_LETTER_TIME: Final = "trivium.dead-letter.time-ms"
+DEAD_LETTER_EXPIRY_S: Final = "trivium.dead-letter.expiry-s"  # its EXPIRY_S: a dead letter is kept for who looks
 DEAD_LETTER_PREFIX: Final = "trivium.dead-letter."

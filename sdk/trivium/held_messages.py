@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import anyio
 
-from trivium.expiry import is_expired
+from trivium.expiry import can_expire
 from trivium.frames.queues import NO_LEASE, REJECT, Delivery, SettleEntry
 from trivium.handouts import Handout, Message
 from trivium.record_batch import BatchError
@@ -28,6 +28,7 @@ class HeldMessages:
         self._handouts: dict[Handout, None] = {}  # with messages that are not settled
         self._waiting: deque[Handout] = deque()  # of them those that nobody has opened
         self.opened: deque[Message] = deque()  # messages that nobody has been given
+        self._can_expire = False  # some of them
         self._messages = self._bytes = 0  # of `_handouts`
         self._returned_messages = self._returned_bytes = 0  # not yet granted again
         self.granting = anyio.Event()
@@ -46,10 +47,19 @@ class HeldMessages:
             self._waiting.append(handout)
 
     def open(self) -> bool:
-        """Whether there is a message to give."""
-        while not self.opened and self._waiting:
-            self._open_next()
-        return bool(self.opened)
+        """Whether there is a message to give. Those whose time is over are not: they are done."""
+        while self.opened or self._waiting:
+            if not self.opened:
+                self._can_expire = False
+                self._open_next()
+            elif self._can_expire and (message := self.opened[0]).is_expired:
+                self.opened.popleft()
+                if message.handout.lease != NO_LEASE:
+                    self._settling.ack(message.handout, message.offset)
+                self.settle(message)
+            else:
+                return True
+        return False
 
     def _open_next(self) -> None:
         handout = self._waiting.popleft()
@@ -64,13 +74,8 @@ class HeldMessages:
             handout.pending = 0
             self._close(handout)
             return
-        for message in messages:
-            if not message.headers or not is_expired(message.headers, message.timestamp_ms):
-                self.opened.append(message)
-                continue
-            if handout.lease != NO_LEASE:
-                self._settling.ack(handout, message.offset)
-            self.settle(message)
+        self.opened += messages
+        self._can_expire |= any(message.headers and can_expire(message.headers) for message in messages)
 
     def give(self) -> Message:
         """The first of `opened`, to the application."""

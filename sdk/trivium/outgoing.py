@@ -18,6 +18,7 @@ from trivium.trace_context import passed_on
 BATCH_BYTES_MAX = 512 * 1024  # of keys, values and headers in one batch: below the broker's limit of 1 MiB
 RECORD_OVERHEAD_BYTES = 32
 HEADER_OVERHEAD_BYTES = 8
+TTL_S = range(1, 2**32)  # as MQTT's Message Expiry Interval
 _new_tuple = tuple.__new__  # half the time of a NamedTuple's own
 _ID_OVERHEAD_BYTES = HEADER_OVERHEAD_BYTES + len(MESSAGE_ID)
 
@@ -36,6 +37,7 @@ class PlainOptions(TypedDict, total=False):
     key: bytes | None
     headers: Headers
     timestamp_ms: int | None
+    ttl_s: int | None
 
 
 class PlaceOptions(PlainOptions, total=False):
@@ -43,7 +45,6 @@ class PlaceOptions(PlainOptions, total=False):
 
 
 class SendOptions(PlaceOptions, total=False):
-    ttl_s: int | None
     deliver_at_ms: int | None
     once_id: str | None
 
@@ -54,6 +55,7 @@ class HalfOptions(TypedDict, total=False):
     key: bytes | None
     headers: Headers
     partition: int | None
+    ttl_s: int | None
     deliver_at_ms: int | None
     first_check_ms: int
     check_interval_ms: int
@@ -157,8 +159,8 @@ def outgoing(
     if (context := passed_on()) and all(name != TRACE_PARENT for name, _ in pairs):
         pairs += context
     if ttl_s is not None:
-        if ttl_s < 1:
-            raise ValueError(f"ttl_s={ttl_s}: give whole seconds, at least 1")
+        if not isinstance(ttl_s, int) or ttl_s not in TTL_S:
+            raise ValueError(f"ttl_s={ttl_s!r}: give whole seconds, 1 to {TTL_S[-1]}")
         pairs.append((EXPIRY_S, b"%d" % ttl_s))
     asks = False
     if deliver_at_ms is not None:

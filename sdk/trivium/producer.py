@@ -203,13 +203,14 @@ class Producer:
         last_offset: int,
         headers: Headers = (),
         timestamp_ms: int | None = None,
+        ttl_s: int | None = None,
     ) -> Sent:
         """Stores a message if the last one of its key stands at `last_offset` (-1: there is none); durable on return.
 
         Raises KeyChanged, which tells where it stands; RequestRefused (CONTENDED: try again); Disconnected, when it is
         not known whether it is stored: look at the key then.
         """
-        one = outgoing(topic, value, self._ids, key=key, headers=headers, timestamp_ms=timestamp_ms)
+        one = outgoing(topic, value, self._ids, key=key, headers=headers, timestamp_ms=timestamp_ms, ttl_s=ttl_s)
         _, where = await self._place(one)
         batch = build([one.record], codec=self._codec)
         reply, _ = await self._client.request(SendIf(topic, where, last_offset), [batch], retry=False)

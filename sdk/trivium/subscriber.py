@@ -15,12 +15,14 @@ Rules:
 - Leaving the block, or `stop`: nothing more is given out, what has not been started on goes back without counting as an
   attempt, what was settled is sent, and the group is left. What was started on and not settled has failed.
 - In a broadcast nothing is settled.
-- A message whose time to live is over (by this machine's clock) is acknowledged unseen.
+- A message whose time to live is over (by this machine's clock) when it would be given out is acknowledged unseen.
 """
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -40,6 +42,7 @@ from trivium.frames.queues import (
     Deliver,
     QueueSettings,
     Receive,
+    ReceiveReply,
     SettleEntry,
     Subscribe,
 )
@@ -93,7 +96,7 @@ class Subscriber:
     def take_nowait(self) -> Message | None:
         """The next message if there is one here."""
         held = self._held
-        return held.give() if not self._stopping and (held.opened or held.open()) else None
+        return held.give() if not self._stopping and held.open() else None
 
     async def take_ahead(self, messages_max: int) -> list[Message]:
         """As many messages as are here, at least one, none after `stop`. They do not count as started on before `begin`
@@ -116,7 +119,7 @@ class Subscriber:
         """Until there is a message; False when there will be none: after `stop`, or `_check_taken` says why."""
         held = self._held
         while not self._stopping:
-            if held.opened or held.open():
+            if held.open():
                 return True
             if self._membership.error is not None:
                 return False
@@ -148,17 +151,26 @@ class Subscriber:
         """
         if self._stopping:
             return []
+        until_s = time.monotonic() + wait_ms / 1000
+        found: list[Message] = []
+        while not self._stopping:
+            left_ms = max(0, math.ceil((until_s - time.monotonic()) * 1000))
+            reply, payload = await self._receive(messages_max, left_ms)
+            self._held.deliver(reply.entries, payload)
+            while (message := self.take_nowait()) is not None:
+                found.append(message)
+            if found or not (reply.entries and left_ms):
+                break
+            # Nothing of what came can be given: its time to live is over, or it cannot be read.
+        return found
+
+    async def _receive(self, messages_max: int, wait_ms: int) -> tuple[ReceiveReply, memoryview]:
         request = Receive(self._subscribe.stream, self._receives, messages_max, self._credit_bytes, wait_ms)
         while True:
             with suppress(Disconnected):
-                reply, payload = await self._membership.request(request)
-                break
-        self._receives += 1
-        self._held.deliver(reply.entries, payload)
-        found = []
-        while (message := self.take_nowait()) is not None:
-            found.append(message)
-        return found
+                answer = await self._membership.request(request)
+                self._receives += 1
+                return answer
 
     def status(self) -> dict[str, Any]:
         """What it has, for `Client.member_status`."""
