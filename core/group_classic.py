@@ -151,7 +151,8 @@ class ClassicGroup:
         return {name for name, count in self.supporters.items() if count == len(self.members)}
 
     def supports(self, protocol_type: str, protocols: list[tuple[str, bytes]]) -> bool:
-        if self.state is State.EMPTY:
+        """Whether who joins with these can be in one group with the members; where none are left, anybody can."""
+        if not self.members:
             return bool(protocol_type) and bool(protocols)
         return self.protocol_type == protocol_type and not self.candidates().isdisjoint(name for name, _ in protocols)
 

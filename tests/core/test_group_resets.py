@@ -5,7 +5,7 @@ broker dies.
 from __future__ import annotations
 
 from core.errors import CoreError
-from tests.core.groups_driver import World
+from tests.core.groups_driver import DELAY_MS, World
 from tests.core.test_groups_consumer import Member
 
 E = CoreError
@@ -47,6 +47,15 @@ def test_who_waits_for_its_assignment_is_told_at_once() -> None:
     world.reset(3)
     assert [answer.error for answer in syncing] == [E.UNKNOWN_MEMBER]
     assert world.commit(9, follower.member_id, follower.generation) == [E.UNKNOWN_MEMBER]
+
+
+def test_members_come_back_to_a_rebalance_that_everybody_was_removed_from() -> None:
+    world = World()
+    assert world.join() == []  # the delay of a first rebalance runs
+    world.reset(3)
+    back = world.join()
+    world.pass_time(2 * DELAY_MS)
+    assert [answer.error for answer in back] == [None]
 
 
 def test_kip848_members_are_fenced_and_come_back_with_a_higher_epoch() -> None:

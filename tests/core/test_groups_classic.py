@@ -52,6 +52,16 @@ def test_only_the_leader_learns_who_is_in_the_group() -> None:
     assert list(lists.values()) == [[], []]
 
 
+def test_who_joins_when_all_that_waited_have_left_makes_the_group_anew() -> None:
+    world = World()
+    (refused,) = world.join(needs_member_id=True)
+    world.join(refused.member_id, needs_member_id=True)
+    world.leave(refused.member_id)
+    joined = world.join(protocols={"other": b""}, protocol_type="connect")
+    world.pass_time(2 * DELAY_MS)
+    assert (joined[0].error, joined[0].protocol) == (None, "other")
+
+
 def test_the_protocol_is_the_one_most_members_put_first_among_those_all_support() -> None:
     world = World()
     joins = [world.join(protocols=dict.fromkeys(names.split(), b"")) for names in ("a b c", "c b", "b c x", "b c")]
