@@ -112,6 +112,7 @@ class ConsumerGroup:
     dirty: set[str] = field(default_factory=set)  # member ids whose records must be written
     dirty_group: bool = False
     protocol_type: str = CONSUMER_PROTOCOL_TYPE
+    expelled_until_ms: float = 0  # those whom a reset removed may not have heard of it
 
     # -- questions
 
@@ -172,6 +173,11 @@ class ConsumerGroup:
         left = [member for member in self.members.values() if member.id not in leaving]
         return bool(left) and all(member.classic is not None for member in left)
 
+    def session_timeout_ms(self, default_ms: int) -> int:
+        """`default_ms`: that of members which speak KIP-848."""
+        sides = [member.classic for member in self.members.values()]
+        return max((default_ms if side is None else side.session_timeout_ms for side in sides), default=0)
+
     def check_commit(
         self, member_id: str, instance_id: str | None, epoch: int, *, transactional: bool, knows_epochs: bool
     ) -> None:
@@ -212,6 +218,7 @@ class ConsumerGroup:
         if before is not None:
             self._disown(before)
         self.members[member.id] = member
+        self.expelled_until_ms = 0
         if before is not None and before.regex != member.regex:
             self._forget_regexes()
         for topic_id, partitions in (*member.assigned.items(), *member.revoking.items()):

@@ -119,6 +119,7 @@ class ClassicGroup:
     sync_deadline_ms: float = NEVER
     armed_ms: float = NEVER  # the earliest deadline that the sweep knows of
     stored: bool = False  # has a record in the log
+    expelled_until_ms: float = 0  # those whom a reset removed may not have heard of it
 
     # -- questions
 
@@ -145,6 +146,10 @@ class ClassicGroup:
     @property
     def rebalance_timeout_ms(self) -> int:
         return max((member.rebalance_timeout_ms for member in self.members.values()), default=0)
+
+    @property
+    def session_timeout_ms(self) -> int:
+        return max((member.session_timeout_ms for member in self.members.values()), default=0)
 
     def candidates(self) -> set[str]:
         """The protocols that every member supports."""
@@ -223,6 +228,7 @@ class ClassicGroup:
         if self.leader is None:
             self.leader = member.id
         self.members[member.id] = member
+        self.expelled_until_ms = 0
         self.supporters.update(set(dict(member.protocols)))
         if member.instance_id is not None:
             self.static_members[member.instance_id] = member.id

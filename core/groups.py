@@ -271,13 +271,19 @@ class Groups:
         self._log.write(changes, lambda error: self.deleted(group_id) if error is None else None)
 
     def expel(self, group_id: str, now_ms: int) -> None:
-        """Removes all members, who join anew when they hear of it; what they still commit is refused."""
+        """Removes all members, who join anew when they hear of it. What they still commit is refused, until their
+        sessions would have ended also what comes in nobody's name: aiokafka commits so before it joins again.
+        """
         self._now_ms = now_ms
         group = self._groups.get(group_id)
         if isinstance(group, ConsumerGroup):
+            sessions_ms = group.session_timeout_ms(self.limits_of(group_id).consumer_session_timeout_ms)
             self._consumer.fence(group, set(group.members), now_ms, lambda error: None)
         elif group is not None:
+            sessions_ms = group.session_timeout_ms
             self._classic.expel(group, now_ms)
+        if group is not None:
+            group.expelled_until_ms = max(group.expelled_until_ms, now_ms + sessions_ms)
 
     def subscribed(self, group_id: str) -> set[str]:
         """The topics that the group's members subscribe, as far as they are known."""
@@ -307,6 +313,8 @@ class Groups:
                 known = knows_epochs and not transactional
                 raise CoreFailure(CoreError.GROUP_NOT_FOUND if known else CoreError.ILLEGAL_GENERATION)
             self._check_room()
+        elif generation < 0 and not transactional and now_ms < group.expelled_until_ms:
+            raise CoreFailure(CoreError.UNKNOWN_MEMBER)
         elif isinstance(group, ConsumerGroup):
             try:
                 group.check_commit(

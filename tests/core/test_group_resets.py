@@ -58,6 +58,35 @@ def test_members_come_back_to_a_rebalance_that_everybody_was_removed_from() -> N
     assert [answer.error for answer in back] == [None]
 
 
+def test_what_a_member_commits_in_nobodys_name_before_it_joins_again_is_refused() -> None:
+    for member in (None, Member):
+        world = World()
+        if member is None:
+            world.form()
+        else:
+            member(world, "one").beat()
+        world.reset(3)
+        assert world.commit(50) == [E.UNKNOWN_MEMBER]
+        world.pass_time(60_000)  # nobody came back
+        assert world.commit(50) == [None]
+
+
+def test_when_members_came_back_and_left_anybody_may_commit() -> None:
+    world = World()
+    world.form()
+    world.reset(3)
+    (member,), _ = world.form()
+    world.leave(member)
+    assert world.commit(50) == [None]
+
+
+def test_who_was_in_no_group_commits_after_a_reset_as_before() -> None:
+    world = World()
+    assert world.commit(50) == [None]
+    world.reset(3)
+    assert world.commit(50) == [None]
+
+
 def test_kip848_members_are_fenced_and_come_back_with_a_higher_epoch() -> None:
     world = World()
     one, two = Member(world, "one"), Member(world, "two")
