@@ -88,15 +88,17 @@ class Groups:
             self.on_deadline()
 
     def consumer_group(self, group_id: str, create: bool) -> ConsumerGroup:
-        """The KIP-848 group; with `create` one is made, or made of a classic one. Raises
-        CoreFailure(GROUP_NOT_FOUND).
+        """The KIP-848 group; with `create` one is made, or made of a classic one. Raises CoreFailure: GROUP_NOT_FOUND;
+        UNKNOWN_MEMBER for one that became classic behind the member's back (a reset, a session that ended), as the
+        member then joins again, where it ends by GROUP_NOT_FOUND.
         """
         group = self._groups.get(group_id)
         if isinstance(group, ConsumerGroup):
             return group
+        if not create and group is None:
+            raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"Group {group_id} not found.")
         if not create:
-            kind = "not found" if group is None else "not a consumer group"
-            raise CoreFailure(CoreError.GROUP_NOT_FOUND, f"Group {group_id} {kind}.")
+            raise CoreFailure(CoreError.UNKNOWN_MEMBER, f"Group {group_id} is not a consumer group.")
         if group is not None and not group.is_empty:
             return self._migration.upgrade(group, self._now_ms)
         if group is None:

@@ -105,6 +105,18 @@ def test_kip848_members_are_fenced_and_come_back_with_a_higher_epoch() -> None:
     assert world.commit(4, "one", one.epoch) == [None]
 
 
+def test_a_kip848_member_joins_again_where_a_classic_one_was_faster() -> None:
+    world = World()
+    one = Member(world, "one")
+    one.beat()
+    world.join()
+    world.reset(3)
+    world.join()
+    assert world.consumer_beat("one", one.epoch, owned=one.owned).error is E.UNKNOWN_MEMBER
+    one.join()
+    assert one.epoch > 0
+
+
 def test_a_commit_that_is_on_its_way_does_not_undo_it() -> None:
     world = World()
     (member,), generation = world.form()
