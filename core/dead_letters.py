@@ -21,9 +21,9 @@ from core.message_ids import place_id, with_id
 from core.queue_batches import OpenedBatches
 from core.queue_codec import failed_key
 from core.queue_group import QueueGroup
+from core.queue_log import QueueLog
 from core.queue_partition import QueuePartition
 from core.queue_types import DEAD_LETTERS_PREFIX
-from core.state import StateLog
 from core.store.engine import Append, Engine, append
 from core.topics import Topics
 from trivium import headers as names
@@ -57,10 +57,10 @@ def topic_of(group: str) -> str:
 class DeadLetters:
     """Moves what is dying. One `bury` at a time for a group."""
 
-    def __init__(self, engine: Engine, topics: Topics, state: StateLog, opened: OpenedBatches) -> None:
+    def __init__(self, engine: Engine, topics: Topics, queue_log: QueueLog, opened: OpenedBatches) -> None:
         self._engine = engine
         self._topics = topics
-        self._state = state
+        self._log = queue_log
         self._opened = opened
 
     async def bury(self, group: QueueGroup, wall_ms: int) -> None:
@@ -69,19 +69,24 @@ class DeadLetters:
         if not taken:
             return
         topic = await self._topics.ensure(topic_of(group.id), 1, CONFIG)
+        # Rows first: one that is written behind its end would come back to life at the next start.
+        await self._log.put([])
         # A reset or retention may have come meanwhile.
-        taken = [one for one in taken if _is_dying(one.queue, one.offset)]
+        taken = [one for one in taken if one.queue.bury(one.offset)]
         if not taken:
             return
         records = [self._letter(group.id, one, wall_ms) for one in taken]
         rows = [(failed_key(group.id, one.queue.partition, one.offset), None) for one in taken]
         batch = build(records)
         answers = await append(
-            self._engine, [Append(topic.partitions[0], parse_header(batch), batch), self._state.entry(rows)]
+            self._engine, [Append(topic.partitions[0], parse_header(batch), batch), self._log.state.entry(rows)]
         )
         for answer in answers:
             error = store_error(answer.outcome)
             if error is not None:
+                for one in taken:
+                    one.queue.not_dead(one.offset)
+                    group.touch(one.queue)
                 raise CoreFailure(error)
         gone = {(id(one.queue), one.offset) for one in taken}
         for one in taken:

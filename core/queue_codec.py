@@ -3,7 +3,7 @@
     group               the group's name -> JSON: subscription, policy, whether it is paused
     floor    group, partition -> offset below which all is done; leases up to a number are void
     done     group, partition, chunk -> which of 1,024 offsets are done
-    failed   group, partition, offset -> attempts, when to try again (wall clock), key's hash, last reason
+    failed   group, partition, offset -> attempts, when to try again (wall clock, or NEVER_MS), key's hash, last reason
 
 `partition` is the engine's number, which is never used again.
 """
@@ -25,6 +25,7 @@ CHUNK_BITS: Final = 10
 CHUNK: Final = 1 << CHUNK_BITS
 CHUNK_BYTES: Final = CHUNK // 8
 NO_KEY_HASH: Final = -1
+NEVER_MS: Final = -1  # of a failed message that becomes a dead letter: it is not tried again
 VERSION: Final = 1
 
 

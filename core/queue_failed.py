@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Callable
 from typing import Final
 
-from core.queue_codec import FailedRow, failed_key, pack_failed
+from core.queue_codec import NEVER_MS, FailedRow, failed_key, pack_failed
 from core.state import Change
 
 TIMES_SPARE: Final = 1_000  # entries of a heap of times beside twice those that count
@@ -17,10 +17,10 @@ TIMES_SPARE: Final = 1_000  # entries of a heap of times beside twice those that
 
 class Failed:
     """A message to be tried again. `lease` is the last one it was under; `leased`: now. `dying`: it becomes a dead
-    letter and is nobody's any more.
+    letter and is nobody's any more; `burying`: the append that does it, which ends the row, is on its way.
     """
 
-    __slots__ = ("attempts", "dying", "key", "lease", "leased", "not_before_ms", "reason")
+    __slots__ = ("attempts", "burying", "dying", "key", "lease", "leased", "not_before_ms", "reason")
 
     def __init__(self, attempts: int, not_before_ms: int, key: int | None, reason: str, lease: int) -> None:
         self.attempts = attempts
@@ -29,7 +29,7 @@ class Failed:
         self.reason = reason
         self.lease = lease
         self.leased = False
-        self.dying = False
+        self.dying = self.burying = False
 
 
 class FailedMessages:
@@ -59,10 +59,29 @@ class FailedMessages:
         self._dirty.add(offset)
         return True
 
-    def dead(self, offset: int) -> bool:
-        """The message is a dead letter, durably: its row went with the same append. False: it had none."""
-        if self.rows.pop(offset, None) is None:
+    def bury(self, offset: int) -> bool:
+        """The end of its row goes into an append of its own, of which `dead` or `not_dead` tells. False: it is not
+        dying, or its row is still to be written, and would be behind its end.
+        """
+        failed = self.rows.get(offset)
+        if failed is None or not failed.dying or offset in self._dirty:
             return False
+        failed.burying = True
+        return True
+
+    def not_dead(self, offset: int) -> None:
+        """That append was refused."""
+        failed = self.rows.get(offset)
+        if failed is not None and failed.burying:
+            failed.burying = False
+            self._dirty.add(offset)  # in case that it was passed over
+
+    def dead(self, offset: int) -> bool:
+        """The message is a dead letter, durably: its row went with the same append. False: there has been a reset."""
+        failed = self.rows.get(offset)
+        if failed is None or not failed.burying:
+            return False
+        del self.rows[offset]
         self._stored.discard(offset)
         self._dirty.discard(offset)
         return True
@@ -98,7 +117,8 @@ class FailedMessages:
             failed = self.rows.get(offset)
             if failed is not None:
                 key = -1 if failed.key is None else failed.key
-                row = FailedRow(failed.attempts, wall_ms_of(failed.not_before_ms), key, failed.reason)
+                when_ms = NEVER_MS if failed.dying else wall_ms_of(failed.not_before_ms)
+                row = FailedRow(failed.attempts, when_ms, key, failed.reason)
                 found.append((failed_key(group, partition, offset), pack_failed(row)))
                 self._stored.add(offset)
             elif offset in self._stored:
@@ -117,8 +137,9 @@ class FailedMessages:
         self._stored.update(offsets)
 
     def write_all(self) -> None:
-        """Everything is to be written, as if nothing had been."""
+        """Everything is to be written, as if nothing had been; not behind the end of a row that is on its way."""
         self._dirty |= self.rows.keys() | self._stored
+        self._dirty -= {offset for offset, failed in self.rows.items() if failed.burying}
 
     @property
     def is_dirty(self) -> bool:

@@ -283,6 +283,6 @@ class QueueGroup(Holders[Member]):
         """After a start: what had failed for the last time goes on becoming a dead letter."""
         for queue in self.queues.values():
             for offset, failed in queue.failed.items():
-                if failed.attempts >= self.policy.attempts_max:
+                if failed.dying or failed.attempts >= self.policy.attempts_max:
                     failed.dying = True
                     self.dying.append((queue, offset))

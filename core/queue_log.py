@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from core.errors import CoreError
+import trio
+
+from core.errors import CoreError, CoreFailure
 from core.group_log import store_error
 from core.queue_group import QueueGroup
 from core.queue_partition import QueuePartition
@@ -61,6 +63,22 @@ class QueueLog:
     def wait(self, answer: Answer) -> None:
         """Answers when everything that has been touched or changed so far is durable."""
         self._waiting.append(answer)
+
+    async def put(self, changes: Sequence[Change]) -> None:
+        """Returns when these, and all that has been touched or changed so far, are durable. Raises CoreFailure."""
+        answered = trio.Event()
+        errors: list[CoreError | None] = []
+
+        def answer(error: CoreError | None) -> None:
+            errors.append(error)
+            answered.set()
+
+        self.change(changes)
+        self.wait(answer)
+        self.flush()
+        await answered.wait()
+        if errors[0] is not None:
+            raise CoreFailure(errors[0])
 
     def flush(self) -> None:
         """Begins to write, or leaves it to the append that is on its way."""

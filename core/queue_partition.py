@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 
 from core.bitmaps import bits, full
-from core.queue_codec import FailedRow, FloorRow
+from core.queue_codec import NEVER_MS, FailedRow, FloorRow
 from core.queue_done import DoneOffsets
 from core.queue_failed import TIMES_SPARE, Failed, FailedMessages
 from core.queue_leases import Expired, Lease
@@ -298,6 +298,14 @@ class QueuePartition:
         failed.leased = True
         return failed.attempts + 1
 
+    def bury(self, offset: int) -> bool:
+        """The message becomes a dead letter with the next append; see `FailedMessages.bury`."""
+        return self._failed.bury(offset)
+
+    def not_dead(self, offset: int) -> None:
+        """That append was refused."""
+        self._failed.not_dead(offset)
+
     def dead(self, offset: int) -> None:
         """The message is a dead letter, durably: its row went with the same append."""
         if self._failed.dead(offset):
@@ -384,7 +392,9 @@ class QueuePartition:
 
     def load_failed(self, offset: int, row: FailedRow, not_before_ms: int) -> None:
         key = None if row.key_hash == -1 else row.key_hash
-        self._failed.load(offset, Failed(row.attempts, not_before_ms, key, row.reason, _EARLIER))
+        failed = Failed(row.attempts, not_before_ms, key, row.reason, _EARLIER)
+        failed.dying = row.not_before_wall_ms == NEVER_MS
+        self._failed.load(offset, failed)
         if key is not None:
             self.turns.out(offset, key)
 

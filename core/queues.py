@@ -87,7 +87,7 @@ class Queues:
         self._table = QueueTable(engine, topics, self._log)
         self._opened = OpenedBatches(engine)
         self._dealer = Dealer(engine, self._opened, (engine.epoch << LEASES_PER_EPOCH_BITS) + 1)
-        self._dead_letters = DeadLetters(engine, topics, state, self._opened)
+        self._dead_letters = DeadLetters(engine, topics, self._log, self._opened)
         self._tasks: dict[QueueGroup, QueueTask] = {}
         self._changing = trio.Lock()
         self._nursery: trio.Nursery | None = None
@@ -245,23 +245,8 @@ class Queues:
     async def _store(self, group: QueueGroup, **changes: object) -> None:
         """The group's row, and what is to change in it: that happens when it is durable. Raises CoreFailure."""
         self._log.touch_busy(group)
-        await self._put([(group_key(group.id), pack_group(group.row._replace(**changes)))])  # type: ignore[arg-type]
+        await self._log.put([(group_key(group.id), pack_group(group.row._replace(**changes)))])  # type: ignore[arg-type]
         group.set_row(group.row._replace(**changes))  # type: ignore[arg-type]
-
-    async def _put(self, changes: Sequence[tuple[bytes, bytes | None]]) -> None:
-        answered = trio.Event()
-        errors: list[CoreError | None] = []
-
-        def answer(error: CoreError | None) -> None:
-            errors.append(error)
-            answered.set()
-
-        self._log.change(changes)
-        self._log.wait(answer)
-        self._log.flush()
-        await answered.wait()
-        if errors[0] is not None:
-            raise CoreFailure(errors[0])
 
     async def share(self, group_id: str, topics: set[str], start: int, policy: Policy) -> QueueGroup:
         """A share group, whose members each read some of its topics: made, or made to read these too. Durable on
@@ -361,7 +346,7 @@ class Queues:
             group.touch(queue)
         self._log.touch_busy(group)
         group.wake()
-        await self._put([])
+        await self._log.put([])
 
     async def resend(self, group_id: str, offsets: Sequence[int]) -> None:
         """Hands dead letters to the group again, as if they had not failed. Durable on return. Raises CoreFailure."""
@@ -380,7 +365,7 @@ class Queues:
         group.touch(queue)
         self._log.touch_busy(group)
         group.wake()
-        await self._put([])
+        await self._log.put([])
 
     async def delete(self, group_id: str) -> None:
         """Forgets a group without members, not its dead letters. Durable on return. Raises CoreFailure."""
@@ -389,4 +374,4 @@ class Queues:
             if any(member.connected for member in group.members.values()):
                 raise CoreFailure(CoreError.GROUP_NOT_EMPTY, f"group {group_id!r} has {len(group.members)} members")
             self._drop(group)
-            await self._put([(group_key(group_id), None)])
+            await self._log.put([(group_key(group_id), None)])

@@ -16,6 +16,7 @@ one record: 3 and 2 us. In plain Python (`salvage`, large batches): 6 us a recor
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import islice
@@ -72,6 +73,7 @@ _ABORT, _COMMIT = 0, 1
 _UNLIMITED = 1 << 62
 
 _new_record = tuple.__new__
+_importing = threading.Lock()
 
 
 class Walked(NamedTuple):
@@ -90,8 +92,10 @@ class ControlMarker(NamedTuple):
 
 @cache
 def _cython() -> tuple[Any, Any, tuple[type[Exception], ...]]:
-    from aiokafka.errors import CorruptRecordException
-    from aiokafka.record._crecords import DefaultRecordBatch, DefaultRecordBatchBuilder
+    # Its modules import each other in a circle: two threads that import it at the same time see halves of them.
+    with _importing:
+        from aiokafka.errors import CorruptRecordException
+        from aiokafka.record._crecords import DefaultRecordBatch, DefaultRecordBatchBuilder
 
     refusals = (CorruptRecordException, UnicodeDecodeError, OverflowError, MemoryError)
     return DefaultRecordBatch, DefaultRecordBatchBuilder, refusals

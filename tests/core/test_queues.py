@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -13,6 +14,8 @@ from trio.testing import MockClock
 
 from core.dead_letters import topic_of
 from core.errors import CoreError, CoreFailure
+from core.queue_codec import failed_key
+from core.queue_partition import QueuePartition
 from core.queue_types import (
     START_EARLIEST,
     START_LATEST,
@@ -646,3 +649,75 @@ async def test_a_topic_that_a_group_no_longer_reads_begins_anew_also_after_a_cra
         await driver.crash()
         group = await driver.queues.share("g", {TOPIC}, START_EARLIEST, Policy())
         assert [queue.floor for queue in group.queues.values()] == [0, 0]
+
+
+async def letters_of(driver: Driver) -> list[bytes | None]:
+    """The values of the group's dead letters."""
+    topic = driver.topics.get(topic_of("g"))
+    if topic is None:
+        return []
+    read = await driver.engine.read(topic.partitions[0], 0, 1 << 20)
+    return [record.value for buffer in read.buffers for record in decode(buffer, 1 << 20)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_dead_letter_is_out_of_the_queue_whatever_is_written_meanwhile(
+    autojump_clock: MockClock, seed: int
+) -> None:
+    async with driving(seed=seed) as driver:
+        await some(driver, 4)
+        consumer = await driver.join()
+        await driver.settled()
+        first, second, third, fourth = consumer.taken()
+        await consumer.settle(first, verb=Verb.REJECT)
+        await driver.settled()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consumer.settle, second)  # is on its way when the next is to die
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(partial(consumer.settle, third, verb=Verb.REJECT))
+        await driver.settled()
+        assert await letters_of(driver) == [b"0", b"2"]
+        await driver.crash()
+        again = await driver.join()
+        await trio.sleep(100)
+        assert {one.offset for one in again.taken()} == {fourth.offset}
+        assert await letters_of(driver) == [b"0", b"2"]
+
+
+@pytest.mark.parametrize("lose", [True, False])
+async def test_what_was_rejected_is_a_dead_letter_though_the_broker_is_killed_before_it_has_moved(
+    autojump_clock: MockClock, lose: bool
+) -> None:
+    async with driving() as driver:
+        await some(driver, 1)
+        consumer = await driver.join()
+        await driver.settled()
+        assert await consumer.settle(*consumer.taken(), verb=Verb.REJECT, reason="bad") == [Settled.DONE]
+        assert await letters_of(driver) == []
+        await driver.crash(lose=lose)
+        again = await driver.join()
+        await trio.sleep(100)
+        assert again.taken() == []
+        assert await letters_of(driver) == [b"0"]
+
+
+def test_the_row_of_a_message_that_is_being_buried_is_not_written_behind_its_end() -> None:
+    queue = QueuePartition("g", TOPIC, 0, 7)
+
+    def is_written() -> bool:
+        return any(key == failed_key("g", 7, 3) for key, _ in queue.changes(lambda then_ms: then_ms))
+
+    queue.fail(3, 1, 0, "bad", 1).dying = True
+    assert not queue.bury(3)  # its row is to be written first
+    assert is_written()
+    assert queue.bury(3)
+    queue.not_written()  # the disk was full
+    assert not is_written()
+    queue.written()
+    queue.not_dead(3)
+    assert is_written()
+    queue.written()
+    assert queue.bury(3)
+    queue.dead(3)
+    assert not queue.failed
+    assert not queue.is_dirty
