@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -67,6 +68,7 @@ class Offsets:
         self._accepted: dict[Key, int] = {}  # the last commit on its way to the log -> sequence
         self._pending = PendingOffsets()
         self._resets: dict[str, int] = {}
+        self._resetting: Counter[str] = Counter()  # groups of which resets are on their way to the log
         self._reset_listeners: list[Callable[[str], None]] = []
         self._sequence = 0
         groups.holds_offsets = self._holds
@@ -80,7 +82,8 @@ class Offsets:
         except CoreFailure as failure:
             reply(failure.error, [])
             return
-        if request.resets not in (-1, self.resets(request.group_id)):
+        known = request.resets == self.resets(request.group_id) and not self._resetting[request.group_id]
+        if request.resets != -1 and not known:
             reply(CoreError.GROUP_WAS_RESET, [])
             return
         accepted, errors = self._accept(request)
@@ -152,7 +155,7 @@ class Offsets:
     # -- reset
 
     def resets(self, group_id: str) -> int:
-        """How often the group's offsets were reset."""
+        """How often the group's offsets were reset: as they are told, so what is on its way does not count yet."""
         return self._resets.get(group_id, 0)
 
     def on_reset(self, listener: Callable[[str], None]) -> Callable[[], None]:
@@ -173,13 +176,18 @@ class Offsets:
         wanted = [OffsetToCommit(topic, partition, offset) for (topic, partition), offset in places.items()]
         accepted, _ = self._accept(CommitRequest(group_id, "", None, -1, wanted))
         self._accepted.update((key, offset.sequence) for key, offset in accepted)
-        count = self._resets[group_id] = self.resets(group_id) + 1
+        self._resetting[group_id] += 1
+        count = self.resets(group_id) + self._resetting[group_id]
         changes: list[Change] = [(resets_key(group_id), Writer(VERSION).i32(count).finish())]
         changes += [(offset_key(*key), encode_offset(offset)) for key, offset in accepted]
 
         def written(error: CoreError | None) -> None:
             self._settle(accepted, error)
+            self._resetting[group_id] -= 1
+            if not self._resetting[group_id]:
+                del self._resetting[group_id]
             if error is None:
+                self._resets[group_id] = count
                 for listener in list(self._reset_listeners):
                     listener(group_id)
             done(error)

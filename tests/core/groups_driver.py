@@ -319,6 +319,9 @@ class World:
         found = self.offsets.fetch(group, None, -1).get((topic, partition))
         return None if found is None else found.offset
 
+    def resets(self, group: str = "g") -> int:
+        return self.offsets.resets(group)
+
     def reset(self, offset: int, *, group: str = "g", partition: int = 0) -> list[CoreError | None]:
         """As GroupCoordinator.reset; the outcome once it is known."""
         outcomes: list[CoreError | None] = []

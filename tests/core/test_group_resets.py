@@ -164,6 +164,23 @@ def test_from_outside_the_group_the_count_of_resets_tells() -> None:
     assert world.commit(7) == [None]  # who names no count is not asked
 
 
+def test_the_count_is_told_with_the_offsets_that_it_stands_for() -> None:
+    """Who would take the new count with the old offsets could undo the reset."""
+    world = World()
+    world.commit(5, resets=0)
+    world.log.held = True
+    done = [world.reset(1), world.reset(2)]
+    assert (world.committed(), world.resets()) == (5, 0)
+    assert world.commit(6, resets=0) == [E.GROUP_WAS_RESET]
+    world.log.release(1)
+    assert done == [[None], []]
+    assert (world.committed(), world.resets()) == (1, 1)
+    assert world.commit(6, resets=1) == [E.GROUP_WAS_RESET]
+    world.log.release()
+    assert (world.committed(), world.resets()) == (2, 2)
+    assert (world.restart().committed(), world.resets()) == (2, 2)
+
+
 def test_what_the_store_refuses_is_not_reset() -> None:
     world = World()
     world.commit(5)
@@ -171,3 +188,4 @@ def test_what_the_store_refuses_is_not_reset() -> None:
     assert world.reset(1) == [E.STORE_FULL]
     world.log.error = None
     assert world.committed() == 5
+    assert world.commit(6, resets=0) == [None]
