@@ -5,7 +5,8 @@
 * A dead letter has no time to live: it is there for who looks why it failed, and to be sent again. The header of its
   message that says one bears another name.
 * To send one again gives it a row as if it had failed, in the dead letters' own partition: only this group gets it, and
-  nothing is copied. It stays readable in the topic as long as the topic keeps it.
+  nothing is copied. It stays readable in the topic as long as the topic keeps it. Members of a share group fetch only
+  from the topics that they subscribe to: there the row is the message's own, which its topic must still have.
 """
 
 from __future__ import annotations
@@ -134,6 +135,34 @@ class DeadLetters:
             *([] if expiry_s is None else [(names.DEAD_LETTER_EXPIRY_S, expiry_s)]),
         ]
         return Record(0, one.record.timestamp, one.record.key, one.record.value, [*with_id(kept, origin), *said])
+
+    async def origins(self, group: QueueGroup, offsets: Sequence[int]) -> list[tuple[QueuePartition, int]]:
+        """Where the messages are that these dead letters were. Raises CoreFailure for one that is no longer there."""
+        topic = self._topics.get(topic_of(group.id))
+        found: list[tuple[QueuePartition, int]] = []
+        for offset in offsets:
+            letter = None if topic is None else await self._opened.record(topic.partitions[0], offset)
+            origin = None if letter is None else await self._origin(group, letter)
+            if origin is None:
+                why = "its topic no longer has the message, or the group no longer reads it"
+                raise CoreFailure(CoreError.INVALID_GROUP_REQUEST, f"dead letter {offset} cannot be sent again: {why}")
+            found.append(origin)
+        return found
+
+    async def _origin(self, group: QueueGroup, letter: Record) -> tuple[QueuePartition, int] | None:
+        said = {name: value or b"" for name, value in letter.headers}
+        try:
+            place = (said[names.DEAD_LETTER_TOPIC].decode(), int(said[names.DEAD_LETTER_PARTITION]))
+            offset = int(said[names.DEAD_LETTER_OFFSET])
+        except (KeyError, ValueError):
+            return None  # anybody may write into that topic
+        queue = group.queues.get(place)
+        record = None if queue is None else await self._opened.record(queue.partition, offset)
+        if queue is None or record is None or group.queues.get(place) is not queue:
+            return None
+        # A topic that was made anew has others at these offsets.
+        same = (record.key, record.value, record.timestamp) == (letter.key, letter.value, letter.timestamp)
+        return (queue, offset) if same else None
 
     def check_resend(self, group: str, offsets: Sequence[int]) -> None:
         """Raises CoreFailure unless all of these are dead letters that are still there."""

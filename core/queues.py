@@ -352,20 +352,26 @@ class Queues:
         """Hands dead letters to the group again, as if they had not failed. Durable on return. Raises CoreFailure."""
         group = self.find(group_id)
         self._dead_letters.check_resend(group_id, offsets)
-        topic = self._topics.get(topic_of(group_id))
-        assert topic is not None
-        place = (topic.name, 0)
-        if place not in group.queues:
-            self._table.attach(group, QueuePartition(group_id, *place, topic.partitions[0]).retry_only())
-        queue = group.queues[place]
-        for offset in offsets:
-            before = queue.failed.get(offset)
-            if before is None:
+        if group.is_share:
+            messages = await self._dead_letters.origins(group, offsets)
+        else:
+            queue = self._dead_letters_queue(group)
+            messages = [(queue, offset) for offset in offsets]
+        for queue, offset in messages:
+            if offset not in queue.failed and queue.is_done(offset):
                 queue.fail(offset, 0, self._now_ms(), "sent again", 0)
-        group.touch(queue)
+            group.touch(queue)
         self._log.touch_busy(group)
         group.wake()
         await self._log.put([])
+
+    def _dead_letters_queue(self, group: QueueGroup) -> QueuePartition:
+        topic = self._topics.get(topic_of(group.id))
+        assert topic is not None
+        place = (topic.name, 0)
+        if place not in group.queues:
+            self._table.attach(group, QueuePartition(group.id, *place, topic.partitions[0]).retry_only())
+        return group.queues[place]
 
     async def delete(self, group_id: str) -> None:
         """Forgets a group without members, not its dead letters. Durable on return. Raises CoreFailure."""

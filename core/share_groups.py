@@ -114,7 +114,12 @@ class ShareGroups:
         if topics is not None and member.topics != (wanted := frozenset(topics)):
             member.topics = wanted
             group.changed()
-        assignment = (await self._targets_of(group)).get(member_id, {})
+        try:
+            assignment = (await self._targets_of(group)).get(member_id, {})
+        except CoreFailure:
+            if not member.epoch and group.members.get(member_id) is member:
+                self._remove(group, member)  # it is told that it is not in
+            raise
         told = assignment != member.told or topics is not None
         member.told = assignment
         if member.epoch != group.epoch:
@@ -146,6 +151,8 @@ class ShareGroups:
         return assign(partitions, readers)
 
     def _topic_changed(self, topic: Topic) -> None:
+        if self._topics.get(topic.name) is None:
+            self.sessions.topic_deleted(topic.name)
         for group in self._groups.values():
             if any(topic.name in member.topics for member in group.members.values()):
                 group.changed()

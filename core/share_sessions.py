@@ -128,6 +128,12 @@ class ShareSessions:
         for session in [one for one in self._sessions.values() if one.owner is owner]:
             self.close(session)
 
+    def topic_deleted(self, name: str) -> None:
+        """Of another topic of this name nothing is handed out to clients that have not asked for it by its id."""
+        for session in self._sessions.values():
+            for place in [one for one in session.places if one[0] == name]:
+                session.places.remove(place)
+
     def close_all(self, group_id: str) -> None:
         """Closes the sessions of a group, which is to go."""
         for session in [one for one in self._sessions.values() if one.group_id == group_id]:
@@ -192,8 +198,10 @@ def _leased(group: QueueGroup, session: ShareSession, one: Acknowledgement) -> t
     has not acquired and lies below the group's floor is left out: it is no longer for this member to say.
     """
     queue = group.queues.get(one.place)
-    if queue is None or one.last >= queue.end:
+    if queue is None or one.last >= queue.end > queue.floor:
         return [], CoreError.INVALID_GROUP_REQUEST
+    if one.last >= queue.end:  # nothing is out: it was handed out before a reset, or a restart of the broker
+        return [], CoreError.RECEIPT_LATE
     held = session.acquired.get(one.place, {})
     if one.last - one.first < len(held):
         mine = [offset for offset in range(one.first, one.last + 1) if offset in held]
@@ -203,14 +211,14 @@ def _leased(group: QueueGroup, session: ShareSession, one: Acknowledgement) -> t
     if sum(offset >= above for offset in mine) < one.last - above + 1:
         return [], CoreError.RECEIPT_LATE
     settles: list[Settle] = []
-    delay_ms = 0 if one.verb is Verb.NACK else -1
+    delay_ms, reason = (0, "released") if one.verb is Verb.NACK else (-1, "rejected")
     for offset in mine:
         lease = held[offset]
         last = settles[-1] if settles else None
         if last is not None and last.lease == lease and last.last == offset - 1:
             settles[-1] = last._replace(last=offset)
         else:
-            settles.append(Settle(*one.place, lease, offset, offset, one.verb, delay_ms, "released"))
+            settles.append(Settle(*one.place, lease, offset, offset, one.verb, delay_ms, reason))
     if one.verb is not Verb.EXTEND:
         for offset in mine:
             del held[offset]

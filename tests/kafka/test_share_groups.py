@@ -10,10 +10,12 @@ import pytest
 import trio
 from confluent_kafka import AcknowledgeType
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from trio.testing import MockClock
 
 import trivium.blocking
 from core.dynamic_configs import SHARE_ISOLATION, SHARE_RESET, Scope
-from core.queue_types import START_LATEST, Subscription
+from core.errors import CoreFailure
+from core.queue_types import START_LATEST, Order, Subscription
 from core.store.engine import Append, append
 from core.store.memory import MemoryEngine
 from core.tracing import Actor
@@ -35,8 +37,9 @@ from gateway.testing import free_port
 from tests.kafka.wire import Listener, WireClient, batch_of, kafka_listener
 from tests.mqtt.child import Child, child_broker
 from tests.patience import PATIENCE_S
+from trivium import headers
 from trivium.record_batch import parse_header
-from trivium.records import build_control, decode
+from trivium.records import Record, build_control, decode
 
 ACCEPT, RELEASE, REJECT, RENEW = 1, 2, 3, 4
 
@@ -143,6 +146,22 @@ async def store(listener: Listener, *values: bytes, **options: Any) -> None:
     await append(listener.broker.engine, [Append(topic.partitions[0], parse_header(batch), batch)])
 
 
+async def letters(listener: Listener) -> list[Record]:
+    """The dead letters of g, when those that are on their way are there. Under an autojump clock."""
+    await trio.sleep(10)
+    topic = listener.broker.topics.get("dead-letters.g")
+    assert topic is not None
+    read = await listener.broker.engine.read(topic.partitions[0], 0, 1 << 20)
+    return [record for one in read.buffers for record in decode(one, 1 << 20)]
+
+
+async def offsets_of(listener: Listener, group: str) -> list[tuple[str, int]]:
+    asked = DescribeShareGroupOffsetsRequest.DescribeShareGroupOffsetsRequestGroup(group_id=group, topics=None)
+    request = DescribeShareGroupOffsetsRequest(groups=[asked])
+    answer = await listener.connect().call(ApiKey.DESCRIBE_SHARE_GROUP_OFFSETS, 1, request)
+    return [(topic.topic_name, part.start_offset) for topic in answer.groups[0].topics for part in topic.partitions]
+
+
 async def test_records_are_acquired_accepted_released_and_rejected() -> None:
     async with kafka_listener(topics={"t": 1}) as listener:
         member = await joined(listener)
@@ -161,6 +180,50 @@ async def test_records_are_acquired_accepted_released_and_rejected() -> None:
         assert settled.acknowledge_error_code == 0
         again_accepted = only(await member.fetch((1, 1, [ACCEPT])))
         assert again_accepted.acknowledge_error_code == 0  # as Kafka, for what all are done with
+
+
+async def test_a_dead_letter_sent_again_comes_from_its_topic(autojump_clock: MockClock) -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        member, queues = await joined(listener), listener.broker.queues
+        await store(listener, b"bad", b"good")
+        assert acquired(await member.fetch(wait_ms=60_000)) == [(0, 1, 1)]
+        await member.acknowledge(0, 1, [REJECT, ACCEPT])
+        dead = await letters(listener)
+        assert dict(dead[0].headers)[headers.DEAD_LETTER_REASON] == b"rejected"
+        await queues.resend("g", [0])
+        again = await member.fetch(wait_ms=60_000)
+        assert acquired(again) == [(0, 0, 1)]
+        assert b"bad" in batches(again)[0]
+        await queues.resend("g", [0])  # it is on its way
+        assert acquired(await member.fetch()) == []
+        await member.acknowledge(0, 0, [REJECT])
+        assert [one.value for one in await letters(listener)] == [b"bad", b"bad"]
+        shown = await offsets_of(listener, "g")
+        assert shown == [("t", 2)]
+        await listener.broker.topics.delete("t")
+        await listener.broker.topics.create("t", 1)
+        await store(listener, b"another")
+        await member.beat(topics=["t"])
+        with pytest.raises(CoreFailure, match="no longer has the message"):
+            await queues.resend("g", [0])
+
+
+async def test_of_a_topic_made_anew_nothing_is_handed_out_to_who_does_not_know_it() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        member = await joined(listener)
+        await member.fetch()
+        await listener.broker.topics.delete("t")
+        topic = await listener.broker.topics.create("t", 1)
+        await store(listener, b"0")
+        await member.beat()
+        nothing = await member.client.call(
+            ApiKey.SHARE_FETCH,
+            2,
+            ShareFetchRequest(group_id="g", member_id="m", share_session_epoch=1, max_wait_ms=100, max_bytes=1 << 20),
+        )
+        assert (nothing.error_code, nothing.responses) == (0, [])
+        member.topic_id, member.session = topic.id, 2
+        assert acquired(await member.fetch(wait_ms=60_000)) == [(0, 0, 1)]
 
 
 async def test_records_of_different_delivery_counts_come_in_one_order() -> None:
@@ -329,7 +392,19 @@ async def test_acknowledgements_that_contradict_themselves(bad: tuple[int, int, 
         assert only(await member.fetch(bad)).acknowledge_error_code == ErrorCode.INVALID_REQUEST
         assert (await member.acknowledge(*bad)).responses[0].partitions[0].error_code == ErrorCode.INVALID_REQUEST
         huge = (0, 1 << 40, [ACCEPT])
+        assert only(await member.fetch(huge)).acknowledge_error_code == ErrorCode.INVALID_RECORD_STATE  # nothing is out
+        await store(listener, b"0")
+        assert acquired(await member.fetch(wait_ms=60_000)) == [(0, 0, 1)]
         assert only(await member.fetch(huge)).acknowledge_error_code == ErrorCode.INVALID_REQUEST
+
+
+async def test_who_is_refused_leaves_no_group_behind() -> None:
+    async with kafka_listener(topics={"t": 1}) as listener:
+        ordered = Subscription(("t",), order=Order.KEY)
+        await listener.broker.queues.join("g", "m", Actor("native", "m", ""), ordered, START_LATEST, lambda _: None)
+        refused = await Member(listener, listener.connect(), "x").beat(0, ["t"])
+        assert refused.error_code == ErrorCode.INCONSISTENT_GROUP_PROTOCOL
+        assert (await listener.connect().call(ApiKey.LIST_GROUPS, 5, ListGroupsRequest())).groups == []
 
 
 async def test_membership() -> None:

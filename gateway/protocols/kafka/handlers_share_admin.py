@@ -97,7 +97,7 @@ def _offsets(
     except CoreFailure:
         queues = {}
     if asked.topics is None:
-        places = sorted(place for place in queues if context.broker.topics.get(place[0]) is not None)
+        places = sorted(place for place, queue in queues.items() if _is_read(context, place[0], queue))
     else:
         places = [(one.topic_name, index) for one in asked.topics for index in one.partitions]
     topics: dict[str, Offsets.DescribeShareGroupOffsetsResponseTopic] = {}
@@ -110,6 +110,10 @@ def _offsets(
     return Offsets.DescribeShareGroupOffsetsResponseGroup(
         group_id=asked.group_id, topics=list(topics.values()), error_code=ErrorCode.NONE, error_message=None
     )
+
+
+def _is_read(context: Context, topic: str, queue: QueuePartition) -> bool:
+    return context.broker.topics.get(topic) is not None and not queue.is_retry_only
 
 
 def _offset(
