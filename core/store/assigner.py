@@ -93,9 +93,10 @@ class Assigner:
                 if len(entry.batch) != entry.header.batch_length + LOG_OVERHEAD_BYTES:
                     self._take_back(before)
                     raise ValueError("a batch whose header tells another size")
-                answer = self._refusal(p, entry, full)
-                if entry.unless_duplicate and answer is None and _has_duplicate(answers):
-                    answer = Appended(Outcome.DUPLICATE)
+                if entry.unless_duplicate and _has_duplicate(answers):
+                    answer: Appended | None = Appended(Outcome.DUPLICATE)
+                else:
+                    answer = self._refusal(p, entry, full)
                 if answer is None:
                     before.append((entry, p, p.next_offset))  # type: ignore[union-attr,arg-type]
                     answer = self._assign(p, entry, position, headers, batches, changes)  # type: ignore[arg-type]
@@ -129,16 +130,14 @@ class Assigner:
         offset = header.base_offset if keep_offsets else p.next_offset
         if offset < p.next_offset or (if_next_offset is not None and if_next_offset != offset):
             return Appended(Outcome.OFFSET_MISMATCH, log_start=p.start_next)
-        if full:
-            return Appended(Outcome.FULL, log_start=p.start_next)
         if header.producer_id >= 0:
             if p.producers is None:
                 p.producers = ProducerTable()
             if not keep_offsets:
                 outcome, known = p.producers.check(header, batch)
-                if outcome is not Outcome.APPENDED:
-                    return Appended(outcome, known, -1, p.start_next)
-        return None
+                if outcome is Outcome.DUPLICATE or (outcome is not Outcome.APPENDED and not full):
+                    return Appended(outcome, known, -1, p.start_next)  # what is stored is so on a full disk too
+        return Appended(Outcome.FULL, log_start=p.start_next) if full else None
 
     def _assign(
         self,

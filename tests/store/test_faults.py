@@ -151,6 +151,26 @@ async def test_a_start_on_a_disk_below_the_reserve_serves_reads_and_deletes_unti
         nursery.cancel_scope.cancel()
 
 
+async def test_what_is_sent_again_is_known_on_a_full_disk_too() -> None:
+    """Its sender did not get the answer: told that there is no room, it would take it for not stored."""
+    disk = SimulatedDisk()
+    async with trio.open_nursery() as nursery:
+        engine = EmbeddedEngine("", dataclasses.replace(CONFIG, reserve_bytes=50_000), disk=disk)
+        await nursery.start(engine.run)
+        await append(engine, [CreatePartition(1), CreatePartition(2)])
+        sent = batch(b"a", b"b", producer=(7, 0))
+        [first] = await append(engine, [entry(1, sent)])
+        disk.faults.capacity_bytes = disk.used_bytes() + 100_000
+        await load(engine, 300, 1)
+        beside = entry(2, batch(b"with it"))._replace(unless_duplicate=True)
+        answers = await append(engine, [entry(1, sent), beside])
+        assert [one.outcome for one in answers] == [Outcome.DUPLICATE, Outcome.DUPLICATE]
+        assert answers[0].base_offset == first.base_offset
+        [refused] = await append(engine, [entry(1, batch(b"c", producer=(7, 0), sequence=2))])
+        assert refused.outcome is Outcome.FULL
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("seed", range(12))
 async def test_bytes_that_rot_are_reported_and_what_is_not_touched_is_read(seed: int) -> None:
     disk = SimulatedDisk(seed=seed)
