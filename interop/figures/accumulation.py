@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
+from pathlib import Path
 
 from interop.brokers import Broker, BrokerError
 from interop.figures import tools
@@ -14,7 +17,9 @@ CELL = "accumulation"
 PARTITIONS = 12
 RECORD_BYTES = 1000
 PACED_RATE = 10_000  # records/s of the producer whose latency is looked at
-FLOOD_SHARE = 20  # the producer at full speed sends the backlog's twentieth
+FLOOD_SHARE = 4  # the producer at full speed sends this part of the backlog: the fourth
+REST_BYTES_MAX = 1_000_000  # written in a second by a broker that has done its work
+REST_S_MAX = 300
 
 
 def accumulation(scale: Scale, results: Results, traces: Traces) -> None:
@@ -39,13 +44,16 @@ def _measure(broker: Broker, name: str, records: int, scale: Scale, results: Res
     def add(case: str, value: float, unit: str) -> None:
         results.add(CELL, case, name, value, unit)
 
-    def beside(when: str) -> None:
+    def beside(when: str, *, rested: bool = True) -> None:
+        if rested:
+            _wait_for_rest(broker.pid)
         load = {"topics": ["beside"], "partitions": PARTITIONS, "size": RECORD_BYTES, "rate": PACED_RATE}
         answer = tools.librdkafka(broker.bootstrap, records=PACED_RATE * scale.latency_s // 3, **load)
         add(f"producer, {when}: p50", answer["p50_us"] / 1000, "ms")
         add(f"producer, {when}: p99", answer["p99_us"] / 1000, "ms")
 
     def flood(when: str) -> None:
+        _wait_for_rest(broker.pid)
         started = tools.start_producer(broker.bootstrap, "beside", records // FLOOD_SHARE, RECORD_BYTES)
         add(f"producer at full speed, {when}", tools.produced(started), "records/s")
 
@@ -59,8 +67,24 @@ def _measure(broker: Broker, name: str, records: int, scale: Scale, results: Res
     read: list[float] = []
     reader = threading.Thread(target=lambda: read.append(tools.consume(broker.bootstrap, "backlog", records)[0]))
     reader.start()
-    beside("a new group reading the backlog")
+    beside("a new group reading the backlog", rested=False)
     reader.join()
     if read:
         add("a new group reads it from the beginning", read[0], "records/s")
     add("memory of the broker's own (RssAnon)", broker.rss_anon_bytes() / 1e6, "MB")
+
+
+def _wait_for_rest(pid: int) -> None:
+    """Until what was written before is on the disk, and put in its place: that is not what is looked at here."""
+    os.sync()
+    written = _written_bytes(pid)
+    for _ in range(REST_S_MAX):
+        time.sleep(1)
+        before, written = written, _written_bytes(pid)
+        if written - before < REST_BYTES_MAX:
+            return
+
+
+def _written_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["write_bytes"])
