@@ -67,7 +67,10 @@ class Subscriber(Blocking[async_subscriber.Subscriber]):
                     message = self._here.popleft()
                     if message.is_expired:
                         self._loop.call_soon(partial(self._made.ack_nowait, message))
-                    elif self._made.begin(message):
+                        continue
+                    if message.handout.may_be_over:
+                        self._loop.call(self._made.renewed, message)
+                    if self._made.begin(message):
                         return message
                 self._loop.call(self._fetch)
                 if not self._here:

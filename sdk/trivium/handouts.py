@@ -6,6 +6,8 @@ that are still open are bits of one number, so a whole batch costs little.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,7 +23,19 @@ Headers = list[tuple[str, bytes | None]]
 class Handout:
     """Messages of one batch under one lease. `pending`: not settled yet, bit i for offset `first` + i."""
 
-    __slots__ = ("acks", "attempt", "batch", "first", "lease", "next_offset", "partition", "pending", "size", "topic")
+    __slots__ = (
+        "acks",
+        "attempt",
+        "batch",
+        "first",
+        "lease",
+        "next_offset",
+        "partition",
+        "pending",
+        "size",
+        "topic",
+        "until_s",
+    )
 
     def __init__(self, entry: Delivery, batch: memoryview) -> None:
         self.topic = entry.topic
@@ -34,6 +48,7 @@ class Handout:
             self.pending |= ((1 << (last - first + 1)) - 1) << (first - self.first)
         self.batch: memoryview | None = batch
         self.size = len(batch)
+        self.until_s = math.inf  # monotonic: up to then it is certainly ours
         self.acks: list[list[int]] = []  # ranges that are acknowledged and not yet sent
 
     @property
@@ -50,6 +65,11 @@ class Handout:
     def started(self) -> int:
         """Of the pending ones those that the application has been given."""
         return self.pending & ~self.not_started
+
+    @property
+    def may_be_over(self) -> bool:
+        """Others may have it by now, as nothing was renewed for too long."""
+        return self.until_s < time.monotonic()
 
     def is_pending(self, offset: int) -> bool:
         return bool(self.pending >> (offset - self.first) & 1)

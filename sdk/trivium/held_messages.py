@@ -2,10 +2,17 @@
 
 A handout (`trivium.handouts`) waits, is opened when its first message is asked for, and is held until each of its
 messages is settled. What is settled comes back as credit, which the broker is told of together with more (`granting`).
+
+A loop that stood still (a handler that blocks it, a process that is stopped) renews nothing meanwhile, and others may
+have got what is here. So a message is given only as long as it is certain that it is ours: for the time that messages
+are invisible, from the renewal on, or from when the loop was last seen to run before the message came. After that it
+waits for a renewal (`renewing`), which says what is still ours.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -32,6 +39,9 @@ class HeldMessages:
         self._messages = self._bytes = 0  # of `_handouts`
         self._returned_messages = self._returned_bytes = 0  # not yet granted again
         self.granting = anyio.Event()
+        self.renewing = anyio.Event()
+        self._invisible_s = math.inf
+        self._ran_s = (-math.inf, -math.inf)  # when the loop was seen to run, the last two times
 
     # -- coming and going
 
@@ -40,6 +50,9 @@ class HeldMessages:
         at = 0
         for entry in entries:
             handout = Handout(entry, payload[at : at + entry.size])
+            if handout.lease != NO_LEASE:
+                # Timers and what was received are seen in any order after a pause: only the time before is certain.
+                handout.until_s = self._ran_s[0] + self._invisible_s
             at += entry.size
             self._handouts[handout] = None
             self._messages += handout.count
@@ -57,6 +70,9 @@ class HeldMessages:
                 if message.handout.lease != NO_LEASE:
                     self._settling.ack(message.handout, message.offset)
                 self.settle(message)
+            elif self.opened[0].handout.may_be_over:
+                self.renewing.set()
+                return False
             else:
                 return True
         return False
@@ -76,6 +92,22 @@ class HeldMessages:
             return
         self.opened += messages
         self._can_expire |= any(message.headers and can_expire(message.headers) for message in messages)
+
+    # -- time
+
+    def joined(self, invisible_ms: int) -> None:
+        """What comes from now on is no older than this."""
+        self.follow(invisible_ms)
+        self._ran_s = (time.monotonic(),) * 2
+
+    def follow(self, invisible_ms: int) -> None:
+        self._invisible_s = invisible_ms / 1000
+
+    def runs(self) -> None:
+        """The loop runs: called several times in the time that messages are invisible."""
+        self._ran_s = (self._ran_s[1], time.monotonic())
+
+    # -- giving
 
     def give(self) -> Message:
         """The first of `opened`, to the application."""

@@ -5,6 +5,7 @@ While it lasts, what is held is renewed, and the broker is told what more can be
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -25,8 +26,8 @@ AGAIN_S = 0.1
 
 
 class Membership:
-    """`keep`, `grant` and `renew` must be running. `refused` is called when the group no longer takes this member:
-    `error` says why.
+    """`keep`, `grant` and `renew` must be running. `wake` is called when what is held has been renewed, and when the
+    group no longer takes this member: `error` says why.
     """
 
     def __init__(
@@ -35,18 +36,17 @@ class Membership:
         subscribe: Subscribe,
         held: HeldMessages,
         settling: Settling,
-        refused: Callable[[], None],
+        wake: Callable[[], None],
     ) -> None:
         self._client = client
         self._subscribe = subscribe
         self._held = held
         self._settling = settling
-        self._refused = refused
+        self._wake = wake
         self._connection: Connection | None = None  # over which it is a member
         self._joining: Connection | None = None  # over which it is one, or has asked to be
         self._connected = anyio.Event()
         self._invisible_ms = 30_000  # as the group says
-        self._timed = anyio.Event()  # it says so anew
         self.error: RequestRefused | None = None
 
     async def request(self, message: Any) -> tuple[Any, memoryview]:
@@ -72,7 +72,7 @@ class Membership:
                 await anyio.sleep(AGAIN_S)
             except RequestRefused as refused:
                 self.error = refused
-                self._refused()
+                self._wake()
                 self._connected.set()
                 started.set()
                 return
@@ -85,6 +85,7 @@ class Membership:
         held = self._held.leased
         leases = {handout.lease for handout in held} | self._settling.leases
         reply, _ = await connection.request(self._subscribe._replace(held=list(leases)))
+        self._held.joined(reply.invisible_ms)
         self.follow(reply.invisible_ms)
         for handout in await self._extend(connection, held):
             self._held.drop(handout)
@@ -97,11 +98,13 @@ class Membership:
     def follow(self, invisible_ms: int) -> None:
         """The group says for how long messages are invisible."""
         self._invisible_ms = invisible_ms
-        self._timed.set()
+        self._held.follow(invisible_ms)
+        self._held.renewing.set()
 
     async def _extend(self, connection: Connection, held: Sequence[Handout]) -> list[Handout]:
         """Renews what is held; returns what is no longer ours."""
         lost: dict[Handout, None] = {}
+        until_s = time.monotonic() + self._invisible_ms / 1000
         for part in parts(held):
             entries = [
                 SettleEntry(one.topic, one.partition, one.lease, first, last, EXTEND, self._invisible_ms, "")
@@ -110,6 +113,8 @@ class Membership:
             reply, _ = await connection.request(SettleRequest(self._subscribe.stream, entries))
             pairs = zip(part, reply.statuses, strict=True)
             lost.update((one, None) for (one, _, _), status in pairs if status != ErrorCode.NONE)
+        for one in held:
+            one.until_s = until_s
         return list(lost)
 
     async def grant(self) -> None:
@@ -126,20 +131,22 @@ class Membership:
                         await connection.tell(Grant(self._subscribe.stream, messages, size))
 
     async def renew(self) -> None:
-        """Renews what is held before its time is over, and at once when the group has another time: the one that it
-        has may be shorter than what would be waited now.
+        """Renews what is held before its time is over, and at once when that may have passed, or the group has another
+        time: the one that it has may be shorter than what would be waited now.
         """
         while True:
             await self._connected.wait()
-            self._timed = anyio.Event()
+            self._held.renewing = anyio.Event()
             with anyio.move_on_after(self._invisible_ms / RENEWALS_PER_TIME / 1000):
-                await self._timed.wait()
+                await self._held.renewing.wait()
+            self._held.runs()
             held = self._held.leased
             connection = self._connection
             if held and connection is not None:
                 with suppress(Disconnected, RequestRefused):
                     for handout in await self._extend(connection, held):
                         self._held.drop(handout)
+                    self._wake()
 
     async def leave(self) -> None:
         """Says that what was started on and not settled has failed, waits for what was settled, and leaves the group,

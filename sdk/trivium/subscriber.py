@@ -12,6 +12,8 @@ Rules:
   ever: set a time limit of your own around the work.
 - A lost connection is opened anew and what is here stays ours, if the broker still thinks so; what it has given to
   others meanwhile and nobody here has started on is dropped.
+- After its loop stood still for longer than messages are invisible, what is here is given out when it has been renewed,
+  and dropped where others have got it.
 - Leaving the block, or `stop`: nothing more is given out, what has not been started on goes back without counting as an
   attempt, what was settled is sent, and the group is left. What was started on and not settled has failed.
 - In a broadcast nothing is settled.
@@ -114,6 +116,16 @@ class Subscriber:
             return False
         handout.next_offset = message.offset + 1
         return True
+
+    async def renewed(self, message: Message) -> None:
+        """Waits until it is known whether a message of `take_ahead` is still ours; then `begin` says so."""
+        handout = message.handout
+        while handout.may_be_over and handout.is_pending(message.offset) and not self._stopping:
+            if self._membership.error is not None:
+                return
+            self._news = anyio.Event() if self._news.is_set() else self._news
+            self._held.renewing.set()
+            await self._news.wait()
 
     async def _wait_here(self) -> bool:
         """Until there is a message; False when there will be none: after `stop`, or `_check_taken` says why."""
