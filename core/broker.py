@@ -112,7 +112,9 @@ class Broker:
         )
         await self.transactions.load(_now_ms())
         topic = await self.topics.ensure(SCHEDULES_TOPIC, 1, {"cleanup.policy": "compact"})
-        self.schedules = Schedules(self.engine, self.topics, topic.partitions[0], self.settings.tables_dir)
+        self.schedules = Schedules(
+            self.engine, self.topics, topic.partitions[0], self.settings.tables_dir, tracer=self.tracer
+        )
         await self.schedules.load()
         topic = await self.topics.ensure(ONCE_TOPIC, 1, {"cleanup.policy": "compact"})
         self.once = Once(self.engine, topic.partitions[0])
@@ -120,7 +122,7 @@ class Broker:
         self.topics.on_change(lambda changed: self.once.topic_changed(changed, self.topics.get(changed.name) is None))
         self.intake = Intake(self.schedules, self.once)
         topic = await self.topics.ensure(HALVES_TOPIC, 1, {"cleanup.policy": "compact"})
-        self.halves = HalfMessages(self.engine, self.topics, self.intake, topic.partitions[0])
+        self.halves = HalfMessages(self.engine, self.topics, self.intake, topic.partitions[0], tracer=self.tracer)
         await self.halves.load()
         topic = await self.topics.ensure(QUEUES_TOPIC, 1, {"cleanup.policy": "compact"})
         queues_state = StateLog(self.engine, topic.partitions[0])

@@ -91,8 +91,7 @@ class DeadLetters:
                 raise CoreFailure(error)
         gone = {(id(one.queue), one.offset) for one in taken}
         for one in taken:
-            one.queue.dead(one.offset)
-            group.touch(one.queue)
+            group.buried(one.queue, one.offset)
         kept = [one for one in group.dying if (id(one[0]), one[1]) not in gone]
         group.dying.clear()
         group.dying.extend(kept)

@@ -43,6 +43,7 @@ from core.schedule_log import first_number
 from core.state import StateLog
 from core.store.engine import Append, Appended, DataDamaged, Engine, OffsetOutOfRange, Outcome, append
 from core.topics import Topic, Topics
+from core.tracing import NOBODY, Tracer, trace_stored
 from trivium.record_batch import BatchError, Buffer, iter_batches, parse_header
 from trivium.records import Record, build, decode
 
@@ -99,12 +100,14 @@ class HalfMessages:
         intake: Intake,
         partition: int,
         wall_ms: Callable[[], int] = _wall_ms,
+        tracer: Tracer | None = None,
     ) -> None:
         self._engine = engine
         self._topics = topics
         self._intake = intake
         self._state = StateLog(engine, partition)
         self._wall_ms = wall_ms
+        self._tracer = tracer
         self._numbers = count(first_number(engine.epoch))
         self._halves: dict[int, Half] = {}
         self._by_id: dict[str, Half] = {}
@@ -248,6 +251,8 @@ class HalfMessages:
             answers = await append(self._engine, [*entries, self._end_entry(half, end, now_ms)])
             if found is not None:
                 self._intake.settle(found, answers[0].outcome)
+                if self._tracer is not None and self._tracer.active and answers[0].outcome is Outcome.APPENDED:
+                    trace_stored(self._tracer, self._topics, found.entries[0], answers[0], NOBODY, found.waits)
             if answers[0].outcome is Outcome.UNKNOWN_PARTITION:
                 end = HalfEnd.DROPPED
                 answers = await append(self._engine, [self._end_entry(half, end, now_ms)])

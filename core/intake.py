@@ -73,8 +73,14 @@ class Sorted:
 
     entries: list[Append]
     scheduled: list[int] = field(default_factory=list)
+    scheduled_headers: list[Sequence[Header]] = field(default_factory=list)
     duplicates: list[Duplicate] = field(default_factory=list)
     made: list[Made] = field(default_factory=list)
+
+    @property
+    def waits(self) -> list[tuple[int, Sequence[Header]]]:
+        """Indexes and headers of the records that wait for their time."""
+        return list(zip(self.scheduled, self.scheduled_headers, strict=True))
 
 
 def must_open(settings: TopicSettings) -> bool:
@@ -185,6 +191,7 @@ class Intake:
             if waits[index]:
                 wanted.append(Wanted(partition, due_ms or 0, record))
                 found.scheduled.append(index)
+                found.scheduled_headers.append(record.headers)
             else:
                 kept.append(record)
         if len(kept) < len(records):

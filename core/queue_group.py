@@ -242,6 +242,13 @@ class QueueGroup(Holders[Member]):
             failed.dying = True
             self.dying.append((queue, offset))
 
+    def buried(self, queue: QueuePartition, offset: int) -> None:
+        """It is a dead letter, durably."""
+        if self._traces is not None:
+            self._traces.buried(self.id, queue, offset)
+        queue.dead(offset)
+        self.touch(queue)
+
     def sweep(self, now_ms: int) -> None:
         """What has run out of time fails; members that did not come back are forgotten."""
         for queue in list(self.busy):

@@ -1,4 +1,7 @@
-"""What happens in queue groups, as traces: delivered, acknowledged, failed. Costs nothing while no topic is traced."""
+"""What happens in queue groups, as traces: delivered, acknowledged, failed, dead letters.
+
+Costs nothing while no topic is traced.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from core.queue_leases import Expired
 from core.queue_partition import QueuePartition
 from core.queue_types import Handout, Settle, Settled, Verb
 from core.topics import Topics
-from core.tracing import Actor, Event, Tracer
+from core.tracing import NOBODY, Actor, Event, Tracer
 
 _EVENTS = {Verb.ACK: Event.ACKNOWLEDGED, Verb.NACK: Event.FAILED, Verb.REJECT: Event.FAILED}
 
@@ -41,6 +44,12 @@ class QueueTraces:
                 first = lease.first + at
                 place = (queue.topic, queue.index)
                 self._note(Event.FAILED, group, actor, place, first, first + count - 1, lease.attempt)
+
+    def buried(self, group: str, queue: QueuePartition, offset: int) -> None:
+        if self._tracer.active:
+            failed = queue.failed.get(offset)  # none after a reset
+            attempts = 0 if failed is None else failed.attempts
+            self._note(Event.DEAD_LETTER, group, NOBODY, (queue.topic, queue.index), offset, offset, attempts)
 
     def _note(
         self, event: Event, group: str, actor: Actor, place: tuple[str, int], first: int, last: int, attempt: int

@@ -35,6 +35,7 @@ from core.schedule_log import BadRow, End, Ended, Scheduled, end_record, first_n
 from core.schedule_table import ScheduleTable, Step
 from core.store.engine import Append, Buffer, DataDamaged, Engine, Outcome, append
 from core.topics import Topics
+from core.tracing import NOBODY, Tracer, trace_stored
 from trivium.record_batch import BatchError, iter_batches, parse_header
 from trivium.records import Record, build, decode
 
@@ -96,12 +97,14 @@ class Schedules:
         partition: int,
         directory: Path | None,
         wall_ms: Callable[[], int] = _wall_ms,
+        tracer: Tracer | None = None,
     ) -> None:
         self._engine = engine
         self._topics = topics
         self.partition = partition
         self._directory = directory
         self._wall_ms = wall_ms
+        self._tracer = tracer
         self._numbers = count(first_number(engine.epoch))
         self._wake = trio.Event()
         self._cancels: list[_Cancel] = []
@@ -340,6 +343,9 @@ class Schedules:
             outcomes = [answer.outcome for answer in answers if answer.outcome is not Outcome.NOT_APPENDED]
             if outcomes and outcomes[0] is not Outcome.APPENDED:
                 return store_error(outcomes[0])
+            if self._tracer is not None and self._tracer.active:
+                for one, answer in zip(batches, answers, strict=False):
+                    trace_stored(self._tracer, self._topics, one, answer, NOBODY)
             self._ended_below = answers[-1].base_offset + len(ends)
             self._ended += [Ended(row.due_ms, row.number, row.message_id, end, now_ms) for row, end in ends]
             self._count(step, len(delivered), now_ms)

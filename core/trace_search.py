@@ -52,9 +52,6 @@ class TraceSearch:
 
     async def by_id(self, message_id: str, from_ms: int, to_ms: int) -> Found:
         """Of the message with this id, wherever it was stored. Raises CoreFailure(UNKNOWN_MESSAGE) if no trace says."""
-        place = self._place_of(message_id)
-        if place is not None:
-            return await self.by_places({place}, from_ms, to_ms)
         stored = await self._scan(from_ms, to_ms, lambda one: any(name == message_id for _, name in one.ids))
         places = {
             (one.topic, one.partition, offset)
@@ -62,6 +59,8 @@ class TraceSearch:
             for offset, name in one.ids
             if name == message_id
         }
+        if (place := self._place_of(message_id)) is not None:
+            return await self.by_places({*places, place}, from_ms, to_ms)
         if not places:
             if stored.next_ms >= 0:
                 return stored
@@ -129,8 +128,10 @@ class TraceSearch:
             offset = after
             last_ms = some[-1].time_ms if some else last_ms
             scanned += read.size_bytes
-            if scanned > SCAN_BYTES_MAX or len(found) >= FOUND_MAX:
-                return Found(found[:FOUND_MAX], last_ms)
+            if len(found) > FOUND_MAX and found[FOUND_MAX].time_ms > found[0].time_ms:
+                return Found(found[:FOUND_MAX], found[FOUND_MAX].time_ms)
+            if scanned > SCAN_BYTES_MAX:
+                return Found(found, last_ms)
         return Found(found, -1)
 
 

@@ -9,6 +9,12 @@ Which topics: `trace` = `on`, or `marked`: then only messages with a header `tri
 touch one. Batches stored on traced topics are opened if they mention an id, a mark or a W3C trace parent (or are
 compressed); nothing else is.
 
+A record that waits for its time is traced as scheduled, at the place in its batch that it leaves empty, and as stored
+when it is delivered, by nobody; so are half messages that are committed. By its id all of it is found.
+
+Events are written, and given to listeners, FLUSH_S later and in order: a device may have a message before whoever
+stored it is answered, and its trace parent is known from then on.
+
 Nothing waits for a trace: at most `EVENTS_MAX` wait to be written, what comes above that is counted, and the count is
 written as a trace of its own (LOST). What waits when the broker dies is lost with it: at most FLUSH_S worth.
 """
@@ -18,9 +24,10 @@ from __future__ import annotations
 import enum
 import json
 import time
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Final, NamedTuple
 
 import structlog
@@ -41,6 +48,8 @@ FLUSH_S: Final = 0.1
 MARKED_MAX: Final = 100_000  # marked messages whose later events are traced; the oldest are forgotten
 PARENTS_MAX: Final = 100_000  # messages whose trace parent later events are given
 DECODED_BYTES_MAX: Final = 64 * 1024 * 1024
+OFFSETS_LOOKED_AT_MAX: Final = 1_000  # for the trace parents of one event
+CONTEXTS_MAX: Final = 100  # trace contexts that one event is told in
 TEXT_CHARS_MAX: Final = 200  # of names that clients give themselves
 _MENTIONS: Final = (MESSAGE_ID.encode(), TRACE.encode(), TRACE_PARENT.encode())
 
@@ -55,6 +64,8 @@ class Event(enum.IntEnum):
     DELIVERED = 2
     ACKNOWLEDGED = 3
     FAILED = 4  # given back, or not settled in time
+    SCHEDULED = 5  # waits for its time
+    DEAD_LETTER = 6  # moved there: that group does not get it any more
     LOST = 9  # so many traces (`last`) were not written
 
 
@@ -64,6 +75,9 @@ class Actor(NamedTuple):
     protocol: str
     client: str
     host: str
+
+
+NOBODY: Final = Actor("", "", "")  # the broker itself
 
 
 class Trace(NamedTuple):
@@ -127,7 +141,7 @@ class Tracer:
         self.partition = partition
         self._region = region
         self._wall_ms = wall_ms
-        self._waiting: list[Trace] = []
+        self._waiting: list[tuple[Trace, int]] = []  # with the engine's partition
         self._news = trio.Event()
         self._flushing = trio.Lock()
         self._marked: dict[int, list[int]] = {}  # engine's partition -> offsets, rising
@@ -160,10 +174,27 @@ class Tracer:
         """A batch of a traced topic is durable, its first record at `base_offset`."""
         header = parse_header(batch)
         records: list[tuple[int, Headers]] = []
-        if header.codec != Codec.NONE or _mentions(batch):
+        whole = header.count == header.last_offset_delta + 1
+        if not whole or header.codec != Codec.NONE or _mentions(batch):
             shift = base_offset - header.base_offset
             records = [(record.offset + shift, record.headers) for record in _records(batch)]
-        self.stored_records(topic, index, base_offset, base_offset + header.last_offset_delta, records, actor)
+        if whole:
+            self.stored_records(topic, index, base_offset, base_offset + header.last_offset_delta, records, actor)
+        else:  # some records were taken out: they wait for their time, or had been stored before
+            for _, run in groupby(enumerate(records), key=lambda one: one[1][0] - one[0]):
+                part = [record for _, record in run]
+                self.stored_records(topic, index, part[0][0], part[-1][0], part, actor)
+
+    def scheduled(self, topic: Topic, index: int, offset: int, headers: Headers, actor: Actor) -> None:
+        """A record is kept for its time; `offset` is the one it leaves empty, -1 if there is none."""
+        names = dict(headers)
+        if topic.settings.trace == "marked" and TRACE not in names:
+            return
+        message_id = id_of(headers)
+        ids = () if message_id is None else ((offset, message_id),)
+        if self.listeners and (parent := _parent_of(names)) is not None:
+            self._remember(topic.partitions[index], offset, parent)
+        self._note(Event.SCHEDULED, topic, index, offset, offset, actor, "", 0, ids)
 
     def stored_records(
         self, topic: Topic, index: int, first: int, last: int, records: Sequence[tuple[int, Headers]], actor: Actor
@@ -222,14 +253,8 @@ class Tracer:
             return
         shown = Actor(actor.protocol, actor.client[:TEXT_CHARS_MAX], actor.host[:TEXT_CHARS_MAX])
         trace = Trace(event, self._wall_ms(), topic.name, index, first, last, shown, group, attempt, self._region, ids)
-        self._waiting.append(trace)
+        self._waiting.append((trace, topic.partitions[index]))
         self._news.set()
-        if self.listeners:
-            number = topic.partitions[index]
-            parents = (self._parents.get((number, offset)) for offset in range(first, min(last, first + 1_000) + 1))
-            parent = next((one for one in parents if one is not None), None)
-            for listener in self.listeners:
-                listener(trace, parent)
 
     def _remember(self, partition: int, offset: int, parent: Parent) -> None:
         self._parents[partition, offset] = parent
@@ -266,11 +291,13 @@ class Tracer:
         """Writes all that waits, also what an earlier call has taken and not yet written."""
         async with self._flushing:
             while self._waiting or self.lost:
-                taken, self._waiting = self._waiting[:EVENTS_PER_BATCH_MAX], self._waiting[EVENTS_PER_BATCH_MAX:]
+                self._waiting = _in_order(self._waiting)
+                some, self._waiting = self._waiting[:EVENTS_PER_BATCH_MAX], self._waiting[EVENTS_PER_BATCH_MAX:]
+                self._tell(some)
+                taken = [trace for trace, _ in some]
                 lost, self.lost = self.lost, 0
                 if lost:
-                    nobody = Actor("", "", "")
-                    taken.append(Trace(Event.LOST, self._wall_ms(), "", 0, 0, lost, nobody, region=self._region))
+                    taken.append(Trace(Event.LOST, self._wall_ms(), "", 0, 0, lost, NOBODY, region=self._region))
                 records = [
                     Record(at, one.time_ms, f"{one.topic}/{one.partition}".encode(), pack(one), [])
                     for at, one in enumerate(taken)
@@ -282,11 +309,53 @@ class Tracer:
                     log.warning("traces cannot be written", count=self.lost, reason=answers[0].outcome.value)
                     return
 
+    def _tell(self, events: Sequence[tuple[Trace, int]]) -> None:
+        """Listeners hear of an event once for each trace context that its messages came with."""
+        if not self.listeners:
+            return
+        for trace, number in events:
+            offsets = range(trace.first, min(trace.last, trace.first + OFFSETS_LOOKED_AT_MAX) + 1)
+            found = {self._parents.get((number, offset)): None for offset in offsets}
+            parents = [parent for parent in found if parent is not None][:CONTEXTS_MAX]
+            for parent in parents or (None,):
+                for listener in self.listeners:
+                    listener(trace, parent)
 
-def trace_stored(tracer: Tracer, topics: Topics, entry: Append, answer: Appended, actor: Actor) -> None:
-    """An append of one batch is durable."""
+
+def _in_order(events: list[tuple[Trace, int]]) -> list[tuple[Trace, int]]:
+    """What was delivered before it was said to be stored comes behind that."""
+    stored: dict[int, list[tuple[int, int, int]]] = {}  # partition -> first and last offset, where it stands; rising
+    for at, (one, number) in enumerate(events):
+        if one.event is Event.STORED:
+            stored.setdefault(number, []).append((one.first, one.last, at))
+    found: list[tuple[int, int, Trace, int]] = []
+    for at, (one, number) in enumerate(events):
+        place, trace = at, one
+        if one.event is Event.DELIVERED and (ranges := stored.get(number)):
+            behind = bisect_right(ranges, (one.first, 2**63, 0)) - 1
+            if behind >= 0 and ranges[behind][1] >= one.first and ranges[behind][2] > at:
+                place = ranges[behind][2]
+                trace = one._replace(time_ms=max(one.time_ms, events[place][0].time_ms))
+        found.append((place, at if place == at else len(events) + at, trace, number))
+    found.sort(key=lambda one: one[:2])
+    return [(trace, number) for _, _, trace, number in found]
+
+
+def trace_stored(
+    tracer: Tracer,
+    topics: Topics,
+    entry: Append,
+    answer: Appended,
+    actor: Actor,
+    scheduled: Iterable[tuple[int, Headers]] = (),
+) -> None:
+    """An append of one batch is durable. `scheduled`: place in the batch and headers of records that wait for their
+    time.
+    """
     owner = topics.owner(entry.partition)
     if owner is not None and tracer.traces(owner[0]):
+        for at, headers in scheduled:
+            tracer.scheduled(*owner, answer.base_offset + at, headers, actor)
         tracer.stored(*owner, answer.base_offset, entry.batch, actor)
 
 

@@ -33,6 +33,8 @@ def trace(
 
     if (key is not None or place) and not topic:
         raise click.UsageError("--key and --place need --topic")
+    if (bool(message_id), key is not None, bool(place)).count(True) > 1 or (message_id and topic):
+        raise click.UsageError("give a MESSAGE_ID, or --topic with or without --key or --place")
     where = _place(place) if place else (None, None)
     times = {"since_ms": time_ms(since) if since else 0, "until_ms": time_ms(until) if until else 2**62}
 

@@ -103,6 +103,7 @@ async def _serve(config: Config, mqtt: MqttSettings) -> None:
                     for server in servers:
                         server.stop()
                     broker.groups.stop()
+            await broker.tracer.flush()
             await trio.to_thread.run_sync(stop_spans)
             core_nursery.cancel_scope.cancel()
         store_nursery.cancel_scope.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import trio
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, format_span_id, format_trace_id
@@ -9,8 +10,8 @@ from opentelemetry.trace import SpanKind, format_span_id, format_trace_id
 from core.broker import Broker, BrokerSettings, TraceSettings
 from core.store.engine import Append, append
 from core.store.memory import MemoryEngine
-from core.tracing import Actor, Event
-from gateway.otel import export_through
+from core.tracing import Actor, Event, Trace
+from gateway.otel import ROOTS_MAX, Roots, export_through
 from tests.kafka.wire import batch_of
 from trivium.record_batch import parse_header
 from trivium.records import Record, build
@@ -19,8 +20,6 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 async def test_events_are_spans_in_the_messages_context() -> None:
-    import trio
-
     engine = MemoryEngine()
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
@@ -35,6 +34,7 @@ async def test_events_are_spans_in_the_messages_context() -> None:
             answer = (await append(engine, [Append(topic.partitions[0], parse_header(batch), batch)]))[0]
             broker.tracer.stored(topic, 0, answer.base_offset, batch, actor)
         broker.tracer.note(Event.DELIVERED, topic, 0, 0, 1, actor, group="g", attempt=2)
+        await broker.tracer.flush()
         stop()
         nursery.cancel_scope.cancel()
     stored, other, delivered = exporter.get_finished_spans()
@@ -67,3 +67,51 @@ async def test_events_are_spans_in_the_messages_context() -> None:
     assert delivered.attributes is not None
     assert delivered.attributes["messaging.consumer.group.name"] == "g"
     assert delivered.attributes["trivium.attempt"] == 2
+
+
+async def test_events_of_messages_without_a_context_are_in_one_trace_and_of_several_in_each_of_theirs() -> None:
+    engine = MemoryEngine()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        broker = Broker(engine, BrokerSettings())
+        await nursery.start(broker.run)
+        topic = await broker.topics.create("t", 1, {"trace": "on"})
+        exporter = InMemorySpanExporter()
+        stop = export_through(broker.tracer, SimpleSpanProcessor(exporter))
+        actor = Actor("kafka", "c", "::1")
+        contexts = [PARENT.replace("0af7", other).encode() for other in ("aaaa", "bbbb", "aaaa")]
+        broker.tracer.stored_records(topic, 0, 0, 4, [], actor)  # none has a context
+        broker.tracer.stored_records(
+            topic, 0, 5, 7, [(5 + at, [("traceparent", context)]) for at, context in enumerate(contexts)], actor
+        )
+        broker.tracer.note(Event.DELIVERED, topic, 0, 3, 3, actor)
+        broker.tracer.note(Event.ACKNOWLEDGED, topic, 0, 5, 7, actor)
+        broker.tracer.note(Event.DELIVERED, topic, 0, 9, 9, actor)  # of one that was stored before this broker ran
+        await broker.tracer.flush()
+        stop()
+        nursery.cancel_scope.cancel()
+    root, stored, stored_too, delivered, acknowledged, acknowledged_too, other = exporter.get_finished_spans()
+    assert root.parent is None
+    assert delivered.parent is not None
+    assert delivered.parent.span_id == root.context.span_id
+    assert delivered.context.trace_id == root.context.trace_id
+    assert [format_trace_id(one.context.trace_id)[:4] for one in (stored, stored_too)] == ["aaaa", "bbbb"]
+    assert [format_trace_id(one.context.trace_id)[:4] for one in (acknowledged, acknowledged_too)] == ["aaaa", "bbbb"]
+    assert other.parent is None
+    assert other.context.trace_id != root.context.trace_id
+
+
+def test_roots_are_bounded_and_a_topic_that_is_made_again_has_none() -> None:
+    roots = Roots()
+    trace = Trace(Event.STORED, 0, "t", 0, 0, 9, Actor("", "", ""))
+    roots.add(trace, "first")
+    assert roots.find(trace._replace(first=9, last=20)) == "first"
+    assert roots.find(trace._replace(first=10, last=20)) is None
+    roots.add(trace._replace(first=12, last=12), "second")
+    assert roots.find(trace._replace(first=10, last=20)) == "second"
+    roots.add(trace._replace(first=0, last=0), "again")
+    assert roots.find(trace._replace(first=12, last=12)) is None
+    for offset in range(1, ROOTS_MAX + 10):
+        roots.add(trace._replace(first=offset, last=offset), offset)
+    assert roots.find(trace) is None
+    assert roots.find(trace._replace(first=ROOTS_MAX, last=ROOTS_MAX)) == ROOTS_MAX

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -58,6 +59,20 @@ def test_who_published_and_who_got_and_acknowledged_it(broker: Child) -> None:
     }
     assert {one[1:3] for one in found if one[0] == 3} >= {(0, "reader"), (1, "reader"), (0, "member")}
     assert {(one.protocol, one.host) for one in traces(broker, "plant")} == {("mqtt", "127.0.0.1")}
+
+
+def test_a_devices_message_that_waits_for_its_time_is_stored_when_it_is_delivered(broker: Child) -> None:
+    with trivium.blocking.connect(broker.native) as client:
+        client.create_topic("later", 1, {"trace": "on"})
+    device = Device(broker.mqtt, "patient", v5=True)
+    device.subscribe("later/#", qos=1)
+    timed = properties(PacketTypes.PUBLISH)
+    timed.UserProperty = [("deliver-at", str(time.time_ns() // 1_000_000 + 1_000))]
+    device.publish("later/x", b"1", properties=timed)
+    device.payloads(1)
+    device.close()
+    found = [(one.event, one.first, one.client) for one in traces(broker, "later") if one.event != 3]
+    assert found == [(5, -1, "patient"), (1, 0, ""), (2, 0, "patient")]
 
 
 def test_a_device_marks_a_message(broker: Child) -> None:

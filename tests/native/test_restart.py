@@ -27,8 +27,8 @@ def start(data_dir: Path, native: str) -> subprocess.Popen[str]:
     raise AssertionError(f"the broker ended with {broker.wait()}")
 
 
-def kill(broker: subprocess.Popen[str]) -> None:
-    broker.send_signal(signal.SIGKILL)
+def kill(broker: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
+    broker.send_signal(number)
     broker.wait()
     assert broker.stdout is not None
     broker.stdout.close()
@@ -77,5 +77,19 @@ async def test_acknowledged_records_survive_kills_once_and_in_order(tmp_path: Pa
                 assert offsets == sorted(offsets)
                 assert offsets == [stored[b"%d:%d" % (number, count)] for count in range(len(offsets))]
             assert await client.find_offsets("t", trivium.LATEST) == {0: total}
+    finally:
+        kill(broker)
+
+
+async def test_a_broker_that_stops_in_good_order_writes_what_it_has_traced(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    broker = await trio.to_thread.run_sync(start, tmp_path, address)
+    try:
+        async with trivium.connect(address) as client, client.producer() as producer:
+            await client.create_topic("t", 1, {"trace": "on"})
+            await producer.send("t", b"x")
+            kill(broker, signal.SIGTERM)
+            broker = await trio.to_thread.run_sync(start, tmp_path, address)
+            assert len([one async for one in client.traces(topic="t")]) == 1
     finally:
         kill(broker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import Any
 
@@ -21,7 +22,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # kafka-python's own, when it is imported
     from kafka import KafkaConsumer, KafkaProducer
 
-STORED, DELIVERED, ACKNOWLEDGED, FAILED = 1, 2, 3, 4
+STORED, DELIVERED, ACKNOWLEDGED, FAILED, SCHEDULED, DEAD_LETTER = 1, 2, 3, 4, 5, 6
 
 
 async def found(client: trivium.Client, **wanted: Any) -> list[TraceEntry]:
@@ -126,6 +127,77 @@ async def test_a_queue_groups_deliveries_and_what_becomes_of_them() -> None:
         assert sorted(events) == sorted([(STORED, "", 0), *first, *second])  # a failure is told when it is durable
 
 
+async def test_a_scheduled_message_is_traced_up_to_its_delivery() -> None:
+    async with (
+        serving() as addresses,
+        trivium.connect(addresses.native, client_id="me") as client,
+        client.producer() as producer,
+        client.subscribe("t", group="g") as messages,
+    ):
+        await client.delete_topic("t")
+        await client.create_topic("t", 1, {"trace": "on"})
+        due_ms = time.time_ns() // 1_000_000 + 1_000
+        batch = [
+            producer.post("t", b"now"),
+            producer.post("t", b"later", deliver_at_ms=due_ms),
+            producer.post("t", b"now"),
+        ]
+        sent = [await one.wait() for one in batch]
+        while (message := await messages.take()) is None or message.value != b"later":
+            pass
+        await messages.ack(message)
+        events = [(one.event, one.first, one.client) for one in await found(client, message_id=sent[1].message_id)]
+        assert sorted(events) == [
+            (STORED, 3, ""),
+            (DELIVERED, 3, "me"),
+            (ACKNOWLEDGED, 3, "me"),
+            (SCHEDULED, 1, "me"),
+        ]
+        stored = [(one.first, one.last) for one in await found(client, topic="t") if one.event == STORED]
+        assert sorted(stored) == [(0, 0), (2, 2), (3, 3)]  # none of the offset that it left empty
+
+
+async def test_a_half_message_is_traced_when_it_is_committed() -> None:
+    async def check(_: trivium.HalfMessage) -> int:
+        return trivium.COMMIT
+
+    async with serving() as addresses, trivium.connect(addresses.native) as client:
+        await client.create_topic("t", 1, {"trace": "on"})
+        async with client.half_producer("p", check) as producer:
+            async with producer.half("t", b"x") as half:
+                assert await found(client) == []
+            assert [one.event for one in await found(client, message_id=half.message_id)] == [STORED]
+
+
+async def test_a_dead_letter_is_traced() -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client, client.producer() as producer:
+        await client.create_topic("t", 1, {"trace": "on"})
+        async with client.subscribe("t", group="g") as messages:
+            sent = await producer.send("t", b"x")
+            message = await messages.take()
+            assert message is not None
+            await messages.reject(message, "no")
+            assert await client.dead_letters("g", wait_ms=60_000)
+        last = (await found(client, message_id=sent.message_id))[-1]
+        assert (last.event, last.group, last.attempt) == (DEAD_LETTER, "g", 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:kafka")
+def test_a_message_whose_id_the_broker_gave_is_found_by_it() -> None:
+    with in_thread() as addresses, trivium.blocking.connect(addresses.native) as client:
+        client.create_topic("t", 1, {"trace": "on"})
+        producer = KafkaProducer(bootstrap_servers=addresses.kafka)
+        producer.send("t", b"connected").get(30)
+        due_ms = time.time_ns() // 1_000_000 + 1_000
+        producer.send("t", b"x", headers=[("deliver-at", b"%d" % due_ms)]).get(30)
+        producer.close()
+        with client.consumer("t", start=trivium.EARLIEST) as consumer:
+            message = next(one for one in consumer if one.value == b"x")
+        assert message.message_id
+        events = [(one.event, one.first) for one in client.traces(message_id=message.message_id)]
+        assert events == [(STORED, message.offset), (DELIVERED, message.offset)]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:kafka")
 def test_kafka_clients_and_the_command_line() -> None:
     with in_thread(groups={"initial_rebalance_delay_ms": 0}) as addresses:
@@ -158,6 +230,10 @@ def test_kafka_clients_and_the_command_line() -> None:
         ]
         assert CliRunner().invoke(main, ["trace", "--key", "k", "--broker", addresses.native]).exit_code == 2
         assert CliRunner().invoke(main, ["trace", "nobody", "--broker", addresses.native]).exit_code == 1
+        for more in (["--topic", "t"], ["--topic", "t", "--key", "k"]):
+            assert CliRunner().invoke(main, ["trace", "one", *more, "--broker", addresses.native]).exit_code == 2
+        both = ["trace", "--topic", "t", "--key", "k", "--place", "0:0", "--broker", addresses.native]
+        assert CliRunner().invoke(main, both).exit_code == 2
 
 
 async def test_overload_is_counted_and_said() -> None:

@@ -247,7 +247,8 @@ def _append(
         if tracer.active and first.outcome is Outcome.APPENDED:
             for entry, appended in zip(entries[: len(batches)], answers, strict=False):
                 if isinstance(entry, Append):
-                    trace_stored(tracer, context.broker.topics, entry, appended, actor_of(pending.request))
+                    waits = () if found is None else found.waits
+                    trace_stored(tracer, context.broker.topics, entry, appended, actor_of(pending.request), waits)
         if header.is_log_append_time and not answer.error_code:
             answer.log_append_time_ms = header.max_timestamp
         if found is not None:

@@ -76,6 +76,7 @@ class Publisher:
         self._parked_turns: dict[str, int] = {}  # topic that is made -> the turn that it is made for
         self.observed: Callable[[], bool] = lambda: False  # whether `on_stored` is to be told of what is durable
         self.on_stored: Callable[[Sequence[Row], Appended], None] = lambda rows, answer: None
+        self.on_scheduled: Callable[[Sequence[Row]], None] = lambda rows: None
         self.in_flight_bytes = 0
 
     def fresh(self, header: BatchHeader) -> Sequence[RunReceived] | None:
@@ -259,7 +260,14 @@ class Publisher:
         entry = self._schedules.entry([wanted for wanted, _ in rows])
         changes = [change for _, (_, message) in rows if isinstance(message, Outgoing) for change in message.changes]
         entries = [entry, self._state.entry(changes)] if changes else [entry]
-        self._submit(turn, entries, lambda answers: self._appended(turn, [[row for _, row in rows]], answers))
+        scheduled = [row for _, row in rows]
+
+        def done(answers: list[Appended]) -> None:
+            if answers[0].outcome is Outcome.APPENDED and self.observed():
+                self.on_scheduled(scheduled)
+            self._appended(turn, [scheduled], answers, observe=False)
+
+        self._submit(turn, entries, done)
 
     def _append(self, turn: int, partitions: dict[int, list[Row]], now_ms: int) -> None:
         if not partitions:

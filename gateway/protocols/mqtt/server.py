@@ -137,6 +137,7 @@ class MqttServer:
         self.pump = Pump(self.handler, connections_max=settings.connections_max)
         self.handler.flush = self._flush
         self.publisher.observed, self.publisher.on_stored = (lambda: broker.tracer.active), traces.stored
+        self.publisher.on_scheduled = traces.scheduled
         broker.tracer.on_active(self._observe)
         figures = partial(read_figures, broker.engine, broker.topics, self.handler, self.deliveries, table, self.pump)
         self._sys_topics = SysTopics(version("trivium-broker"), settings.sys_interval_s, figures, time.monotonic())

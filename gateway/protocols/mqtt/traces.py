@@ -59,6 +59,13 @@ class MqttTraces:
             self._tracer.stored_records(*owner, offset, last, records, _actor_of(message))
             offset = last + 1
 
+    def scheduled(self, rows: Sequence[Row]) -> None:
+        """Messages that wait for their time."""
+        for route, message in rows:
+            owner = self._topics.owner(route.partition)
+            if owner is not None and self._tracer.traces(owner[0]) and isinstance(message, Outgoing):
+                self._tracer.scheduled(*owner, -1, message.headers(), _actor_of(message))
+
     def delivered(self, connection: Connection, messages: Iterable[Message], group: str) -> None:
         for message in messages:
             self._note(Event.DELIVERED, connection, message.partition, message.offset, group)

@@ -105,7 +105,8 @@ def _append(call: Call, groups: list[list[_Ready]], results: list[SendResult], r
             at += len(one.entries)
             results[one.number] = _result(call.context, one, answer)
             if tracer.active and answer.outcome is Outcome.APPENDED:
-                trace_stored(tracer, call.context.broker.topics, one.entries[0], answer, actor_of(call.peer))
+                waits = () if one.found is None else one.found.waits
+                trace_stored(tracer, call.context.broker.topics, one.entries[0], answer, actor_of(call.peer), waits)
         waiting -= 1
         if not waiting:
             reply(SendReply(results))

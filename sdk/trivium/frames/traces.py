@@ -19,6 +19,8 @@ class TraceEvent(enum.IntEnum):
     DELIVERED = 2
     ACKNOWLEDGED = 3
     FAILED = 4  # given back, or not settled in time
+    SCHEDULED = 5  # waits for its time
+    DEAD_LETTER = 6  # moved there: that group does not get it any more
     LOST = 9  # so many traces (`last`) were not written
 
 
