@@ -172,12 +172,16 @@ class DevicePublisher(Worker):
             name = f"{self.topic}/{self.name}/{self._number % NAMES}"
             payload = f"{self.name}:{self._number}".encode()
             self.sent.setdefault(name, []).append(payload)
-            self.client.paho.publish(name, payload, self.qos, self.retain)
+            self.client.paho.publish(name, payload, self.qos, self.retain, self.properties())
             self._number += 1
             self._total += 1
         while self._total - self.client.acknowledged > 3 * IN_FLIGHT_MAX and self._running.is_set():
             time.sleep(0.002)
         time.sleep(0.002)
+
+    def properties(self) -> Properties | None:
+        """Of the next message."""
+        return None
 
     def settle(self) -> None:
         deadline = time.monotonic() + PAUSE_TIMEOUT_S - 5

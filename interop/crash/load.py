@@ -337,8 +337,8 @@ class GroupReader(Worker):
             self.work()
 
 
-def read_all(bootstrap: str, topic: str, isolation: str, timeout_s: float = 300.0) -> list[Found]:
-    """Everything from the start of each partition up to its end (last stable offset) as it is now, by partition."""
+def read_messages(bootstrap: str, topic: str, isolation: str, timeout_s: float = 300.0) -> list[Any]:
+    """librdkafka's messages from the start of each partition up to its end (last stable offset) as it is now."""
     settings = {"group.id": "crash-check", "enable.auto.commit": False, "auto.offset.reset": "error"}
     client = Consumer(
         {
@@ -349,7 +349,7 @@ def read_all(bootstrap: str, topic: str, isolation: str, timeout_s: float = 300.
             "enable.partition.eof": True,
         }
     )
-    found: list[Found] = []
+    found: list[Any] = []
     try:
         client.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
         ended: set[int] = set()
@@ -360,12 +360,19 @@ def read_all(bootstrap: str, topic: str, isolation: str, timeout_s: float = 300.
             for message in client.consume(1000, 0.1):
                 error = message.error()
                 if error is None:
-                    key, value = (message.key() or b"").decode(), message.value().decode()
-                    found.append(Found(topic, message.partition(), message.offset(), key, value))
+                    found.append(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     ended.add(message.partition())
                 elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
                     raise WorkerError(f"reading {topic}: {error}")
     finally:
         client.close()
-    return sorted(found, key=lambda record: (record.partition, record.offset))
+    return sorted(found, key=lambda message: (message.partition(), message.offset()))
+
+
+def read_all(bootstrap: str, topic: str, isolation: str, timeout_s: float = 300.0) -> list[Found]:
+    """`read_messages` as the ledger wants them, by partition."""
+    return [
+        Found(topic, one.partition(), one.offset(), (one.key() or b"").decode(), one.value().decode())
+        for one in read_messages(bootstrap, topic, isolation, timeout_s)
+    ]

@@ -30,3 +30,7 @@ def test_kill_9_under_load_of_real_clients_loses_nothing() -> None:
 
 def test_kill_9_under_load_of_devices_loses_nothing_and_repeats_nothing_of_qos_2() -> None:
     run("interop.crash.mqtt", "--rounds", "4", "--seed", "1")
+
+
+def test_kill_9_under_load_of_native_clients_leaves_what_they_were_told() -> None:
+    run("interop.crash.native", "--rounds", "1", "--seed", "1")
