@@ -389,5 +389,5 @@ class Offsets:
 
 
 def _merge(errors: list[CoreError | None], error: CoreError | None) -> list[CoreError | None]:
-    """A commit that the store refused may be tried again: the same answer as from a coordinator that is not there."""
-    return errors if error is None else [one or CoreError.COORDINATOR_NOT_AVAILABLE for one in errors]
+    """`error`: why the store refused, which holds for all that was accepted."""
+    return errors if error is None else [one or error for one in errors]

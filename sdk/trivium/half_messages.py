@@ -120,8 +120,8 @@ class HalfProducer:
         checks_max: int = 0,
     ) -> Half:
         """Keeps a message that nobody sees before it is committed; durable on return. Its `ttl_s` count from then on. 0
-        takes the broker's default (6 s, 30 s, 15 checks). Raises RequestRefused; MESSAGE_ENDED where the answer was lost and a producer of the
-        group was asked about it before it came.
+        takes the broker's default (6 s, 30 s, 15 checks). Raises RequestRefused; MESSAGE_ENDED where the answer was
+        lost and a producer of the group was asked about the message before it came.
         """
         one = outgoing(
             topic,

@@ -248,7 +248,7 @@ def test_on_a_full_disk_the_group_works_commits_are_refused_and_it_is_saved_when
     world.log.error = E.STORE_FULL
     (member,), generation = world.form()
     assert the_group(world).state is State.STABLE
-    assert world.commit(1, member, generation) == [E.COORDINATOR_NOT_AVAILABLE]
+    assert world.commit(1, member, generation) == [E.STORE_FULL]
     assert world.committed() is None
     world.log.error = None
     world.pass_time(5_000)

@@ -127,7 +127,7 @@ def test_the_end_of_one_producers_transaction_leaves_the_others_alone() -> None:
 def test_a_refused_pending_commit_leaves_nothing() -> None:
     world = World()
     world.log.error = E.STORE_FULL
-    assert world.commit(9, producer=7) == [E.COORDINATOR_NOT_AVAILABLE]
+    assert world.commit(9, producer=7) == [E.STORE_FULL]
     assert not world.offsets.is_unstable("g", "t", 0)
 
 

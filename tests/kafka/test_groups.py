@@ -19,6 +19,7 @@ from core.store.memory import MemoryEngine
 from gateway.protocols.kafka.api_versions import ADVERTISED, ApiKey
 from gateway.protocols.kafka.core_errors import CODES
 from gateway.protocols.kafka.errors import ErrorCode
+from gateway.protocols.kafka.handlers_offsets import commit_code
 from gateway.protocols.kafka.messages import (
     ConsumerGroupDescribeRequest,
     ConsumerGroupHeartbeatRequest,
@@ -485,3 +486,10 @@ class _Running:
 
 def test_the_limits_of_the_tests_are_those_of_the_broker_but_for_the_delay() -> None:
     assert replace(QUICK.groups, initial_rebalance_delay_ms=3_000) == GroupLimits()
+
+
+def test_a_commit_for_which_there_is_no_room_is_asked_again() -> None:
+    """Kafka's clients end at a code that they do not expect of a commit; Kafka has this one where its log fails."""
+    for error in (CoreError.STORE_FULL, CoreError.STORE_FAILED):
+        assert commit_code(error) is ErrorCode.COORDINATOR_NOT_AVAILABLE
+    assert commit_code(None) is ErrorCode.NONE

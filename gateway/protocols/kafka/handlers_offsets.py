@@ -49,6 +49,13 @@ def _has(topic: Topic | None, partition: int) -> bool:
 # -- commit
 
 
+def commit_code(error: CoreError | None) -> ErrorCode:
+    """As Kafka when its log of offsets cannot be written: clients ask again."""
+    if error in (CoreError.STORE_FULL, CoreError.STORE_FAILED):
+        return ErrorCode.COORDINATOR_NOT_AVAILABLE
+    return code(error)
+
+
 async def offset_commit(context: Context, request: Request) -> Message:
     body: OffsetCommitRequest = request.body  # type: ignore[assignment]
     by_id = request.version >= 10
@@ -99,7 +106,7 @@ async def offset_commit(context: Context, request: Request) -> Message:
     error, errors = await committed.wait()
     trace.done(errors or [error] * len(waiting), actor_of(request))
     for answer, one in zip(waiting, errors or [error] * len(waiting), strict=True):
-        answer.error_code = code(one)
+        answer.error_code = commit_code(one)
     return response
 
 
@@ -138,7 +145,7 @@ async def txn_offsets(context: Context, request: Request) -> TxnOffsetCommitResp
     context.broker.offsets.commit_pending(body.producer_id, asked, committed.reply_each, context.now_ms())
     error, errors = await committed.wait()
     for answer, one in zip(waiting, errors or [error] * len(waiting), strict=True):
-        answer.error_code = code(one)
+        answer.error_code = commit_code(one)
     return response
 
 
