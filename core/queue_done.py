@@ -43,6 +43,12 @@ class DoneOffsets:
             at += width
         return mask
 
+    def undone_count(self, log_end: int) -> int:
+        """How many offsets are not done up to the end of the log."""
+        chunk, in_chunk = self.floor >> CHUNK_BITS, self.floor & _IN_CHUNK
+        done = sum((mask >> in_chunk if at == chunk else mask).bit_count() for at, mask in self._chunks.items())
+        return max(log_end - self.floor - done, 0)
+
     def mark(self, first: int, mask: int) -> None:
         if mask == 1 and first > self.floor:  # the hot case
             chunk = first >> CHUNK_BITS

@@ -92,6 +92,10 @@ class QueuePartition:
         if self.turns.waiting:
             self.turns.done(first + bit for bit in bits(mask))
 
+    def left(self, log_end: int) -> int:
+        """Messages that are not done: never handed out, with members, waiting for their turn, or failed."""
+        return (0 if self.is_retry_only else self._done.undone_count(log_end)) + len(self.failed)
+
     def skip(self, first: int, end: int) -> None:
         """There is nothing to hand out from `first` up to, not with, `end`."""
         self._done.mark_range(first, end)

@@ -55,10 +55,15 @@ _verb("delete", "Forget GROUP, which has no members; its dead letters stay.", "d
 @queue.command("list")
 @click.pass_obj
 def list_(broker: str) -> None:
-    """Every queue group: name, members, messages not done, messages that failed, and what it reads."""
+    """Every queue group: name, members, messages not done, how many of these have failed, and what it reads.
+
+    Not done are those that nobody has got yet, those that members have, those that wait for the one before them of
+    their key, and those that failed or were given back. What a filter leaves out, and what the log holds beside
+    messages (ends of transactions, gaps of compaction), counts until the group has come by it.
+    """
     with _client(broker) as client:
         for info in client.describe_queues():
-            left = sum(place.log_end - place.floor for place in info.places)
+            left = sum(place.left for place in info.places)
             failed = sum(place.failed for place in info.places)
             state = " paused" if info.paused else ""
             click.echo(f"{info.group} {len(info.members)} {left} {failed}{state} {info.subscription}")
@@ -78,9 +83,8 @@ def describe(broker: str, group: str) -> None:
         click.echo(f"member {member.member} ({member.client}) has {member.held}")
     for place in info.places:
         where = f"{place.topic} {place.partition}"
-        click.echo(
-            f"{where} floor {place.floor} end {place.end} of {place.log_end} held {place.held} failed {place.failed}"
-        )
+        counts = f"held {place.held} failed {place.failed} not done {place.left}"
+        click.echo(f"{where} floor {place.floor} end {place.end} of {place.log_end} {counts}")
 
 
 @queue.command()

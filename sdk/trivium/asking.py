@@ -9,6 +9,13 @@ from typing import Any
 from trivium.connection import Buffer
 
 
+def check_names(values: Sequence[object], what: str) -> None:
+    """Raises TypeError for what are no texts: a list, say, given as one argument."""
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{what} are texts, each an argument by itself, not {value!r}")
+
+
 class Asking(ABC):
     @abstractmethod
     async def request(

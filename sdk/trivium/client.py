@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 import anyio.abc
 
+from trivium.asking import check_names
 from trivium.connection import Incoming
 from trivium.frames.connection import AskStatus, Status
 from trivium.frames.halves import DO_NOT_KNOW, CheckBack, CheckBackReply, EndHalf, ResumeHalf
@@ -156,6 +157,7 @@ class Client(Reconnecting, Topics, GroupOffsets, QueueAdmin):
         """
         from trivium.subscriber import subscriber
 
+        check_names(topics, "topics")
         orders = {"none": ORDER_NONE, "key": ORDER_KEY, "partition": ORDER_PARTITION}
         if order not in orders:
             raise ValueError(f"order={order!r}: give one of {', '.join(orders)}")
@@ -235,6 +237,10 @@ class Client(Reconnecting, Topics, GroupOffsets, QueueAdmin):
         Raises RequestRefused: UNKNOWN_MESSAGE for an id of which there is no trace, UNKNOWN_TOPIC for a key where there
         is no topic to look it up in. Traces outlive their topic, so else a name that is no topic's is no error.
         """
+        if key is not None and not isinstance(key, bytes):
+            raise TypeError(f"keys are bytes, not {key!r}")
+        if (partition is None) != (offset is None) or (not topic and (key is not None or offset is not None)):
+            raise ValueError("a place is a topic, a partition and an offset; a key is looked up in a topic")
         by = BY_ID if message_id else BY_KEY if key is not None else BY_PLACE if offset is not None else BY_TIME
         while True:
             asked = FindTraces(by, topic, message_id, key or b"", partition or 0, offset or 0, since_ms, until_ms)

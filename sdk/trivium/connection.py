@@ -240,8 +240,12 @@ async def open_connection(
             await connection.greet(client_id, software)
         done = True
         return connection
-    except (OSError, anyio.EndOfStream, anyio.BrokenResourceError, RemoteProtocolError) as error:
-        raise Disconnected(f"{host}:{port}: {error or type(error).__name__}") from None
+    except TimeoutError:
+        raise Disconnected(f"{host}:{port}: no welcome in time: is this the broker's native port?") from None
+    except (anyio.EndOfStream, anyio.BrokenResourceError):
+        raise Disconnected(f"{host}:{port}: closed without a welcome: is this the broker's native port?") from None
+    except (OSError, RemoteProtocolError) as error:
+        raise Disconnected(f"{host}:{port}: {str(error) or type(error).__name__}") from None
     finally:
         if stream is not None and not done:
             with anyio.CancelScope(shield=True):

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import anyio
 
+from trivium.asking import check_names
 from trivium.client import Client
 from trivium.connection import Connection
 from trivium.errors import ErrorCode, RequestRefused
@@ -103,6 +104,8 @@ class Consumer:
             for partition, offset in (await self._client.find_offsets(topic, self._start)).items():
                 if self._partitions is None or partition in self._partitions:
                     self._positions[topic, partition] = kept.get((topic, partition), offset)
+        if not self._positions:
+            raise ValueError(f"none of the topics has any of the partitions {self._partitions}")
         self._handed = dict(self._positions)
 
     async def _discover(self) -> bool:
@@ -280,6 +283,7 @@ async def consumer(
     rest. `key` is a key, or a pattern of keys as devices have it (`line3/+`, `plant/#`). `partitions` reads only these
     of every topic. Raises ValueError without topics, or with two filters; RequestRefused (INVALID_FILTER).
     """
+    check_names(topics, "topics")
     if not topics:
         raise ValueError("a consumer needs at least one topic")
     given = {"sql": filter, "tags": tags, "key": key}

@@ -64,6 +64,8 @@ class GroupOffsets(Asking):
         "session" moves an MQTT session, by its client identifier, or a shared subscription, by `$share/...`. Raises
         RequestRefused (GROUP_NOT_FOUND, UNKNOWN_TOPIC).
         """
+        if isinstance(topics, str):
+            raise TypeError(f"topics are a list of names, not the text {topics!r}")
         where, value = _target(to, offset)
         reply, _ = await self.request(Reset(kind, name, list(topics), where, value))
         return {(place.topic, place.partition): place.offset for place in reply.places}
@@ -89,6 +91,8 @@ def _target(to: int | datetime | None, offset: int | None) -> tuple[int, int]:
         return TO_OFFSET, offset or 0
     if isinstance(to, datetime):
         return TO_TIME, int(to.timestamp() * 1000)
+    if not isinstance(to, int):
+        raise TypeError(f"{to!r} is no time: give a datetime, milliseconds since 1970, EARLIEST or LATEST")
     if to < 0:
         return {EARLIEST: TO_EARLIEST, LATEST: TO_LATEST}[to], 0
     return TO_TIME, to

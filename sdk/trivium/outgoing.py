@@ -188,8 +188,8 @@ def outgoing(
 
 
 def _check_time(name: str, time_ms: int, least: int) -> None:
-    if not least <= time_ms < TIME_MS_MAX:
-        raise ValueError(f"{name}={time_ms}: give milliseconds since 1970, below {TIME_MS_MAX}")
+    if not isinstance(time_ms, int) or not least <= time_ms < TIME_MS_MAX:
+        raise ValueError(f"{name}={time_ms!r}: give whole milliseconds since 1970, below {TIME_MS_MAX}")
 
 
 def settle_batch(where: Place, batch: Sequence[Outgoing], result: SendResult) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from trivium import headers as names
-from trivium.asking import Asking
+from trivium.asking import Asking, check_names
 from trivium.errors import ErrorCode, RequestRefused
 from trivium.frames.pulling import Pull, PullEntry
 from trivium.frames.queue_admin import (
@@ -51,6 +51,7 @@ class QueueAdmin(Asking):
 
         Raises RequestRefused (GROUP_NOT_FOUND).
         """
+        check_names(groups, "groups")
         reply, _ = await self.request(DescribeQueues(list(groups)))
         for info in reply.groups:
             if info.status:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,19 +21,27 @@ SOFTWARE = "trivium-python/0.1.0"
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.05, 2.0
 ADDRESSES_MAX = 100
 ANY_BYTES = 2**32
+_HOST = re.compile(r"[^\s/:@\[\]]+")
+_IN_BRACKETS = re.compile(r"[0-9A-Fa-f:.]+(%[^\s/@\[\]]+)?")
 SILENT_S_MAX = 10.0  # of a connection over which a request has timed out: then it is given up
 
 
 def parse_addresses(addresses: str) -> list[tuple[str, int]]:
-    """Hosts and ports of `host:port,[ipv6]:port,host`. Raises ValueError."""
+    """Hosts and ports of `host:port,[ipv6]:port,host`. Raises ValueError, TypeError."""
+    if not isinstance(addresses, str):
+        raise TypeError(f"addresses are one text, 'host:port,host:port', not {addresses!r}")
     found = []
     for address in addresses.split(","):
         host, colon, port = address.strip().rpartition(":")
         if not colon or port.endswith("]"):
             host, port = address.strip(), str(DEFAULT_PORT)
-        host = host.removeprefix("[").removesuffix("]")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-            raise ValueError(f"{address.strip()!r} is no address: give HOST:PORT")
+        in_brackets = host.startswith("[") and host.endswith("]")
+        host = host[1:-1] if in_brackets else host
+        is_host = (_IN_BRACKETS if in_brackets else _HOST).fullmatch(host)
+        if not is_host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            raise ValueError(
+                f"{address.strip()!r} is no address: give HOST:PORT, or [IPV6]:PORT, and nothing around it"
+            )
         found.append((host, int(port)))
     if len(found) > ADDRESSES_MAX:
         raise ValueError(f"more than {ADDRESSES_MAX} addresses")

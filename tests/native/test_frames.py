@@ -87,7 +87,7 @@ from trivium.frames.transactions import EndTransaction, OpenTransactions, SendOf
 
 FRAME_BYTES_MAX = 1 << 20
 
-MEMBER, PLACE = QueueMember("m", "c", 1), QueuePlace("t", 0, 1, 2, 3, 1, 0)
+MEMBER, PLACE = QueueMember("m", "c", 1), QueuePlace("t", 0, 1, 2, 3, 1, 0, 2)
 MESSAGES: list[tuple[int, Any, bytes]] = [
     (0x01, Hello(MAGIC, 1, 1, "me", "x/1"), b""),
     (0x81, Welcome(1, "cluster", 1 << 20, 256), b""),

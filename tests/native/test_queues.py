@@ -445,3 +445,36 @@ async def test_who_is_cancelled_while_it_joins_is_no_member(monkeypatch: pytest.
         (info,) = await client.describe_queues("g")
         assert info.members == []
         await client.delete_queue("g")
+
+
+async def test_what_is_left_are_the_messages_that_are_not_done() -> None:
+    async with connected() as client, client.subscribe("t", group="g", order="key", credit_messages=0) as messages:
+
+        async def left() -> tuple[int, int]:
+            (info,) = await client.describe_queues("g")
+            return sum(place.left for place in info.places), sum(place.failed for place in info.places)
+
+        async with client.producer() as producer:
+            keys = [b"a", b"a", b"b", b"c", b"d", b"e"]
+            await producer.send_all([trivium.NewMessage("t", b"%d" % at, key) for at, key in enumerate(keys)])
+        assert await left() == (6, 0)
+        got = {message.value: message for message in await messages.receive(10)}
+        assert set(got) == {b"0", b"2", b"3", b"4", b"5"}
+        assert await left() == (6, 0)  # with a member, and one that waits for its key's turn
+        await messages.ack(got[b"3"])
+        await messages.ack(got[b"5"])
+        assert await left() == (4, 0)
+        await messages.nack(got[b"2"], delay_ms=60_000)
+        await messages.reject(got[b"4"], "no")
+        while await left() != (3, 1):  # until it is a dead letter
+            pass
+        await client.resend_dead_letters("g", [0])
+        assert await left() == (4, 2)
+        (again,) = await messages.receive()
+        await messages.ack(again)
+        assert await left() == (3, 1)
+        await messages.ack(got[b"0"])
+        (following,) = await messages.receive()
+        assert following.value == b"1"
+        await messages.ack(following)
+        assert await left() == (1, 1)

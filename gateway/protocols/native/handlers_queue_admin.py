@@ -57,7 +57,7 @@ def _info(group: QueueGroup, engine: Engine) -> QueueInfo:
         policy.rejoin_ms,
         list(policy.backoff_ms),
         members,
-        [_place(queue, engine) for queue in group.queues.values() if not queue.is_retry_only],
+        [_place(queue, engine) for queue in group.queues.values() if queue.failed or not queue.is_retry_only],
     )
 
 
@@ -67,7 +67,9 @@ def _place(queue: QueuePartition, engine: Engine) -> QueuePlace:
     except UnknownPartition:
         log_end = queue.end
     held = sum(lease.pending.bit_count() for lease in queue.leases.values())
-    return QueuePlace(queue.topic, queue.index, queue.floor, queue.end, log_end, held, len(queue.failed))
+    floor, end = (log_end, log_end) if queue.is_retry_only else (queue.floor, queue.end)
+    failed, left = len(queue.failed), queue.left(log_end)
+    return QueuePlace(queue.topic, queue.index, floor, end, log_end, held, failed, left)
 
 
 async def configure(call: Call, request: ConfigureQueue) -> Done:

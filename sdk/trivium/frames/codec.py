@@ -54,6 +54,7 @@ VERSION_MIN = VERSION_MAX = 1
 PREFIX_BYTES = 14
 SIZE_BYTES = 4
 REPLY_BIT = 0x80
+SHOWN_CHARS_MAX = 300  # of a message that cannot be sent
 
 KINDS: dict[int, Kind] = {}
 for _area in AREAS:
@@ -95,7 +96,9 @@ def encode(
         size = PREFIX_BYTES - SIZE_BYTES + head_size + payload_bytes
         pieces[0] = _PREFIX.pack(size, head_size, kind, status, correlation)
     except _REFUSALS as error:
-        raise LocalProtocolError(f"{type(message).__name__} does not fit its frame: {error}") from None
+        raise LocalProtocolError(
+            f"{type(message).__name__} does not fit its frame: {error}; it is {repr(message)[:SHOWN_CHARS_MAX]}"
+        ) from None
     return b"".join(pieces)
 
 

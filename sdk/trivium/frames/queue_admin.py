@@ -26,7 +26,9 @@ class QueueMember(NamedTuple):
 
 class QueuePlace(NamedTuple):
     """Everything below `floor` is done, or among the `failed`, which wait to come again, also where a member gave them
-    back; nothing from `end` on was handed out, and the log ends at `log_end`.
+    back; nothing from `end` on was handed out, and the log ends at `log_end`. `left` are not done: those from `end` on
+    (of which a filter may pass none), those that members have, those that wait for their key's turn, and the failed.
+    The group's dead letters are such a place while some of them are being tried again.
     """
 
     topic: str
@@ -36,6 +38,7 @@ class QueuePlace(NamedTuple):
     log_end: int
     held: int
     failed: int
+    left: int
 
 
 class QueueInfo(NamedTuple):
@@ -103,6 +106,7 @@ _PLACE = Declared(
         "log_end" / c.Int64sb,
         "held" / c.Int32ub,
         "failed" / c.Int32ub,
+        "left" / c.Int64sb,
     ),
 )
 _INFO = Declared(
