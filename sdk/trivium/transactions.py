@@ -153,7 +153,7 @@ class TransactionalSender:
         self._sequences.clear()
 
     async def send(self, waiting: Mapping[Place, list[Outgoing]]) -> None:
-        """One request for what was collected."""
+        """One request for what was collected, again while another's taking over, or the end by time, is on its way."""
         batches = []
         for where, part in waiting.items():
             batches.append(
@@ -167,7 +167,11 @@ class TransactionalSender:
                 )
             )
         entries = [SendEntry(*where, len(batch)) for where, batch in zip(waiting, batches, strict=True)]
-        reply, _ = await self.client.request(Send(0, self._transactional_id, entries), batches)
+        for _ in range(CONCURRENT_TRIES_MAX):
+            reply, _ = await self.client.request(Send(0, self._transactional_id, entries), batches)
+            if all(result.status != ErrorCode.CONCURRENT_TRANSACTIONS for result in reply.entries):
+                break
+            await anyio.sleep(CONCURRENT_WAIT_S)  # what has been stored is known by its sequence
         for (where, part), result in zip(waiting.items(), reply.entries, strict=True):
             if result.status:
                 raise RequestRefused(result.status, result.reason or f"topic {where[0]!r}, partition {where[1]}")

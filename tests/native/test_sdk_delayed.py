@@ -18,6 +18,7 @@ from trivium.connection import Connection
 from trivium.consumer import Consumer
 from trivium.frames.codec import KIND_OF, encode
 from trivium.frames.halves import JoinProducers, LeaveProducers
+from trivium.frames.sending import Send, SendReply, SendResult
 from trivium.frames.transactions import EndTransaction
 from trivium.half_messages import HalfProducer
 
@@ -321,6 +322,34 @@ async def test_a_zombie_is_fenced_and_what_it_began_is_not_seen() -> None:
                     await txn.send("t", b"zombie")
         async with client.consumer("t", start=trivium.EARLIEST) as consumer:
             assert await values(consumer, 1) == [b"heir"]
+
+
+async def test_who_sends_while_another_takes_the_id_over_is_told_that_it_is_fenced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trivium.transactions.CONCURRENT_WAIT_S", 0)
+    async with (
+        serving() as addresses,
+        trivium.connect(addresses.native) as client,
+        client.transactional("id") as zombie,
+    ):
+        request = client.request
+
+        async def at_that_moment(message: Any, *rest: Any) -> Any:
+            if not isinstance(message, Send):
+                return await request(message, *rest)
+            monkeypatch.undo()
+            async with client.transactional("id"):
+                return SendReply([SendResult(trivium.ErrorCode.CONCURRENT_TRANSACTIONS, "", 0, [], -1)]), b""
+
+        async def send() -> None:
+            async with zombie.transaction() as txn:
+                await txn.send("t", b"zombie")
+
+        monkeypatch.setattr(client, "request", at_that_moment)
+        with pytest.raises(trivium.RequestRefused) as refused:
+            await send()
+        assert refused.value.code == trivium.ErrorCode.PRODUCER_FENCED
 
 
 async def nobody_knows(half: trivium.HalfMessage) -> int:
