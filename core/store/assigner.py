@@ -93,7 +93,7 @@ class Assigner:
                 if len(entry.batch) != entry.header.batch_length + LOG_OVERHEAD_BYTES:
                     self._take_back(before)
                     raise ValueError("a batch whose header tells another size")
-                if entry.unless_duplicate and _has_duplicate(answers):
+                if entry.unless_duplicate and p is not None and _has_duplicate(answers):
                     answer: Appended | None = Appended(Outcome.DUPLICATE)
                 else:
                     answer = self._refusal(p, entry, full)
