@@ -4,6 +4,9 @@ A batch goes out as it lies in the log, with the offsets that are meant, unless 
 filter, key pattern), a member's credit cuts it small, or compaction left holes: then it is opened, and if little of it
 is meant, packed anew.
 
+Filters are what a client chose, and may cost milliseconds a message: a group looks through messages for FILTER_S_MAX,
+and of all groups that have something to look through one does so in a turn of the loop.
+
 At a bound nothing new is handed out from that partition until what is out comes back: the window of offsets, bytes with
 members, messages that have failed, messages held for their key's turn (`QueueLimits`). What has failed still is.
 """
@@ -11,7 +14,11 @@ members, messages that have failed, messages held for their key's turn (`QueueLi
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from typing import Final
+
+import trio
 
 from core.bitmaps import full, lowest, runs
 from core.delivery import Stretch, committed_batches, next_offset
@@ -24,6 +31,7 @@ from trivium.records import Record
 
 WHOLE_SHARE: Final = 4  # a batch of which less than one in so many messages is meant is packed anew
 AGAIN_MAX: Final = 256  # messages that are due, in one handout
+FILTER_S_MAX: Final = 0.005
 _NULL_KEY: Final = 0
 
 
@@ -41,6 +49,8 @@ class Dealer:
         self._engine = engine
         self._opened = opened
         self._next_lease = first_lease
+        self._filtering = trio.Lock()
+        self._filter_until_s = math.inf  # perf_counter
 
     @property
     def last_lease(self) -> int:
@@ -117,13 +127,26 @@ class Dealer:
         read = await self._read(group, queue)
         if read is None:
             return True
+        if group.matches is None:
+            return self._deal_read(group, queue, read, now_ms)
+        at = queue.end
+        async with self._filtering:
+            if queue.end != at:
+                return True
+            self._filter_until_s = time.perf_counter() + FILTER_S_MAX
+            try:
+                return self._deal_read(group, queue, read, now_ms)
+            finally:
+                self._filter_until_s = math.inf
+
+    def _deal_read(self, group: QueueGroup, queue: QueuePartition, read: Read, now_ms: int) -> bool:
         at = queue.end
         for stretch in committed_batches(queue.partition, read, at):
             queue.skip(queue.end, stretch.base_offset)
             queue.end = max(queue.end, stretch.base_offset)
             while queue.end <= stretch.base_offset + stretch.header.last_offset_delta:
                 member = None if self._at_bound(group, queue) else group.next_member(queue)
-                if member is None:
+                if member is None or (queue.end > at and time.perf_counter() > self._filter_until_s):
                     return True
                 self._hand_some(group, queue, stretch, member, now_ms)
         after = next_offset(read, at)
@@ -212,6 +235,8 @@ class Dealer:
         at = first
         for record in opened.from_offset(first):
             if len(chosen) >= count_max or queue.turns.held >= group.limits.held_max:
+                break
+            if at > first and time.perf_counter() > self._filter_until_s:
                 break
             passed |= full(record.offset - at) << (at - first)
             at = record.offset + 1

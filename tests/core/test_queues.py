@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import count, groupby
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -30,7 +32,7 @@ from core.queue_types import (
 from core.store.engine import Appended, Entry, Outcome
 from tests.core.queues_driver import SUBSCRIPTION, TOPIC, Consumer, Driver, Got, driving
 from trivium import headers
-from trivium.records import decode
+from trivium.records import Record, decode
 
 BY_KEY = replace(SUBSCRIPTION, order=Order.KEY)
 
@@ -721,3 +723,30 @@ def test_the_row_of_a_message_that_is_being_buried_is_not_written_behind_its_end
     queue.dead(3)
     assert not queue.failed
     assert not queue.is_dirty
+
+
+async def test_filters_that_cost_much_leave_the_loop_to_others(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group looks at one message, as each takes longer than its time, and then another group does."""
+    monkeypatch.setattr("core.queue_dealer.time", SimpleNamespace(perf_counter=count().__next__))
+    looks: list[str] = []
+
+    def matcher(group: str) -> Callable[[Record], bool]:
+        def matches(_: Record) -> bool:
+            looks.append(group)
+            return True
+
+        return matches
+
+    async with driving() as driver:
+        await some(driver, 20)
+        consumers = [await driver.join(group=name, credit=0) for name in ("one", "two")]
+        for consumer in consumers:
+            consumer.group.matches = matcher(consumer.group.id)
+        for consumer in consumers:
+            consumer.grant()
+        await driver.settled()
+        assert [len(consumer.taken()) for consumer in consumers] == [20, 20]
+    assert sorted(looks) == ["one"] * 20 + ["two"] * 20
+    assert max(len(list(run)) for _, run in groupby(looks[:30])) <= 2
