@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
+import trio
 
 import trivium
+from core.store.engine import Read
+from gateway.protocols.native.context import SELECTING_MAX, Context
+from gateway.protocols.native.handlers_pull import SELECT_BYTES_MAX, _selected
 from tests.native.harness import serving
+from tests.patience import PATIENCE_S
 from trivium.errors import ErrorCode, RequestRefused
 
 
@@ -56,3 +64,25 @@ async def test_both_are_refused() -> None:
         with pytest.raises(ValueError, match="one of filter, tags and key"):
             async with client.consumer("t", filter="a = 1", tags="b"):
                 pass
+
+
+async def test_few_threads_look_through_messages_for_pulls(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    pulls = 5
+
+    def select(buffers: list[memoryview], _: object) -> list[memoryview]:
+        assert go_on.wait(PATIENCE_S)
+        return buffers
+
+    monkeypatch.setattr("gateway.protocols.native.handlers_pull.select", select)
+    broker: Any = None
+    context = Context(broker, 0)
+    read = Read([], SELECT_BYTES_MAX + 1, 0, 0, 0, [])
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            for _ in range(pulls):
+                nursery.start_soon(_selected, context, read, "sql:a = 1")
+            while (found := context.selecting.statistics()).borrowed_tokens + found.tasks_waiting < pulls:
+                await trio.lowlevel.checkpoint()
+            assert (found.borrowed_tokens, found.tasks_waiting) == (SELECTING_MAX, pulls - SELECTING_MAX)
+            go_on.set()

@@ -20,11 +20,15 @@ Reply = Callable[[Any], None]  # takes the reply's message
 Answer = Any | tuple[Any, Sequence[Buffer]]  # the reply's message, or with the buffers of its payload
 
 
+SELECTING_MAX = 2  # threads that look through messages for pulls: they share the interpreter with the loop
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     broker: Broker
     fetch_bytes_max: int
     watched: WeakKeyDictionary[Peer, set[str]] = field(default_factory=WeakKeyDictionary)  # groups, for their resets
+    selecting: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(SELECTING_MAX))
 
     def now_ms(self) -> int:
         """Monotonic milliseconds, for time-outs."""

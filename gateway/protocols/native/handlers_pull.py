@@ -102,7 +102,7 @@ async def _collect(context: Context, request: Pull) -> Pulled:
         if read is not None and read.size_bytes:
             kept: Sequence[Buffer] = read.buffers
             if request.selector:
-                kept = await _selected(read, request.selector)
+                kept = await _selected(context, read, request.selector)
                 result = result._replace(size=sum(map(len, kept)))
             buffers += kept
             room -= read.size_bytes
@@ -110,10 +110,10 @@ async def _collect(context: Context, request: Pull) -> Pulled:
     return PullReply(results), buffers
 
 
-async def _selected(read: Read, selector: str) -> list[Buffer]:
+async def _selected(context: Context, read: Read, selector: str) -> list[Buffer]:
     if read.size_bytes <= SELECT_BYTES_MAX:
         return select(read.buffers, selector_of(selector))
-    return await trio.to_thread.run_sync(select, read.buffers, selector_of(selector))
+    return await trio.to_thread.run_sync(select, read.buffers, selector_of(selector), limiter=context.selecting)
 
 
 async def _read(
