@@ -168,6 +168,8 @@ class Broker:
             topic = await self.topics.update_config(TRACES_TOPIC, lambda _: config)
         self.tracer = Tracer(self.engine, self.topics, topic.partitions[0], self.settings.traces.region)
         self.trace_search = TraceSearch(self.engine, self.topics, topic.partitions[0])
+        if any(one.settings.trace == "marked" for one in self.topics.all()):
+            self.tracer.recall(await self.trace_search.latest())
 
     def _apply_configs(self) -> None:
         self.topics.override_defaults(self.configs.topic_defaults())

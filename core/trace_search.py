@@ -18,6 +18,7 @@ from core.tracing import Trace, unpack
 SCAN_BYTES_MAX: Final = 64 * 1024 * 1024
 FOUND_MAX: Final = 10_000
 PLACES_MAX: Final = 1_000  # of one key
+LATEST_MAX: Final = 100_000
 
 Place = tuple[str, int, int]  # topic, partition index, offset
 
@@ -104,6 +105,26 @@ class TraceSearch:
             for stretch in committed_batches(partition, read, offset)
             for record in records_of(stretch)
         )
+
+    async def latest(self) -> list[Trace]:
+        """The last LATEST_MAX traces, as far as they can be read."""
+        info = self._engine.info(self._partition)
+        offset = max(info.log_start, info.high_watermark - LATEST_MAX)
+        found: list[Trace] = []
+        while offset < info.high_watermark:
+            try:
+                read = await self._engine.read(self._partition, offset, READ_BYTES)
+            except OffsetOutOfRange:
+                break
+            except DataDamaged as damage:
+                offset = damage.end_offset
+                continue
+            found += await trio.to_thread.run_sync(_traces, self._partition, read, offset)
+            after = next_offset(read, offset)
+            if after <= offset:
+                break
+            offset = after
+        return found
 
     async def _scan(self, from_ms: int, to_ms: int, wanted: Callable[[Trace], bool]) -> Found:
         start = await self._engine.offset_for_time(self._partition, from_ms)

@@ -261,6 +261,13 @@ class Tracer:
         if len(self._parents) > PARENTS_MAX:
             self._parents.popitem(last=False)
 
+    def recall(self, traces: Iterable[Trace]) -> None:
+        """What an earlier run stored of topics that ask for marks was marked: what happens to it is traced as well."""
+        for one in traces:
+            topic = self._topics.get(one.topic) if one.event is Event.STORED else None
+            if topic is not None and topic.settings.trace == "marked" and one.partition < len(topic.partitions):
+                self._mark(topic.partitions[one.partition], list(range(one.first, one.last + 1)))
+
     def _mark(self, partition: int, offsets: list[int]) -> None:
         known = self._marked.setdefault(partition, [])
         for offset in offsets:

@@ -25,7 +25,7 @@ from trivium.consumer import Consumer, Message, consumer
 from trivium.errors import ErrorCode, RequestRefused, RequestTimedOut
 from trivium.frames.offsets import LATEST
 from trivium.headers import CORRELATION_DATA, EXPIRY_S, RESPONSE_TOPIC
-from trivium.outgoing import Headers, Sent, pairs_of
+from trivium.outgoing import TTL_S, Headers, Sent, pairs_of
 from trivium.partitioner import partition_of
 from trivium.producer import Producer, producer
 from trivium.tasks import task_group
@@ -34,6 +34,7 @@ from trivium.trace_context import Traced
 REPLIES_TOPIC = "replies"
 REPLIES_KEPT_MS = 3_600_000
 REQUESTS_MAX = 10_000
+TIMEOUT_S_MAX = TTL_S[-1]  # a request has as long to live
 
 
 class Requester:
@@ -57,6 +58,8 @@ class Requester:
         timeout_s: float = 30.0,
     ) -> Message:
         """The first reply. Raises RequestTimedOut, and what `Producer.send` raises."""
+        if not 0 < timeout_s <= TIMEOUT_S_MAX:
+            raise ValueError(f"timeout_s={timeout_s}: give seconds, above 0 and at most {TIMEOUT_S_MAX}")
         correlation = secrets.token_bytes(12)
         asked = [
             *pairs_of(headers),

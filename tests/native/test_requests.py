@@ -124,3 +124,10 @@ async def test_a_message_whose_time_is_over_is_not_given_to_a_queue_group(broadc
             await messages.wait_settled()
             (place,) = (await client.describe_queues("g"))[0].places
             assert place.held == (0 if broadcast else 1)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), float("nan")])
+async def test_a_request_has_a_time(timeout_s: float) -> None:
+    async with serving() as addresses, trivium.connect(addresses.native) as client, client.requester() as requester:
+        with pytest.raises(ValueError, match="timeout_s"):
+            await requester.request("t", b"x", timeout_s=timeout_s)

@@ -93,3 +93,32 @@ async def test_a_broker_that_stops_in_good_order_writes_what_it_has_traced(tmp_p
             assert len([one async for one in client.traces(topic="t")]) == 1
     finally:
         kill(broker)
+
+
+async def test_marked_messages_are_traced_over_a_restart(tmp_path: Path) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    broker = await trio.to_thread.run_sync(start, tmp_path, address)
+    try:
+        async with trivium.connect(address) as client, client.producer() as producer:
+            await client.create_topic("t", 1, {"trace": "marked"})
+            await producer.send("t", b"other")
+            await producer.send("t", b"marked", headers={"trivium.trace": b""})
+            kill(broker, signal.SIGTERM)
+            broker = await trio.to_thread.run_sync(start, tmp_path, address)
+            async with client.subscribe("t", group="g", start=trivium.EARLIEST) as messages:
+                for _ in range(2):
+                    message = await messages.take()
+                    assert message is not None
+                    await messages.ack(message)
+            found = [
+                (trivium.TraceEvent(one.event).name, one.first, one.last) async for one in client.traces(topic="t")
+            ]
+            assert found[0] == ("STORED", 1, 1)
+            assert {name for name, first, last in found if first <= 1 <= last} == {
+                "STORED",
+                "DELIVERED",
+                "ACKNOWLEDGED",
+            }
+            assert all(first <= 1 <= last for _, first, last in found)
+    finally:
+        kill(broker)
