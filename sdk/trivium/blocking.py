@@ -24,6 +24,8 @@ from trivium.blocking_sending import HalfProducer, Producer, TransactionalSender
 from trivium.half_messages import HalfMessage
 from trivium.handouts import Message as QueueMessage
 from trivium.loop_thread import LoopThread, loop_thread
+from trivium.outgoing import Headers, Sent
+from trivium.trace_context import Traced
 
 FETCHED_MAX = 100  # messages taken to the caller's thread ahead
 
@@ -47,6 +49,12 @@ class Requester(Blocking[async_requests.Requester]):
     """As `trivium.requests.Requester`."""
 
     request = waiting(async_requests.Requester.request)
+
+
+def reply(made: Producer, message: Traced, value: bytes | None, *, headers: Headers = ()) -> Sent:
+    """As `trivium.reply`."""
+    topic, key, pairs = async_requests.address_of_reply(message, headers)
+    return made.send(topic, value, key=key, headers=pairs)
 
 
 class Subscriber(Blocking[async_subscriber.Subscriber]):

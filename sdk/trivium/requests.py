@@ -98,13 +98,19 @@ def header_of(message: Traced, name: str) -> bytes | None:
 
 async def reply(made: Producer, message: Traced, value: bytes | None, *, headers: Headers = ()) -> Sent:
     """Answers a request; durable on return. Raises ValueError when the message asks for no reply."""
+    topic, key, pairs = address_of_reply(message, headers)
+    return await made.send(topic, value, key=key, headers=pairs)
+
+
+def address_of_reply(message: Traced, headers: Headers) -> tuple[str, bytes | None, list[tuple[str, bytes | None]]]:
+    """Topic, key and headers of the reply to a request. Raises ValueError."""
     where = header_of(message, RESPONSE_TOPIC)
     if where is None:
         raise ValueError("the message asks for no reply: it has no trivium.response-topic")
     topic, slash, key = where.decode().partition("/")
     correlation = header_of(message, CORRELATION_DATA)
     pairs = [*pairs_of(headers), *([] if correlation is None else [(CORRELATION_DATA, correlation)])]
-    return await made.send(topic, value, key=key.encode() if slash else None, headers=pairs)
+    return topic, key.encode() if slash else None, pairs
 
 
 @asynccontextmanager

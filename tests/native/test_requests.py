@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
 import trio
 
 import trivium
-from tests.native.harness import serving
+import trivium.blocking
+from tests.native.harness import in_thread, serving
+from tests.patience import PATIENCE_S
 from trivium.errors import RequestRefused, RequestTimedOut
 
 
@@ -131,3 +134,22 @@ async def test_a_request_has_a_time(timeout_s: float) -> None:
     async with serving() as addresses, trivium.connect(addresses.native) as client, client.requester() as requester:
         with pytest.raises(ValueError, match="timeout_s"):
             await requester.request("t", b"x", timeout_s=timeout_s)
+
+
+def test_scripts_answer_requests() -> None:
+    with (
+        in_thread() as addresses,
+        trivium.blocking.connect(addresses.native) as client,
+        client.subscribe("t", group="g") as messages,
+        client.producer() as producer,
+        client.requester() as requester,
+        ThreadPoolExecutor() as threads,
+    ):
+        asked = threads.submit(requester.request, "t", b"how many?", timeout_s=PATIENCE_S)
+        message = next(messages)
+        trivium.blocking.reply(producer, message, b"7", headers={"a": b"b"})
+        messages.ack(message)
+        answer = asked.result(PATIENCE_S)
+        assert (answer.value, dict(answer.headers)["a"]) == (b"7", b"b")
+        with pytest.raises(ValueError, match="asks for no reply"):
+            trivium.blocking.reply(producer, answer, b"8")
