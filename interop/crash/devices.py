@@ -22,6 +22,7 @@ from interop.crash.load import PAUSE_TIMEOUT_S, Worker, WorkerError
 NAMES = 3
 IN_FLIGHT_MAX = 40
 SESSION_EXPIRY_S = 3600
+QUOTA_EXCEEDED = 0x97  # PUBACK or PUBREC when the disk is full
 PACKET_ID_NOT_FOUND = (
     0x92  # PUBCOMP to a PUBREL that is sent again: its answer got lost, as MQTT 5 section 3.7.2.1 has it
 )
@@ -45,6 +46,8 @@ class Client:
         self.ledger = ledger
         self.received: list[tuple[str, bytes]] = []
         self.acknowledged = 0
+        self.may_be_refused = False  # where the run fills the disk
+        self.refused_ids: list[int] = []
         self._first = True
         self._connected = threading.Event()
         self._answered = threading.Condition()
@@ -84,7 +87,10 @@ class Client:
         self.received.append((message.topic, bytes(message.payload)))
 
     def _on_publish(self, client: Any, data: Any, packet_id: int, code: Any, properties: Any) -> None:
-        if code.is_failure and code.value != PACKET_ID_NOT_FOUND:
+        if self.may_be_refused and code.value in (QUOTA_EXCEEDED, PACKET_ID_NOT_FOUND):
+            # paho sends PUBREL also for what PUBREC refused, which is then not found.
+            self.refused_ids.append(packet_id)
+        elif code.is_failure and code.value != PACKET_ID_NOT_FOUND:
             self.ledger.violate(f"{self.client_id}: a publish was refused: {code}")
         self.acknowledged += 1
 
@@ -163,6 +169,7 @@ class DevicePublisher(Worker):
         self.qos = qos
         self.retain = retain
         self.sent: dict[str, list[bytes]] = {}  # by name, of this topic's generation
+        self.payloads: dict[int, bytes] = {}  # by packet id, the last
         self._number = 0
         self.client = Client(name, address, ledger, version=version)
         self._total = 0
@@ -172,7 +179,8 @@ class DevicePublisher(Worker):
             name = f"{self.topic}/{self.name}/{self._number % NAMES}"
             payload = f"{self.name}:{self._number}".encode()
             self.sent.setdefault(name, []).append(payload)
-            self.client.paho.publish(name, payload, self.qos, self.retain, self.properties())
+            published = self.client.paho.publish(name, payload, self.qos, self.retain, self.properties())
+            self.payloads[published.mid] = payload
             self._number += 1
             self._total += 1
         while self._total - self.client.acknowledged > 3 * IN_FLIGHT_MAX and self._running.is_set():

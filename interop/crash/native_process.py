@@ -61,15 +61,22 @@ class Process:
     # -- queue groups
 
     async def _settle(self, group: str, order: str) -> None:
-        options = {"group": group, "order": order, "start": trivium.EARLIEST, "credit_messages": 20}
+        asks = group == "none" and self._index == 1  # for messages, and is not pushed any
+        options = {"group": group, "order": order, "start": trivium.EARLIEST, "credit_messages": 0 if asks else 20}
         async with (
             trivium.connect(self._address, request_timeout_s=240) as client,
             client.subscribe(self._topics.plain, **options) as messages,  # type: ignore[arg-type]
         ):
+            while asks:
+                for message in await messages.receive(10, wait_ms=500):
+                    await self._take(messages, group, message)
             async for message in messages:
-                self._journal.say_of("got", group, message)
-                with contextlib.suppress(trivium.RequestRefused):
-                    await self._say(messages, group, message)
+                await self._take(messages, group, message)
+
+    async def _take(self, messages: Subscriber, group: str, message: Message) -> None:
+        self._journal.say_of("got", group, message)
+        with contextlib.suppress(trivium.RequestRefused):
+            await self._say(messages, group, message)
 
     async def _say(self, messages: Subscriber, group: str, message: Message) -> None:
         fate = "ack" if group == "moved" else fate_of(message)
@@ -132,11 +139,13 @@ class Process:
             if self._journal.is_resting:
                 continue
             value, number = f"{name}:{now_ms()}:{number}", number + 1
+            later_ms = now_ms() + self._random.randrange(300) if self._random.random() < 0.2 else None
             self._journal.say("half?", value)
             try:
                 half = await producer.send(
                     self._topics.halves,
                     value.encode(),
+                    deliver_at_ms=later_ms,
                     first_check_ms=300,
                     check_interval_ms=300,
                     checks_max=10_000,

@@ -110,8 +110,8 @@ class AtRest:
 
     def wait(self) -> None:
         """Until nothing is scheduled, half or unsettled."""
-        self._until("what is scheduled", lambda: [one.message_id for one in self._client.scheduled()])
         self._until("half messages", lambda: [one.message_id for one in self._client.halves()])
+        self._until("what is scheduled", lambda: [one.message_id for one in self._client.scheduled()])
         self._until("queue groups", self._unsettled)
 
     def _unsettled(self) -> list[str]:
