@@ -13,8 +13,8 @@ and what retention or compaction took count as done; nothing beyond the last sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
 import structlog
@@ -52,6 +52,7 @@ log = structlog.get_logger(__name__)
 
 LEASES_PER_EPOCH_BITS = 40
 EXPIRY_SWEEP_S = 60
+AGAIN_S = 1
 
 
 def _now_ms() -> int:
@@ -333,37 +334,58 @@ class Queues:
     async def reset(self, group_id: str, offsets: Mapping[tuple[str, int], int]) -> None:
         """Puts a group's floors at offsets, while it runs; receipts from before are void. Durable on return.
 
-        Raises CoreFailure: UNKNOWN_TOPIC for a partition it does not read; then nothing has been changed.
+        Raises CoreFailure: UNKNOWN_TOPIC for a partition it does not read, STORE_FULL; then nothing has been changed.
         """
-        group = self.find(group_id)
-        for place in offsets:
-            if place not in group.queues:
-                raise CoreFailure(CoreError.UNKNOWN_TOPIC, f"group {group_id!r} does not read {place[0]}/{place[1]}")
-        for place, offset in offsets.items():
-            queue = group.queues[place]
-            info = self._engine.info(queue.partition)
-            queue.reset(min(max(offset, info.log_start), info.high_watermark), self._dealer.last_lease)
-            group.touch(queue)
-        self._log.touch_busy(group)
-        group.wake()
-        await self._log.put([])
+        async with self._room_for(group_id) as group:
+            for place in offsets:
+                if place not in group.queues:
+                    reads = f"group {group_id!r} does not read {place[0]}/{place[1]}"
+                    raise CoreFailure(CoreError.UNKNOWN_TOPIC, reads)
+            for place, offset in offsets.items():
+                queue = group.queues[place]
+                info = self._engine.info(queue.partition)
+                queue.reset(min(max(offset, info.log_start), info.high_watermark), self._dealer.last_lease)
+                group.touch(queue)
+        await self._wait_durable(group)
+
+    @asynccontextmanager
+    async def _room_for(self, group_id: str) -> AsyncIterator[QueueGroup]:
+        """For changes that memory makes before the log, and that are not taken back: a write of nothing new says first
+        whether there is room. Raises CoreFailure.
+        """
+        async with self._changing:
+            group = self.find(group_id)
+            await self._store(group)
+            yield group
+
+    async def _wait_durable(self, group: QueueGroup) -> None:
+        """What memory has changed becomes durable; if the disk has become full just now, when there is room."""
+        while True:
+            self._log.touch_busy(group)
+            group.wake()
+            try:
+                await self._log.put([])
+            except CoreFailure as failure:
+                if failure.error is not CoreError.STORE_FULL:
+                    raise
+                await trio.sleep(AGAIN_S)
+            else:
+                return
 
     async def resend(self, group_id: str, offsets: Sequence[int]) -> None:
         """Hands dead letters to the group again, as if they had not failed. Durable on return. Raises CoreFailure."""
-        group = self.find(group_id)
-        self._dead_letters.check_resend(group_id, offsets)
-        if group.is_share:
-            messages = await self._dead_letters.origins(group, offsets)
-        else:
-            queue = self._dead_letters_queue(group)
-            messages = [(queue, offset) for offset in offsets]
-        for queue, offset in messages:
-            if offset not in queue.failed and queue.is_done(offset):
-                queue.fail(offset, 0, self._now_ms(), "sent again", 0)
-            group.touch(queue)
-        self._log.touch_busy(group)
-        group.wake()
-        await self._log.put([])
+        async with self._room_for(group_id) as group:
+            self._dead_letters.check_resend(group_id, offsets)
+            if group.is_share:
+                messages = await self._dead_letters.origins(group, offsets)
+            else:
+                queue = self._dead_letters_queue(group)
+                messages = [(queue, offset) for offset in offsets]
+            for queue, offset in messages:
+                if offset not in queue.failed and queue.is_done(offset):
+                    queue.fail(offset, 0, self._now_ms(), "sent again", 0)
+                group.touch(queue)
+        await self._wait_durable(group)
 
     def _dead_letters_queue(self, group: QueueGroup) -> QueuePartition:
         topic = self._topics.get(topic_of(group.id))

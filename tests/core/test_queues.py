@@ -642,6 +642,59 @@ async def test_a_change_of_a_group_that_a_full_disk_refused_has_not_happened(aut
         assert len(consumer.values) == 2
 
 
+async def test_a_reset_or_a_resend_that_a_full_disk_refused_has_not_happened(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 3)
+        consumer = await driver.join()
+        await driver.settled()
+        dead, *others = consumer.taken()
+        await consumer.settle(dead, verb=Verb.REJECT)
+        await consumer.settle(*others)
+        await driver.settled()
+        changes: list[Callable[[], Awaitable[object]]] = [
+            lambda: driver.queues.reset("g", {(TOPIC, 0): 0}),
+            lambda: driver.queues.resend("g", [0]),
+        ]
+        for change in changes:
+            with patch.object(driver.engine, "append", full), pytest.raises(CoreFailure):
+                await change()
+            await driver.settled()
+            assert consumer.taken() == []
+        await driver.join(group="other")  # a write
+        await driver.settled()
+        await driver.crash()
+        consumer = await driver.join()
+        await trio.sleep(100)
+        assert consumer.taken() == []
+
+
+async def test_a_reset_for_which_there_is_no_room_all_at_once_waits_for_it(autojump_clock: MockClock) -> None:
+    async with driving() as driver:
+        await some(driver, 3)
+        consumer = await driver.join()
+        await driver.settled()
+        await consumer.settle(*consumer.taken())
+        consumer.leave()
+        append = driver.engine.append
+        refused = 0
+
+        def at_first(entries: Sequence[Entry], done: Callable[[list[Appended]], None]) -> None:
+            nonlocal refused
+            if driver.queues.find("g").queues[TOPIC, 0].floor == 0 and refused < 3:
+                refused += 1
+                full(entries, done)
+            else:
+                append(entries, done)
+
+        with patch.object(driver.engine, "append", at_first):
+            await driver.queues.reset("g", {(TOPIC, 0): 0})
+        assert refused == 3
+        await driver.crash()
+        consumer = await driver.join()
+        await driver.settled()
+        assert len(consumer.values) == 3
+
+
 async def test_a_topic_that_a_group_no_longer_reads_begins_anew_also_after_a_crash(autojump_clock: MockClock) -> None:
     async with driving() as driver:
         await driver.topic("other")
