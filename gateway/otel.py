@@ -8,9 +8,13 @@ which drops what does not fit, and are sent by its thread.
 
 from __future__ import annotations
 
+import logging
+import threading
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, Final
+
+import structlog
 
 from core.tracing import Event, Parent, Trace, Tracer
 
@@ -18,6 +22,9 @@ _KINDS = {Event.STORED: "PRODUCER", Event.DELIVERED: "CONSUMER"}
 _OPERATIONS = {Event.STORED: "send", Event.DELIVERED: "receive", Event.ACKNOWLEDGED: "settle", Event.FAILED: "settle"}
 
 
+log = structlog.get_logger(__name__)
+
+STOP_S_MAX: Final = 3.0
 ROOTS_MAX: Final = 100_000  # appends whose messages' later events belong to the same trace
 
 
@@ -63,7 +70,30 @@ def export(tracer: Tracer, endpoint: str) -> Callable[[], None]:
         raise Unavailable(
             f"tracing.otlp_endpoint needs OpenTelemetry: pip install 'trivium-broker[otel]' ({error})"
         ) from None
-    return export_through(tracer, BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+    own = logging.getLogger("opentelemetry")  # else it writes beside our log
+    if not any(isinstance(one, _OwnLog) for one in own.handlers):
+        own.addHandler(_OwnLog())
+        own.propagate = False
+    exporter = OTLPSpanExporter(endpoint)
+    stop = export_through(tracer, BatchSpanProcessor(exporter))
+    return lambda: stop_within(stop, exporter.shutdown, STOP_S_MAX)
+
+
+def stop_within(stop: Callable[[], None], give_up: Callable[[], None], limit_s: float) -> None:
+    """Sends what waits, for so long: a collector that does not answer must not hold up the broker's end."""
+    stopping = threading.Thread(target=stop, daemon=True)
+    stopping.start()
+    stopping.join(limit_s)
+    if stopping.is_alive():
+        log.warning("the last spans are lost: the collector has not taken them in time", limit_s=limit_s)
+        give_up()
+
+
+class _OwnLog(logging.Handler):
+    """What OpenTelemetry says, in the broker's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log.warning("OpenTelemetry", said=record.getMessage())
 
 
 def export_through(tracer: Tracer, processor: Any) -> Callable[[], None]:
@@ -73,7 +103,7 @@ def export_through(tracer: Tracer, processor: Any) -> Callable[[], None]:
     from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    provider = TracerProvider(resource=Resource.create({"service.name": "trivium"}))
+    provider = TracerProvider(shutdown_on_exit=False, resource=Resource.create({"service.name": "trivium"}))
     provider.add_span_processor(processor)
     spans = provider.get_tracer("trivium.broker")
     propagator = TraceContextTextMapPropagator()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import trio
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -11,8 +13,9 @@ from core.broker import Broker, BrokerSettings, TraceSettings
 from core.store.engine import Append, append
 from core.store.memory import MemoryEngine
 from core.tracing import Actor, Event, Trace
-from gateway.otel import ROOTS_MAX, Roots, export_through
+from gateway.otel import ROOTS_MAX, Roots, export_through, stop_within
 from tests.kafka.wire import batch_of
+from tests.patience import PATIENCE_S
 from trivium.record_batch import parse_header
 from trivium.records import Record, build
 
@@ -115,3 +118,19 @@ def test_roots_are_bounded_and_a_topic_that_is_made_again_has_none() -> None:
         roots.add(trace._replace(first=offset, last=offset), offset)
     assert roots.find(trace) is None
     assert roots.find(trace._replace(first=ROOTS_MAX, last=ROOTS_MAX)) == ROOTS_MAX
+
+
+def test_a_collector_that_does_not_answer_does_not_hold_up_the_end() -> None:
+    given_up = threading.Event()
+
+    def stop() -> None:
+        assert given_up.wait(PATIENCE_S)
+
+    stop_within(stop, given_up.set, 0.05)
+    assert given_up.is_set()
+
+
+def test_what_is_sent_in_time_is_not_given_up() -> None:
+    given_up = threading.Event()
+    stop_within(lambda: None, given_up.set, PATIENCE_S)
+    assert not given_up.is_set()
