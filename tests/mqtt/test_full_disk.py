@@ -8,12 +8,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
 import trio
 
 from core.store.engine import Appended, Entry, Outcome
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.codec import properties as props
-from gateway.protocols.mqtt.codec.packets import ConnAck, Connect
+from gateway.protocols.mqtt.codec.packets import (
+    Ack,
+    ConnAck,
+    Connect,
+    Disconnect,
+    Packet,
+    Publish,
+    Subscribe,
+    SubscriptionRequest,
+    Unsubscribe,
+)
 from gateway.protocols.mqtt.server import MqttServer
 from tests.mqtt.test_resting import Client, serving
 from tests.patience import PATIENCE_S
@@ -75,3 +86,32 @@ async def test_a_session_that_ended_on_a_full_disk_does_not_come_back(tmp_path: 
         assert len(server.handler.sessions) == 0
     async with serving(tmp_path) as server:
         await Client(server, "device").connect(present=False)
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        Ack(props.PUBREL, 7, 0, None),
+        Subscribe(1, [SubscriptionRequest("a/+", 1)]),
+        Unsubscribe(1, ["f/+"]),
+        Ack(props.PUBREC, 1, 0, None),
+    ],
+    ids=lambda packet: str(packet)[:20],
+)
+async def test_who_is_cut_because_its_packet_cannot_be_stored_may_come_back(tmp_path: Path, packet: Packet) -> None:
+    async with serving(tmp_path) as server:
+        client = Client(server, "device")
+        await client.connect(1000)
+        client.send(Subscribe(1, [SubscriptionRequest("f/+", 2)]))
+        await client.got()
+        client.send(Publish("f/1", b"x", 2, False, False, 7, None))
+        got: list[Packet] = []
+        while len(got) < 2:  # PUBREC, and the message
+            got += await client.got()
+        async with full(server):
+            client.send(packet)
+            (answer,) = await client.got()
+        assert isinstance(answer, Disconnect)
+        assert answer.code == reasons.QUOTA_EXCEEDED
+        client.leave()
+        await Client(server, "device").connect(1000, present=True)

@@ -126,7 +126,7 @@ class BrokerHandler:
                     self._connecting.connect(connection, connect)
                 case ev.ReleaseReceived(connection, ticket, packet_id):
                     change = stored.inbound_change(connection.client_id, packet_id, False)
-                    self._put(connection, [change], partial(connection.release_done, ticket))
+                    self._put(connection, ticket, [change], partial(connection.release_done, ticket))
                 case ev.ReceiptReceived(connection, ticket, packet_id):
                     self._on_receipt(connection, ticket, packet_id)
                 case ev.SubscribeReceived(connection) | ev.UnsubscribeReceived(connection):
@@ -184,7 +184,7 @@ class BrokerHandler:
         delivery = (session.inflight or {})[packet_id]
         place = (ses.QOS2_RELEASED, delivery.partition, delivery.offset, delivery.retain)
         change = stored.outbound_change(session.client_id, packet_id, place)
-        self._put(connection, [change], partial(connection.receipt_done, ticket))
+        self._put(connection, ticket, [change], partial(connection.receipt_done, ticket))
 
     def _on_closed(self, closed: ev.Closed) -> Outgoing | None:
         """The will, if it is to be published now."""
@@ -210,14 +210,20 @@ class BrokerHandler:
 
     # -- answers -----------------------------------------------------------------------------------------------------
 
-    def _put(self, connection: Connection, changes: list[Change], done: Callable[[], object]) -> None:
-        """Has changes stored with this turn's others, then answers; a store that cannot ends the connection."""
+    def _put(
+        self, connection: Connection, ticket: int | None, changes: list[Change], done: Callable[[], object]
+    ) -> None:
+        """Has changes stored with this turn's others, then answers; a store that cannot ends the connection. `ticket`:
+        what is answered.
+        """
 
         def answered(durable: bool) -> None:
             if durable:
                 done()
             else:
                 connection.disconnect(reasons.QUOTA_EXCEEDED, "the broker cannot store anything")
+                if ticket is not None:
+                    connection.give_up(ticket)
             self._answered()
 
         self._log.put(changes, answered)
@@ -262,7 +268,7 @@ class BrokerHandler:
             changes += position_changes(device, *self._deliveries.cursors.cursor(device))
             if device.groups:
                 self.positions.put_groups()
-            self._put(connection, changes, partial(_send_stored, connection, len(unstored)))
+            self._put(connection, None, changes, partial(_send_stored, connection, len(unstored)))
         self._log.append()
 
     # -- time, and what is read again --------------------------------------------------------------------------------

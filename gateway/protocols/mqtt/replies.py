@@ -137,6 +137,10 @@ class Replies:
         if ticket == self._first_ticket:
             self._emit()
 
+    def give_up(self, ticket: int) -> None:
+        """The answer will not come, and the connection was ended for that; its successor does not wait for it."""
+        self._answer(ticket, b"")
+
     def _emit(self) -> None:
         """Send the replies at the front that are ready, runs of plain ones of a kind in one piece."""
         done, tickets = self._done, self._tickets

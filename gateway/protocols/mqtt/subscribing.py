@@ -27,7 +27,7 @@ from gateway.protocols.mqtt.session_rows import session_row
 SUBSCRIPTIONS_MAX: Final = 10_000  # of one session
 SELECTIVE_MAX: Final = 100  # of them with a filter over properties, whose texts are longer
 
-Put: TypeAlias = Callable[[Connection, list[Change], Callable[[], object]], None]
+Put: TypeAlias = Callable[[Connection, int | None, list[Change], Callable[[], object]], None]
 
 
 class Subscribing:
@@ -70,7 +70,7 @@ class Subscribing:
         done = partial(self._subscribed, device, connection, ticket, codes, reason, retained, ends)
         if device.session.durable:
             self._store_groups()
-            self._put(connection, [session_row(device.session)], done)
+            self._put(connection, ticket, [session_row(device.session)], done)
         else:
             done()
 
@@ -123,6 +123,6 @@ class Subscribing:
         ]
         if device.session.durable and reasons.SUCCESS in codes:
             done = partial(connection.unsubscribe_done, ticket, codes)
-            self._put(connection, [session_row(device.session)], done)
+            self._put(connection, ticket, [session_row(device.session)], done)
         else:
             connection.unsubscribe_done(ticket, codes)
