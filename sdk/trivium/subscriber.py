@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -263,11 +264,11 @@ class Subscriber:
     # -- running a handler
 
     async def run(self, handler: Handler, *, concurrency: int = 1, signals: Sequence[int] = (signal.SIGTERM,)) -> None:
-        """Calls `handler` with each message, so many at a time, until `stop` or one of the signals (which only the main
-        thread can take; () for none). Returns: acknowledged. Raises: failed, with the error as reason.
+        """Calls `handler` with each message, so many at a time, until `stop` or, in the main thread, which alone can take
+        them, one of the signals. Returns: acknowledged. Raises: failed, with the error as reason.
         """
         async with task_group() as tasks:
-            if signals:
+            if signals and threading.current_thread() is threading.main_thread():
                 tasks.start_soon(self._stop_on, signals)
             async with anyio.create_task_group() as workers:
                 for _ in range(concurrency):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import anyio
@@ -14,6 +16,7 @@ from click.testing import CliRunner
 import trivium
 from gateway.cli import main
 from tests.native.harness import connected, in_thread, serving
+from tests.patience import PATIENCE_S
 from trivium.client import Client
 from trivium.connection import Connection
 from trivium.frames.queues import Receive, Subscribe
@@ -478,3 +481,23 @@ async def test_what_is_left_are_the_messages_that_are_not_done() -> None:
         assert following.value == b"1"
         await messages.ack(following)
         assert await left() == (1, 1)
+
+
+def test_a_handler_may_run_in_a_loop_of_another_thread() -> None:
+    handled: list[bytes | None] = []
+
+    async def main(address: str) -> None:
+        async with trivium.connect(address) as client, client.subscribe("t", group="g") as messages:
+
+            async def handle(message: Message) -> None:
+                handled.append(message.value)
+                messages.stop()
+
+            async with client.producer() as producer:
+                await producer.send("t", b"x")
+            await messages.run(handle)  # there are no signals for it here
+
+    with in_thread() as addresses, ThreadPoolExecutor() as threads:
+        for backend in ("asyncio", "trio"):
+            threads.submit(partial(anyio.run, main, addresses.native, backend=backend)).result(PATIENCE_S)
+    assert handled == [b"x", b"x"]
