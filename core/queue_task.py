@@ -15,6 +15,7 @@ from core.errors import CoreFailure
 from core.queue_dealer import Dealer
 from core.queue_group import QueueGroup
 from core.queue_log import QueueLog
+from core.queue_partition import QueuePartition
 
 log = structlog.get_logger(__name__)
 
@@ -69,8 +70,11 @@ class QueueTask:
             nursery.cancel_scope.cancel()
 
     async def _deal(self, group: QueueGroup, now_ms: int) -> bool:
-        """One turn for every queue that may have something."""
+        """One turn for every queue that may have something. Where members have little credit, what was given to them
+        last stands last the next time, so that no partition starves.
+        """
         progress = False
+        served: list[QueuePartition] = []
         for queue in list(group.awake):
             del group.awake[queue]
             group.busy[queue] = None
@@ -78,9 +82,15 @@ class QueueTask:
                 continue
             made = await self._dealer.deal(group, queue, now_ms)
             group.send_out()
-            if made or self._dealer.has_more(group, queue) or queue.due(now_ms) is not None:
+            if made:
+                served.append(queue)
+            elif self._dealer.has_more(group, queue) or queue.due(now_ms) is not None:
                 group.touch(queue)
             progress |= made
+        for queue in served:
+            if group.queues.get((queue.topic, queue.index)) is queue:
+                group.awake.pop(queue, None)
+                group.touch(queue)
         return progress
 
     async def _bury(self, group: QueueGroup) -> None:

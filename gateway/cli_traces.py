@@ -53,7 +53,7 @@ def trace(
 
     try:
         anyio.run(show)
-    except TriviumError as error:
+    except (TriviumError, ValueError) as error:
         click.echo(f"trivium: {error}", err=True)
         raise SystemExit(1) from None
 

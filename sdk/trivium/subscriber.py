@@ -264,8 +264,8 @@ class Subscriber:
     # -- running a handler
 
     async def run(self, handler: Handler, *, concurrency: int = 1, signals: Sequence[int] = (signal.SIGTERM,)) -> None:
-        """Calls `handler` with each message, so many at a time, until `stop` or, in the main thread, which alone can take
-        them, one of the signals. Returns: acknowledged. Raises: failed, with the error as reason.
+        """Calls `handler` with each message, so many at a time, until `stop` or one of the signals (in the main thread,
+        which alone can take them). Returns: acknowledged. Raises: failed, with the error as reason.
         """
         async with task_group() as tasks:
             if signals and threading.current_thread() is threading.main_thread():

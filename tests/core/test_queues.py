@@ -803,3 +803,18 @@ async def test_filters_that_cost_much_leave_the_loop_to_others(
         assert [len(consumer.taken()) for consumer in consumers] == [20, 20]
     assert sorted(looks) == ["one"] * 20 + ["two"] * 20
     assert max(len(list(run)) for _, run in groupby(looks[:30])) <= 2
+
+
+async def test_a_member_that_takes_one_at_a_time_gets_from_all_partitions_in_turn(autojump_clock: MockClock) -> None:
+    async with driving(partitions=3) as driver:
+        for partition in range(3):
+            await driver.produce(*(b"%d" % number for number in range(20)), partition=partition)
+        consumer = await driver.join(credit=0)
+        seen: list[int] = []
+        for _ in range(30):
+            consumer.grant(1)
+            await driver.settled()
+            (one,) = consumer.taken()
+            seen.append(one.partition)
+            await consumer.settle(one)
+        assert [seen.count(partition) for partition in range(3)] == [10, 10, 10]

@@ -232,6 +232,8 @@ def test_kafka_clients_and_the_command_line() -> None:
         assert CliRunner().invoke(main, ["trace", "nobody", "--broker", addresses.native]).exit_code == 1
         for more in (["--topic", "t"], ["--topic", "t", "--key", "k"]):
             assert CliRunner().invoke(main, ["trace", "one", *more, "--broker", addresses.native]).exit_code == 2
+        wrong = CliRunner().invoke(main, ["trace", "one", "--broker", "http://localhost:1"])
+        assert (wrong.exit_code, wrong.output.count("\n")) == (1, 1)
         both = ["trace", "--topic", "t", "--key", "k", "--place", "0:0", "--broker", addresses.native]
         assert CliRunner().invoke(main, both).exit_code == 2
 
