@@ -1,11 +1,11 @@
 """Group commit: every append that is waiting is written as one group and synced once, then the next.
 
-    append -> queue -> pwritev, then fdatasync in the kernel (`syncs`) -> written(group)
+    append -> queue -> pwritev, then fdatasync (`syncs`) -> written(group)
                        a supply thread makes the next segments ahead of their use (`supply`)
 
-Who writes: `write_now`, in the step of whoever has appended all that one read brought; the end of a sync, which writes
-what came meanwhile before the synced group is answered, so that the disk works while answers are made; and a task, for
-the rest: appends that nobody hurried, new segments, what a thread has to write.
+Who writes: `write_now`, in the step of whoever has appended all that one read brought; where the disk is slow, the end
+of a sync, which writes what came meanwhile before the synced group is answered, so that the disk works while answers
+are made; and a task, for the rest: appends that nobody hurried, new segments, what a thread has to write.
 
 Rules:
 * Groups are written one after another, so whatever is in a later group proves that the ones before it are durable
@@ -330,7 +330,7 @@ class Writer:
         if ended - began > SLOW_WRITE_S:
             self._loop_writes_from = ended + SLOW_PAUSE_S
         self._wrote(group, length)
-        if not self._sync:
+        if not self._sync or self._synced_now(segment):
             return group
         if self._syncs.begin_nowait(segment.file):
             self._syncing = group
@@ -338,6 +338,12 @@ class Writer:
             self._to_sync = group
             self._wake.set()
         return None
+
+    def _synced_now(self, segment: Segment) -> bool:
+        try:
+            return self._syncs.sync_now(segment.file)
+        except OSError as e:
+            raise _SyncFailed(*e.args) from e
 
     def _encode(self, items: list[Item], segment: Segment) -> tuple[Group, list[bytes]]:
         """The group as it will stand in the segment, and its bytes."""

@@ -59,6 +59,7 @@ async def holds(disk: SimulatedDisk, acknowledged: dict[int, bytes]) -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.usefixtures("either_sync")
 @pytest.mark.parametrize("kind", ["write", "sync"])
 @pytest.mark.parametrize("seed", range(8))
 async def test_a_disk_that_fails_ends_the_engine_and_what_was_acknowledged_is_there(kind: str, seed: int) -> None:

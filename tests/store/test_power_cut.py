@@ -245,6 +245,7 @@ async def recover_and_check(cut: SimulatedDisk, disk: SimulatedDisk, until: int)
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.usefixtures("either_sync")
 @pytest.mark.parametrize("seed", range(3))
 async def test_what_was_acknowledged_is_there_after_a_power_cut(seed: int) -> None:
     disk = await traced_run(seed, 240)

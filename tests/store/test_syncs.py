@@ -1,4 +1,4 @@
-"""Syncs by the kernel: they tell the truth about errors, and a thread takes over where the kernel has none."""
+"""Syncs, by the loop, by the kernel, or by a thread where the kernel has none: they tell the truth about errors."""
 
 from __future__ import annotations
 
@@ -15,6 +15,57 @@ from core.store.engine import CreatePartition, Outcome, append
 from core.store.syncs import Syncs
 from tests.store.batches import batch, entry, read_all
 from tests.store.simulated_disk import SimulatedDisk
+
+
+class Disk:
+    """A file whose syncs take as long as they are told, by a clock that else stands still."""
+
+    now_s = 100.0
+    sync_s = 0.0
+    fails = False
+
+    def fdatasync(self) -> None:
+        self.now_s += self.sync_s
+        if self.fails:
+            raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk()
+    monkeypatch.setattr(syncs, "QUICK_S", 0.001)
+    monkeypatch.setattr("core.store.syncs.time.perf_counter", lambda: disk.now_s)
+    return disk
+
+
+def _sync(made: Syncs, disk: Disk, took_s: float) -> bool:
+    disk.sync_s = took_s
+    return made.sync_now(disk)  # type: ignore[arg-type]
+
+
+def test_the_loop_syncs_until_the_disk_is_slow_and_tries_again_after_a_pause(disk: Disk) -> None:
+    made = Syncs()
+    for took_s in [0.0002] * 20 + [0.01] + [0.0002] * 100 + [0.01]:  # a slow one now and then is none
+        assert _sync(made, disk, took_s)
+    quick = 0
+    while _sync(made, disk, 0.004):
+        quick += 1
+    assert 1 <= quick <= 8
+    disk.now_s += syncs.PAUSE_S - 0.01
+    assert not _sync(made, disk, 0.0002)
+    disk.now_s += 0.02
+    assert _sync(made, disk, 0.0002)
+    assert _sync(made, disk, 1.0)  # it hangs
+    assert not _sync(made, disk, 0.0002)
+    made.close()
+
+
+def test_an_error_of_the_loops_sync_is_raised(disk: Disk) -> None:
+    made = Syncs()
+    disk.fails = True
+    with pytest.raises(OSError, match="Input/output error"):
+        _sync(made, disk, 0.0)
+    made.close()
 
 
 async def test_syncs_one_after_another_and_what_was_written_stays(tmp_path: Path) -> None:
@@ -62,6 +113,7 @@ async def test_where_the_kernel_refuses_a_thread_does_it(tmp_path: Path, monkeyp
         return False
 
     monkeypatch.setattr(Syncs, "begin_nowait", refuse)
+    monkeypatch.setattr(Syncs, "sync_now", lambda self, file: False)
     synced: list[RealFile] = []
     monkeypatch.setattr(RealFile, "fdatasync", lambda file: synced.append(file))
     async with trio.open_nursery() as nursery:

@@ -12,6 +12,7 @@ import trio
 
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import Append, Appended, CreatePartition, Outcome, StoreFailed, append
+from core.store.syncs import Syncs
 from tests.store.batches import batch, entry, read_all
 from tests.store.simulated_disk import SimulatedDisk, SimulatedFile
 
@@ -45,7 +46,26 @@ async def test_async_answers_come_in_the_same_step_as_one_group_and_in_order() -
         assert len(await read_all(engine, 1)) == 3
 
 
-async def test_sync_answers_wait_for_the_disk() -> None:
+async def test_where_the_loop_syncs_answers_come_in_the_same_step_and_are_durable() -> None:
+    disk = SimulatedDisk()
+    async with _engine(disk, "sync") as engine:
+        answers: list[Appended] = []
+        engine.append([entry(1, batch(b"a"))], _into(answers))
+        engine.write_now()
+        assert [a.outcome for a in answers] == [Outcome.APPENDED]
+        await _is_durable(disk.cut(seed=1))
+
+
+async def _is_durable(cut: SimulatedDisk) -> None:
+    async with trio.open_nursery() as nursery:
+        again = EmbeddedEngine("", EngineConfig(reserve_bytes=0), disk=cut)
+        await nursery.start(again.run)
+        assert len(await read_all(again, 1)) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_where_the_disk_is_slow_answers_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Syncs, "sync_now", lambda self, file: False)
     disk = SimulatedDisk()
     async with _engine(disk, "sync") as engine:
         answers: list[Appended] = []
@@ -61,11 +81,7 @@ async def test_sync_answers_wait_for_the_disk() -> None:
         await answered.wait()
         assert answers[0].outcome is Outcome.APPENDED
         cut = disk.cut(seed=1)
-    async with trio.open_nursery() as nursery:
-        again = EmbeddedEngine("", EngineConfig(reserve_bytes=0), disk=cut)
-        await nursery.start(again.run)
-        assert len(await read_all(again, 1)) == 1
-        nursery.cancel_scope.cancel()
+    await _is_durable(cut)
 
 
 @pytest.mark.parametrize("flush", ["sync", "async"])
