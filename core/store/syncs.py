@@ -3,7 +3,8 @@
 A thread that syncs needs the interpreter's lock after each call, and the loop holds it: with both busy the hand-over
 costs more than the sync (measured: 290 us of processor a request with a writer thread, 60 without). So:
 * `sync_now`: the loop syncs, as long as that takes it less than QUICK_S on average. What comes meanwhile makes the next
-  group larger, and nobody has to be woken: FIGURES.
+  group larger, and nobody has to be woken (measured against the kernel beside the loop: 100 pairs of MQTT clients 24 to
+  26 k messages/s, 1,000 pairs 21 to 25 k, idempotent singles 4.5 to 4.8 k; large batches alike).
 * `begin_nowait`: for PAUSE_S after that was not so. Linux's native AIO takes an fdatasync (4.18 and later), runs it in
   a kernel worker and signals an eventfd that trio waits for, so that the loop goes on meanwhile. Where that is not
   there (another system, a filter of system calls) or the file is none of the operating system's, a thread does it.
