@@ -18,11 +18,13 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from trivium.errors import Disconnected, ErrorCode, RemoteProtocolError, RequestRefused
 from trivium.frame_reader import FrameReader
 from trivium.frames.codec import KIND_OF, KINDS, REPLY_BIT, SIZE_BYTES, VERSION_MAX, VERSION_MIN, Frame, encode
 from trivium.frames.connection import MAGIC, Error, Hello, Welcome
+from trivium.streams import AsyncioStream, connect
 
 READ_BYTES = 256 * 1024
 GREETING_BYTES_MAX = 64 * 1024
@@ -110,12 +112,16 @@ class Connection:
                 await anyio.aclose_forcefully(self._stream)
 
     async def _receive(self, tasks: anyio.abc.TaskGroup) -> Exception:
+        def take(data: bytes) -> None:
+            self.heard_s = time.monotonic()
+            for frame in self._reader.receive(data):
+                self._take(frame, tasks)
+
         try:
+            if isinstance(self._stream, AsyncioStream):
+                await self._stream.listen(take)
             while True:
-                data = await self._stream.receive(READ_BYTES)
-                self.heard_s = time.monotonic()
-                for frame in self._reader.receive(data):
-                    self._take(frame, tasks)
+                take(await self._stream.receive(READ_BYTES))
         except anyio.EndOfStream:
             return Disconnected("the broker closed the connection")
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as lost:
@@ -165,6 +171,7 @@ class Connection:
             raise Disconnected("the connection is closed")
         head = encode(KIND_OF[type(message)], 0, message, sum(map(len, payload)))
         await self._send(b"".join((head, *payload)))
+        await anyio.lowlevel.checkpoint()  # others have their turn where many are said
 
     async def request(self, message: Any, payload: Sequence[Buffer] = ()) -> tuple[Any, memoryview]:
         """The reply's message and payload. The caller sets the time: when it is over the request may have been done.
@@ -201,6 +208,7 @@ class Connection:
         correlation = self._next = (self._next + 1) & _CORRELATION_MASK
         head = encode(KIND_OF[type(message)], correlation, message, sum(map(len, payload)))
         await self._send(b"".join((head, *payload)))
+        await anyio.lowlevel.checkpoint()
 
     async def _send(self, data: bytes) -> None:
         """A frame that is begun is finished, or the connection is of no use any more. The broker would end it for one
@@ -235,7 +243,7 @@ async def open_connection(
     done = False
     try:
         with anyio.fail_after(min(timeout_s, CONNECT_S_MAX)):
-            stream = await anyio.connect_tcp(host, port)
+            stream = await connect(host, port)
             connection = Connection(stream, incoming)
             await connection.greet(client_id, software)
         done = True
