@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -48,7 +49,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-class Broker:
+class Broker(ABC):
     """One broker process over `directory`; `start` may be called again after `stop` or `kill`, on the same port."""
 
     name = "broker"
@@ -80,9 +81,10 @@ class Broker:
 
     def _prepare(self) -> None:
         """Whatever has to be there before the first start."""
+        self.directory.mkdir(parents=True, exist_ok=True)
 
-    def _command(self) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _command(self) -> list[str]: ...
 
     def answers(self) -> bool:
         """Whether it serves requests."""
@@ -94,7 +96,6 @@ class Broker:
 
     def start_unready(self) -> None:
         """Starts the process and waits for nothing."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         self._prepare()
         self._log = self.log_file.open("ab")
         self._process = subprocess.Popen(
@@ -216,6 +217,7 @@ class ApacheKafka(Broker):
         return self.directory / "server.properties"
 
     def _prepare(self) -> None:
+        super()._prepare()
         if self._properties.exists():
             return
         ports = {"PORT": str(self.port), "CONTROLLER": str(self._controller_port), "DATA": str(self.data)}
@@ -254,6 +256,7 @@ class Mosquitto(Broker):
         return answers("127.0.0.1", self.port, _MQTT_PROBE, 4)
 
     def _prepare(self) -> None:
+        super()._prepare()
         self.data.mkdir(exist_ok=True)
         lines = f"listener {self.port} 127.0.0.1\n"
         lines += f"listener {self.websocket_port} 127.0.0.1\nprotocol websockets\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +68,7 @@ class Refused(Exception):
     """CONNECT was answered with an error; the text is the client's."""
 
 
-class Device:
+class Device(ABC):
     """One connection. Every call waits for the broker's answer and raises AssertionError where none comes."""
 
     tells_codes = True  # the library shows the reason codes of UNSUBACK and DISCONNECT
@@ -91,27 +92,27 @@ class Device:
 
     # -- what adapters do
 
+    @abstractmethod
     def publish_nowait(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False, **properties: Any) -> Any:
         """Begins a publish; `wait_published` takes what is returned."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wait_published(self, begun: Any) -> int:
         """The reason code (0 before MQTT 5)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def subscribe(self, filter_: str, qos: int = 0, **options: Any) -> int:
         """The granted QoS or failure code. Options of MQTT 5: no_local, retain_as_published, handling, identifier."""
-        raise NotImplementedError
 
-    def unsubscribe(self, filter_: str) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def unsubscribe(self, filter_: str) -> int: ...
 
-    def disconnect(self, code: int = 0) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def disconnect(self, code: int = 0) -> None: ...
 
+    @abstractmethod
     def drop(self) -> None:
         """Closes the network connection without DISCONNECT."""
-        raise NotImplementedError
 
     # -- common
 

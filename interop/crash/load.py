@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -47,7 +48,7 @@ class WorkerError(Exception):
     """A worker cannot go on, or did not pause in time; the run has failed."""
 
 
-class Worker(threading.Thread):
+class Worker(threading.Thread, ABC):
     """A thread that repeats `work` while running, and `settle`s before it is paused."""
 
     def __init__(self, name: str, bootstrap: str, ledger: Ledger) -> None:
@@ -94,8 +95,8 @@ class Worker(threading.Thread):
         except BaseException as error:
             self.failure = error
 
-    def work(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def work(self) -> None: ...
 
     def settle(self) -> None:
         """Brings everything begun to its end."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack
 from typing import Any
@@ -105,8 +106,8 @@ class NativeWorker(Worker):
     def settle(self) -> None:
         self._portal.call(self.come_to_rest)
 
-    async def turn(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def turn(self) -> None: ...
 
     async def come_to_rest(self) -> None:
         """What was begun is over when `turn` returns."""

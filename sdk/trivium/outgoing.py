@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from typing import NamedTuple, TypedDict
 
 import anyio
@@ -174,11 +173,10 @@ def outgoing(
         size += len(value)
     if key:
         size += len(key)
-    if len(pairs) > 1:
-        for name, data in islice(pairs, 1, None):
-            if not isinstance(name, str) or not (data is None or isinstance(data, bytes)):
-                raise TypeError("headers are pairs of text and bytes or None")
-            size += HEADER_OVERHEAD_BYTES + len(name.encode()) + (len(data) if data else 0)
+    for name, data in pairs[1:]:
+        if not isinstance(name, str) or not (data is None or isinstance(data, bytes)):
+            raise TypeError("headers are pairs of text and bytes or None")
+        size += HEADER_OVERHEAD_BYTES + len(name.encode()) + (len(data) if data else 0)
     if timestamp_ms is None:
         timestamp_ms = time.time_ns() // 1_000_000
     else:

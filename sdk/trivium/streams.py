@@ -1,8 +1,11 @@
 """The byte stream to a broker: anyio's, and on asyncio one that hands over what comes without a task in between.
 
 anyio's stream starts and stops reading around each `receive`, and wakes the task that waits in it, which wakes whoever
-waits for the answer. A protocol of asyncio is called with the data: one message at a time takes 0.36 to 0.41 ms instead
-of 0.41 to 0.51, 64 senders send 10 to 20 % more.
+waits for the answer. A protocol of asyncio is called with the data. Three alternated runs beside other load: one
+message at a time took 0.39 ms instead of 0.46, 64 senders sent 56 k/s instead of 47.
+
+What comes before `listen` is read only as it is asked for, so that memory stays bounded. From then on nothing holds it
+back: answers, and what credits allow, are all that a broker says.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ class AsyncioStream(asyncio.Protocol, anyio.abc.ByteStream):
     def data_received(self, data: bytes) -> None:
         if self._take is None:
             self._held += data
+            self._transport.pause_reading()
             self._news.set()
             return
         try:
@@ -75,9 +79,7 @@ class AsyncioStream(asyncio.Protocol, anyio.abc.ByteStream):
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         while not self._held:
-            self._check()
-            self._news.clear()
-            await self._news.wait()
+            await self._more()
         data = bytes(self._held[:max_bytes])
         del self._held[:max_bytes]
         return data
@@ -88,9 +90,7 @@ class AsyncioStream(asyncio.Protocol, anyio.abc.ByteStream):
             take(await self.receive(len(self._held)))
         self._take = take
         while True:
-            self._check()
-            self._news.clear()
-            await self._news.wait()
+            await self._more()
 
     async def send(self, item: bytes) -> None:
         """Without a turn of the loop where the socket takes it."""
@@ -106,6 +106,12 @@ class AsyncioStream(asyncio.Protocol, anyio.abc.ByteStream):
     async def aclose(self) -> None:
         self._closed = True
         self._transport.abort()
+
+    async def _more(self) -> None:
+        self._check()
+        self._news.clear()
+        self._transport.resume_reading()
+        await self._news.wait()
 
     def _check_sending(self) -> None:
         if self._ended and not self._closed:

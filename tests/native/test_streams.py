@@ -66,6 +66,22 @@ def test_what_came_before_is_handed_over_first() -> None:
     _run(scenario)
 
 
+def test_what_nobody_asks_for_yet_is_not_read_without_bound() -> None:
+    async def scenario(stream: AsyncioStream, other: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        data = bytes(32 * 1024 * 1024)
+        sending = asyncio.ensure_future(loop.sock_sendall(other, data))
+        received = len(await stream.receive(1))
+        for _ in range(1_000):
+            await asyncio.sleep(0)
+        assert not sending.done()
+        while received < len(data):
+            received += len(await stream.receive())
+        await sending
+
+    _run(scenario)
+
+
 def test_what_the_taker_refuses_ends_it() -> None:
     async def scenario(stream: AsyncioStream, other: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ import trio
 from core.store import syncs, writer
 from core.store.disk import RealDisk, RealFile
 from core.store.embedded import EmbeddedEngine, EngineConfig
-from core.store.engine import CreatePartition, Outcome, append
+from core.store.engine import CreatePartition, Outcome, StoreFailed, append
 from core.store.syncs import Syncs
 from tests.store.batches import batch, entry, read_all
 from tests.store.simulated_disk import SimulatedDisk
@@ -66,6 +66,22 @@ def test_an_error_of_the_loops_sync_is_raised(disk: Disk) -> None:
     with pytest.raises(OSError, match="Input/output error"):
         _sync(made, disk, 0.0)
     made.close()
+
+
+async def test_a_sync_that_finds_no_room_ends_the_engine_as_any_failed_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write without room may be refused; what a failed sync leaves behind nobody knows."""
+
+    def no_room(self: Syncs, file: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.RaisesGroup(StoreFailed, flatten_subgroups=True, allow_unwrapped=True):
+        async with trio.open_nursery() as nursery:
+            engine = EmbeddedEngine("", EngineConfig(reserve_bytes=0), disk=SimulatedDisk())
+            await nursery.start(engine.run)
+            await append(engine, [CreatePartition(1)])
+            monkeypatch.setattr(Syncs, "sync_now", no_room)
+            [answer] = await append(engine, [entry(1, batch(b"a"))])
+            assert answer.outcome is Outcome.FAILED
 
 
 async def test_syncs_one_after_another_and_what_was_written_stays(tmp_path: Path) -> None:
