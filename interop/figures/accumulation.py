@@ -23,7 +23,9 @@ REST_S_MAX = 300
 
 
 def accumulation(scale: Scale, results: Results, traces: Traces) -> None:
-    """A producer's latency and rate with no backlog, with one, and while a new group reads it from the beginning."""
+    """Latency and rate of a producer and of a group that keeps up with it: with no backlog, with one, and while a new
+    group reads that from the beginning.
+    """
     records = scale.large_bytes // RECORD_BYTES
     for contender in scale.contenders:
         if contender.topic_config:
@@ -48,9 +50,15 @@ def _measure(broker: Broker, name: str, records: int, scale: Scale, results: Res
         if rested:
             _wait_for_rest(broker.pid)
         load = {"topics": ["beside"], "partitions": PARTITIONS, "size": RECORD_BYTES, "rate": PACED_RATE}
-        answer = tools.librdkafka(broker.bootstrap, records=PACED_RATE * scale.latency_s // 3, **load)
+        paced = PACED_RATE * scale.latency_s // 3
+        follower = tools.start_follower(broker.bootstrap, "beside", f"group {when}", paced)
+        answer = tools.librdkafka(broker.bootstrap, records=paced, stamped=True, **load)
+        group = tools.followed(follower)
         add(f"producer, {when}: p50", answer["p50_us"] / 1000, "ms")
         add(f"producer, {when}: p99", answer["p99_us"] / 1000, "ms")
+        add(f"another group, {when}: p50", group["p50_us"] / 1000, "ms")
+        add(f"another group, {when}: p99", group["p99_us"] / 1000, "ms")
+        add(f"another group, {when}", group["records_s"], "records/s")
 
     def flood(when: str) -> None:
         _wait_for_rest(broker.pid)

@@ -1,15 +1,16 @@
 """A librdkafka load with latencies in microseconds, as its own process: one JSON request as argument, one JSON answer.
 
-Request: bootstrap, topics (names), partitions, size (bytes), records; optional rate (records/s, 0 for none) and
-settings (librdkafka's). Answer: records_s; latencies in us as measured inside librdkafka from produce() to the
-acknowledgement (p50_us, p99_us, p999_us, max_us); and for a rate `samples`, at most SAMPLES_MAX: [second since start,
-latency in us] for the heat map.
+Request: bootstrap, topics (names), partitions, size (bytes), records; optional rate (records/s, 0 for none), stamped
+(each value begins with the time of its produce(), ns since 1970, big endian) and settings (librdkafka's). Answer:
+records_s; latencies in us as measured inside librdkafka from produce() to the acknowledgement (p50_us, p99_us, p999_us,
+max_us); and for a rate `samples`, at most SAMPLES_MAX: [second since start, latency in us] for the heat map.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import struct
 import sys
 import time
 from array import array
@@ -46,7 +47,7 @@ class Load:
         self.latencies_us.append(int(message.latency() * 1e6))
         self.moments_s.append(time.perf_counter() - self.began)
 
-    def run(self, topics: list[str], partitions: int, value: bytes, records: int, rate: int) -> float:
+    def run(self, topics: list[str], partitions: int, value: bytes, records: int, rate: int, stamped: bool) -> float:
         """Returns the seconds from the first record to the last acknowledgement."""
         client, delivered = self.client, self.delivered
         places = [(topic, partition) for partition in range(partitions) for topic in topics]
@@ -62,6 +63,8 @@ class Load:
                 while len(client) > QUEUE_MAX:
                     client.poll(0.01)
             topic, partition = places[number % count]
+            if stamped:
+                value = struct.pack(">Q", time.time_ns()) + value[8:]
             client.produce(topic, value, partition=partition, on_delivery=delivered)
         client.flush(300)
         return time.perf_counter() - self.began
@@ -75,9 +78,9 @@ def main() -> None:
     gc.disable()
     value = bytes(range(256)) * (request["size"] // 256 + 1)
     rate = int(request.get("rate", 0))
-    seconds = load.run(
-        request["topics"], request["partitions"], value[: request["size"]], int(request["records"]), rate
-    )
+    value = value[: request["size"]]
+    records, stamped = int(request["records"]), bool(request.get("stamped"))
+    seconds = load.run(request["topics"], request["partitions"], value, records, rate, stamped)
     if load.failed or len(load.latencies_us) != request["records"]:
         raise KafkaException(f"{load.failed} of {request['records']} records failed")
     ordered = sorted(load.latencies_us)

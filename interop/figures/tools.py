@@ -70,6 +70,23 @@ def librdkafka(bootstrap: str, **options: Any) -> dict[str, Any]:
     return answer
 
 
+def start_follower(bootstrap: str, topic: str, group: str, records: int) -> subprocess.Popen[str]:
+    """Runs interop/figures/follow.py, and returns when it is assigned. Raises ToolError."""
+    request = json.dumps({"bootstrap": bootstrap, "topic": topic, "group": group, "records": records})
+    command = [sys.executable, str(ROOT / "figures" / "follow.py"), request]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != "ready":
+        _finish(process, "follower")
+    return process
+
+
+def followed(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Waits for a follower and returns its answer. Raises ToolError."""
+    answer: dict[str, float] = json.loads(_finish(process, "follower"))
+    return answer
+
+
 def drop_page_cache() -> bool:
     """Empties the page cache; False where this needs rights we have not."""
     subprocess.run(["sync"], check=True)
