@@ -357,6 +357,11 @@ class Outbound(Inbound):
             self._send_control(acks(props.PUBREL, released), len(released))
         self._redeliver = waiting[::-1] or None
 
+    @property
+    def quota_max(self) -> int:
+        """Messages of QoS 1 and 2 that may wait for an acknowledgement."""
+        return self._quota_max
+
     def next_redelivery(self) -> tuple[int, Delivery] | None:
         """The next message of the old connection that is to be sent again, if there is room for it."""
         session = self.session

@@ -41,6 +41,8 @@ class Peer:
     """A socket in the epoll set. `mask` is what the set knows, `slot` the wheel slot it stands in."""
 
     __slots__ = (
+        "acked_s",
+        "acks",
         "address",
         "backlog",
         "connection",
@@ -65,4 +67,6 @@ class Peer:
         self.slot = 0
         self.linger_until_s = 0.0
         self.ended = False  # it sends nothing more, so there is nothing to linger for
+        self.acks = 0  # it sent in a row and nothing else; -1: they are left to gather (ack_reading.py)
+        self.acked_s = 0.0
         self.told = False  # the handler has heard of the end

@@ -25,6 +25,7 @@ import trio
 
 from gateway.protocols.mqtt import reasons
 from gateway.protocols.mqtt.accepting import Accepting
+from gateway.protocols.mqtt.ack_reading import GATHERING, PUBACK_BYTE, AckReading
 from gateway.protocols.mqtt.connection import Connection
 from gateway.protocols.mqtt.events import Closed, Event, Outbox
 from gateway.protocols.mqtt.half_received import HalfReceived
@@ -71,6 +72,7 @@ class Pump:
         self._wheel = Wheel(clock())
         self.accepting = Accepting(self._epoll, self._peers, connections_max, self._opened)
         self._half_received = HalfReceived()
+        self._ack_reading = AckReading()
         self._buffer = memoryview(bytearray(READ_BYTES_MAX))
         self._in_turn = False
         self._draining = False
@@ -87,6 +89,7 @@ class Pump:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sweeper)
+                nursery.start_soon(self._ack_reading.run, self._clock)
                 await self._turns()
         finally:
             for peer in list(self._peers.values()):
@@ -129,12 +132,16 @@ class Pump:
             self._resumed = None
 
     async def drain(self, timeout_s: float) -> None:
-        """Stop taking connections and packets, let what was begun be answered, say goodbye (0x8B), close.
+        """Stop taking connections and, but for what is there, packets; let what was begun be answered, say goodbye
+        (0x8B), close.
 
         Returns when all are gone or the time is up; then `run` may be cancelled.
         """
         self._draining = True
         self.accepting.stop()
+        self._ack_reading.forget_all()
+        # What was acknowledged before the stop must not come again after it.
+        self._turn(self._epoll.poll(0, len(self._peers) + 1))
         for peer in list(self._peers.values()):
             self._watch(peer)
         with trio.move_on_after(timeout_s / 2):
@@ -304,7 +311,10 @@ class Pump:
         self.bytes_in += count
         layer = peer.layer
         try:
-            if layer is not None:
+            if layer is None:
+                if data[0] == PUBACK_BYTE or peer.acks:
+                    self._ack_reading.read(peer, data, now)
+            else:
                 data = layer.received(data)
                 self._write(peer, force=True)
             if data:
@@ -394,10 +404,13 @@ class Pump:
     def _drop(self, peer: Peer) -> None:
         """Close the socket. A machine that does not know yet is told, so that its end is heard of."""
         if peer.socket.fileno() >= 0:
+            if peer.acks == GATHERING and not peer.connection.closed:
+                self._read(peer, self._clock())  # it broke, but what it acknowledged before is there
             if self._peers.pop(peer.fd, None) is not None:
                 self._epoll.unregister(peer.fd)
             peer.socket.close()
             self._half_received.note(peer, 0)
+            self._ack_reading.forget(peer)
             peer.backlog = None
             peer.layer = None
             peer.connection.eof()
