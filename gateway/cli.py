@@ -12,6 +12,8 @@ import click
 from gateway.cli_groups import groups
 from gateway.cli_queues import queue
 from gateway.cli_traces import trace
+from gateway.compiled import CompileError, compile_modules
+from gateway.compiled import use as use_compiled
 
 EXIT_CONFIG = 2
 EXIT_IN_USE = 3
@@ -61,6 +63,8 @@ def serve(
     listed here, as a flag; the later wins. Standard output gets one line for each listener that is ready; logs go to
     standard error.
     """
+    from structlog import get_logger
+
     from conf.load import ConfigError, load
     from gateway import log
 
@@ -85,9 +89,24 @@ def serve(
         raise SystemExit(EXIT_CONFIG) from None
     log.configure(config.log.level, config.log.format)
 
+    compiled = use_compiled()
     from gateway.serve import run
 
+    get_logger(__name__).info("starting", compiled=compiled)
     raise SystemExit(run(config))
+
+
+@main.command("compile")
+def compile_hot_modules() -> None:
+    """Compile what every MQTT message goes through; needs a C compiler, Python's headers and a minute.
+
+    Prints the folder in which `trivium serve` finds it. Setting up a checkout does this.
+    """
+    try:
+        click.echo(compile_modules())
+    except CompileError as error:
+        click.echo(f"trivium: not compiled, the sources will run as they are: {error}", err=True)
+        raise SystemExit(1) from None
 
 
 @main.group()

@@ -12,9 +12,17 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from gateway import compiled
+
+COMPILED = compiled.use()  # what users run, where there is a C compiler
+
 settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("repeatable", settings.get_profile("random"), derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_report_header() -> str:
+    return "modules of every MQTT message: " + ("compiled" if COMPILED else "as they are")
 
 
 @pytest.fixture(autouse=True)

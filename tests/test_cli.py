@@ -49,7 +49,7 @@ def test_serve_passes_flags_and_file(served: list[Config], tmp_path: Path) -> No
         "async",
     ]
     result = CliRunner().invoke(main, [*arguments, "--mqtt", "127.0.0.1:1", "--native", "[::1]:2"])
-    assert (result.exit_code, result.output) == (0, "")
+    assert (result.exit_code, result.stdout) == (0, "")
     [config] = served
     assert config.kafka.listen == Address("127.0.0.1", 0)
     assert config.mqtt.listen == Address("127.0.0.1", 1)

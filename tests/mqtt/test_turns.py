@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
+from typing import cast
 
 import trio
 
@@ -58,9 +58,13 @@ class HeldEngine:
 
 @contextmanager
 def held(server: MqttServer) -> Iterator[HeldEngine]:
-    engine = HeldEngine(server.publisher._engine)
-    with patch.object(server.publisher, "_engine", engine):
+    before = server.publisher._engine
+    engine = HeldEngine(before)
+    server.publisher._engine = cast(Engine, engine)
+    try:
         yield engine
+    finally:
+        server.publisher._engine = before
 
 
 def publish(packet_id: int, topic: str, once_id: str = "") -> Publish:

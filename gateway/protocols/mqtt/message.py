@@ -81,14 +81,19 @@ class Run:
     base_offset: int
     _forms: list[Forms | None]
 
-    def __init__(self, messages: list[Message]) -> None:
-        self._messages: list[Message] | None = messages
+    def __init__(self, messages: list[Message] | None) -> None:
+        """None: `plain_run` says what they are."""
+        self._messages = messages
+        self._joined: dict[int, tuple[bytes, int]] | None = None
+        self._payload_bytes = -1
+        if messages is None:
+            self.plain = True
+            self._forms = [None, None]
+            return
         self.qos_max = max([message.qos for message in messages], default=0)
         self.plain_qos = -1  # the QoS of all, where `forms` may be used
         # Plain: every receiver of a form gets the same bytes at QoS 0.
         self.plain = all(message.expires_s is None for message in messages)
-        self._joined: dict[int, tuple[bytes, int]] | None = None
-        self._payload_bytes = -1
 
     @property
     def payload_bytes(self) -> int:
@@ -141,22 +146,17 @@ class Run:
 
 def plain_run(topic: bytes, payloads: list[bytes], qos: int, partition: int, base_offset: int) -> Run:
     """Messages of one name and QoS, without properties or RETAIN, one behind the other in the log."""
-    run = _new_run(Run)
+    run = Run(None)
     run.topic = topic
     run.payloads = payloads
     run.qos_max = run.plain_qos = qos
     run.partition = partition
     run.base_offset = base_offset
-    run.plain = True
-    run._messages = run._joined = None
-    run._payload_bytes = -1
-    run._forms = [None, None]
     return run
 
 
 # (up to the packet id, behind it) of each packet; bytes of the largest packet, and of all
 Forms: TypeAlias = tuple[list[tuple[bytes, bytes]], int, int]
-_new_run = object.__new__
 
 
 HEADS_CACHED_MAX: Final = 16_384
