@@ -12,7 +12,7 @@ import click
 from gateway.cli_groups import groups
 from gateway.cli_queues import queue
 from gateway.cli_traces import trace
-from gateway.compiled import CompileError, compile_modules
+from gateway.compiled import CompileError, compile_modules, is_outdated
 from gateway.compiled import use as use_compiled
 
 EXIT_CONFIG = 2
@@ -92,7 +92,10 @@ def serve(
     compiled = use_compiled()
     from gateway.serve import run
 
-    get_logger(__name__).info("starting", compiled=compiled)
+    say = get_logger(__name__)
+    say.info("starting", compiled=compiled)
+    if not compiled and is_outdated():
+        say.warning("sources have changed since they were compiled, and run as they are", mend="trivium compile")
     raise SystemExit(run(config))
 
 

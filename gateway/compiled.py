@@ -55,7 +55,7 @@ MODULES: Final = (
     "gateway.protocols.mqtt.subscribers",
     "gateway.protocols.mqtt.wheel",
 )
-FOLDERS_MAX: Final = 2  # these sources', and those that a running broker may still load from
+FOLDERS_MAX: Final = 8  # of 2 MB: a running broker, or another checkout, may use one of the older
 _GROUP: Final = "trivium_compiled"
 _SHARED: Final = f"{_GROUP}__mypyc"  # the extension that holds the code of all
 _ENDING: Final = str(sysconfig.get_config_var("EXT_SUFFIX"))
@@ -96,6 +96,12 @@ def use() -> bool:
     return True
 
 
+def is_outdated() -> bool:
+    """Whether modules were compiled here, and none of them of these sources."""
+    folder = _folder(_source_folders())
+    return folder.parent.is_dir() and not folder.is_dir() and os.environ.get(ENVIRONMENT) != "no"
+
+
 def compile_modules() -> Path:
     """Compile the modules, which takes a minute, unless that is done. Returns their folder.
 
@@ -104,6 +110,7 @@ def compile_modules() -> Path:
     sources = _source_folders()
     folder = _folder(sources)
     if folder.is_dir():
+        os.utime(folder)  # the oldest go
         return folder
     try:
         folder.parent.mkdir(exist_ok=True)
@@ -131,6 +138,8 @@ def build(modules: Iterable[str], roots: Mapping[str, Path], scratch: Path) -> N
         from setuptools.errors import BaseError
     except ImportError as missing:
         raise CompileError(f'{missing}: install "trivium-broker[compiled]"') from missing
+    if any(root.name in ("site-packages", "dist-packages") for root in roots.values()):
+        roots = _linked(roots, scratch / "sources")  # mypy takes no sources from where packages are installed
     settings = scratch / "mypy.ini"
     paths = os.pathsep.join(sorted({str(root) for root in roots.values()}))
     settings.write_text(f"[mypy]\nmypy_path = {paths}\nignore_missing_imports = True\n")
@@ -150,6 +159,14 @@ def build(modules: Iterable[str], roots: Mapping[str, Path], scratch: Path) -> N
         os.chdir(before)
 
 
+def _linked(roots: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """The packages side by side in a folder of their own."""
+    folder.mkdir()
+    for package, root in roots.items():
+        (folder / package).symlink_to(root / package)
+    return dict.fromkeys(roots, folder)
+
+
 def _folder(sources: Mapping[str, Path]) -> Path:
     return Path(sys.prefix) / "trivium-compiled" / digest(sources)
 
@@ -159,8 +176,9 @@ def digest(sources: Mapping[str, Path]) -> str:
     found = hashlib.sha256(_ENDING.encode())
     for package, folder in sources.items():
         for source in sorted(folder.rglob("*.py")):
-            found.update(f"{package}/{source.relative_to(folder)}\0".encode())
-            found.update(hashlib.sha256(source.read_bytes()).digest())
+            if source.is_file():  # some editors leave links to nowhere beside what they edit
+                found.update(f"{package}/{source.relative_to(folder)}\0".encode())
+                found.update(hashlib.sha256(source.read_bytes()).digest())
     return found.hexdigest()[:16]
 
 

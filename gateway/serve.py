@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -76,7 +77,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
 
 async def _serve(config: Config, mqtt: MqttSettings) -> None:
     engine = EmbeddedEngine(config.store.data_dir, engine_config(config))
-    async with trio.open_nursery() as store_nursery:
+    async with AsyncExitStack() as after_store, trio.open_nursery() as store_nursery:
         await store_nursery.start(engine.run)
         preload()  # the first decode would import it, and hold up the loop
         broker = Broker(engine, replace(broker_settings(config), tables_dir=config.store.data_dir / "tables"))
@@ -85,6 +86,7 @@ async def _serve(config: Config, mqtt: MqttSettings) -> None:
             endpoint = config.tracing.otlp_endpoint
             stop_spans = export(broker.tracer, endpoint) if endpoint else lambda: None
             devices = await open_server(broker, bind_listeners(mqtt), mqtt)
+            after_store.callback(devices.close)
             servers: list[Server | MqttServer] = [
                 await kafka_server(config, broker),
                 devices,

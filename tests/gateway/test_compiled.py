@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway import cli, compiled
-from gateway.compiled import CompileError, build, compile_modules, digest, use
+from gateway.compiled import CompileError, build, compile_modules, digest, is_outdated, use
 
 WHERE = "from gateway import compiled; compiled.use(); import {0}; print({0}.__file__)"
 
@@ -54,18 +54,20 @@ def test_any_change_of_a_source_changes_the_digest(tmp_path: Path) -> None:
     seen.append(digest({"q": tmp_path}))
     assert len(set(seen)) == len(seen)
     (tmp_path / "three.py").unlink()
+    (tmp_path / ".#two.py").symlink_to("nowhere")
     assert digest({"p": tmp_path}) == seen[2]
 
 
 @pytest.mark.skipif(not use(), reason="nothing can be compiled here, or is")
-def test_a_module_that_is_compiled_does_what_its_source_does(tmp_path: Path) -> None:
-    package = tmp_path / "compiled_for_a_test"
-    package.mkdir()
+@pytest.mark.parametrize("place", ["checkout", "site-packages"])
+def test_a_module_that_is_compiled_does_what_its_source_does(tmp_path: Path, place: str) -> None:
+    package = tmp_path / place / "compiled_for_a_test"
+    package.mkdir(parents=True)
     (package / "__init__.py").touch()
     (package / "sums.py").write_text("def total(numbers: list[int]) -> int:\n    return sum(numbers)\n")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    build([f"{package.name}.sums"], {package.name: tmp_path}, scratch)
+    build([f"{package.name}.sums"], {package.name: package.parent}, scratch)
     code = f"from {package.name} import sums; print(sums.total([2**64, 1]), sums.__file__)"
     command = [sys.executable, "-c", code]
     (scratch / "lib" / package.name / "__init__.py").touch()
@@ -98,14 +100,24 @@ def test_an_environment_that_cannot_be_written_is_said_to_be(tmp_path: Path, mon
     assert "the sources will run as they are" in ran.stderr
 
 
+def test_sources_that_have_changed_since_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert not is_outdated()  # nothing was compiled here
+    (tmp_path / "trivium-compiled" / "of-other-sources").mkdir(parents=True)
+    assert is_outdated()
+    monkeypatch.setenv("TRIVIUM_COMPILED", "no")
+    assert not is_outdated()
+
+
 def test_the_folders_of_older_sources_are_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the last: a broker that runs may still load from it."""
+    """A broker that runs, or another checkout, may use one of the last."""
+    monkeypatch.setattr(compiled, "FOLDERS_MAX", 3)
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setattr(compiled, "build", lambda modules, roots, scratch: (scratch / "lib").mkdir())
-    for age, name in enumerate(("new", "old", "older")):
+    for age, name in enumerate(("new", "old", "older", "oldest")):
         folder = tmp_path / "trivium-compiled" / name
         folder.mkdir(parents=True)
         os.utime(folder, (1_000_000 - age, 1_000_000 - age))
     folder = compile_modules()
-    assert {one.name for one in folder.parent.iterdir()} == {folder.name, "new"}
+    assert {one.name for one in folder.parent.iterdir()} == {folder.name, "new", "old"}
     assert compile_modules() == folder

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,12 +135,13 @@ class Device:
 async def serving(disk: SimulatedDisk) -> AsyncIterator[tuple[EmbeddedEngine, Broker, MqttServer]]:
     config = Config.model_validate({"mqtt": {"listen": "127.0.0.1:0", "sys_interval_s": 0}})
     settings = mqtt_settings(config)
-    async with trio.open_nursery() as nursery:
+    async with AsyncExitStack() as after_store, trio.open_nursery() as nursery:
         engine = EmbeddedEngine("", CONFIG, disk=disk)
         await nursery.start(engine.run)
         broker = Broker(engine, broker_settings(config))
         await nursery.start(broker.run)
         server = await open_server(broker, bind_listeners(settings), settings)
+        after_store.callback(server.close)
         nursery.start_soon(server.run)
         yield engine, broker, server
         nursery.cancel_scope.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -99,12 +99,13 @@ async def serving(directory: Path, *, killed: bool = False) -> AsyncIterator[Mqt
 async def serving_with_broker(directory: Path, *, killed: bool = False) -> AsyncIterator[tuple[Broker, MqttServer]]:
     config = Config.model_validate({"store": {"data_dir": str(directory)}, "mqtt": {"listen": "127.0.0.1:0"}})
     engine = EmbeddedEngine(config.store.data_dir, engine_config(config))
-    async with trio.open_nursery() as nursery:
+    async with AsyncExitStack() as after_store, trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         broker = Broker(engine, broker_settings(config))
         await nursery.start(broker.run)
         settings = mqtt_settings(config)
         server = await open_server(broker, bind_listeners(settings), settings)
+        after_store.callback(server.close)
         async with trio.open_nursery() as running:
             running.start_soon(server.run)
             await trio.testing.wait_all_tasks_blocked()

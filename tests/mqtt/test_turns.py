@@ -136,3 +136,25 @@ async def test_what_waits_for_its_topic_is_waited_for_until_it_is_stored(tmp_pat
             assert not subscribed(client)
             await engine.store()
             assert received(client) == [2, 9]
+
+
+async def test_several_that_wait_in_one_piece_go_one_after_the_other(tmp_path: Path) -> None:
+    async with serving_with_broker(tmp_path) as (broker, server):
+        await broker.topics.create("plain", 1)
+        client = Client(server, "device")
+        await client.connect(0)
+        with held(server) as engine:
+            subscribe = [Subscribe(packet_id, [SubscriptionRequest("seen/#", 1)]) for packet_id in (2, 4, 5)]
+            send(
+                client,
+                publish(1, "plain/a"),
+                subscribe[0],
+                publish(3, "plain/a"),
+                *subscribe[1:],
+                publish(6, "plain/a"),
+            )
+            for answered in ([1, 2], [3, 4, 5], [6]):
+                await engine.until(1)  # what is published behind a SUBSCRIBE that waits, waits with it
+                await engine.store()
+                assert received(client) == answered
+        assert not client.connection.kept_waiting

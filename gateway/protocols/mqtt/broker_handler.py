@@ -7,6 +7,7 @@ subscriptions before SUBACK, its QoS 2 steps. What a turn changes is appended in
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -70,7 +71,7 @@ class BrokerHandler:
             self._answered,
         )
         self._subscribing = Subscribing(deliveries, retained, self._put, self.positions.put_groups)
-        self._kept: dict[Connection, list[ev.Event]] = {}  # of connections whose SUBSCRIBE or UNSUBSCRIBE waits
+        self._kept: dict[Connection, deque[ev.Event]] = {}  # of connections whose SUBSCRIBE or UNSUBSCRIBE waits
         self.publishes_in = self.publish_bytes_in = 0
 
     async def load(self, now_s: float) -> None:
@@ -166,15 +167,21 @@ class BrokerHandler:
         """A new subscription is behind what its client published before it: that may be retained for it, and is not
         delivered as new. One that ends is still there for it. So the client's packets wait until it is stored.
         """
-        self._kept[connection] = [event]
+        self._kept[connection] = deque([event])
         connection.kept_waiting = True
         self._publisher.when_stored(partial(self._go_on, connection, event))
 
     def _go_on(self, connection: Connection, event: ev.SubscribeReceived | ev.UnsubscribeReceived) -> None:
         events = self._kept.pop(connection)
+        events.popleft()
         connection.kept_waiting = False
         self._change_subscriptions(event)
-        self._take(events[1:])
+        while events and connection not in self._kept:
+            self._take(_up_to_a_change(events))
+        if events:
+            # The next one waits: what is behind it stays as it lies, or many would be gone through many times.
+            events.extendleft(reversed(self._kept[connection]))
+            self._kept[connection] = events
         self._answered()
         self._log.append()
 
@@ -294,6 +301,16 @@ class BrokerHandler:
             if device.connection is not None and device.user in gone:
                 device.connection.disconnect(reasons.NOT_AUTHORIZED, "the password has changed")
         self.flush()
+
+
+def _up_to_a_change(events: deque[ev.Event]) -> list[ev.Event]:
+    """Taken off the left, with the first SUBSCRIBE or UNSUBSCRIBE."""
+    taken: list[ev.Event] = []
+    while events:
+        taken.append(events.popleft())
+        if isinstance(taken[-1], ev.SubscribeReceived | ev.UnsubscribeReceived):
+            break
+    return taken
 
 
 def _may_publish(connection: Connection, ticket: int, topic: str) -> bool:

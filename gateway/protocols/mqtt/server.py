@@ -76,7 +76,7 @@ class MqttSettings:
 
 
 class MqttServer:
-    """Serves its listeners; made by `open_server`."""
+    """Serves its listeners; made by `open_server`, to be closed at the end."""
 
     def __init__(
         self,
@@ -178,21 +178,22 @@ class MqttServer:
         log.info("MQTT files read again")
 
     async def run(self) -> None:
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.deliveries.run)
-                nursery.start_soon(self.publisher.run)
-                nursery.start_soon(self._sweeper)
-                nursery.start_soon(self._table.run)
-                nursery.start_soon(self.pump.run, self._listeners)
-                await self._stopping.wait()
-                await self.pump.drain(self._settings.drain_s)
-                with trio.move_on_after(self._settings.drain_s):
-                    await self.handler.keep_positions()
-                nursery.cancel_scope.cancel()
-        finally:
-            self._table.close()
-            self.handler.sessions.resting.close()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.deliveries.run)
+            nursery.start_soon(self.publisher.run)
+            nursery.start_soon(self._sweeper)
+            nursery.start_soon(self._table.run)
+            nursery.start_soon(self.pump.run, self._listeners)
+            await self._stopping.wait()
+            await self.pump.drain(self._settings.drain_s)
+            with trio.move_on_after(self._settings.drain_s):
+                await self.handler.keep_positions()
+            nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Closes the tables. To be called when the store has ended: its answers are acted upon until then."""
+        self._table.close()
+        self.handler.sessions.resting.close()
 
     async def _sweeper(self) -> None:
         while True:
