@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from interop.brokers import BrokerError
+from interop.brokers import Broker, BrokerError
 from interop.mqtt_figures.contenders import (
     ALL,
     AMQTT,
@@ -30,7 +30,9 @@ from interop.places import scratch_root
 OURS = (TRIVIUM_ASYNC, TRIVIUM_SYNC)
 NEAR = (MOSQUITTO, *OURS)  # where the others would only take time
 FDATASYNC_WRITES = 500
-IDLE_NOTE = "The processor's share includes the pings and 100 messages a second at QoS 1, each of ours after fdatasync."
+IDLE_S = 10
+PROBES_S = 100  # messages to one of the devices, at QoS 1, in a second
+IDLE_NOTE = "Each pings every 60 s. Messages are of QoS 1, each of ours after fdatasync."
 
 
 # -- throughput -------------------------------------------------------------------------------------------------------
@@ -147,20 +149,19 @@ def _idle(run: Run, contender: Contender, encrypted: bool) -> None:
         before = broker.rss_anon_bytes()
         points: list[tuple[int, int]] = []
         for count in run.scale.idle:
-            seconds = 10 if count == run.scale.idle[-1] else 1
-            load = Load(
-                port, idle=count, keepalive=60, probe=100, seconds=seconds, warm=1, tls=int(encrypted), at_once=1000
-            )
+            load = _devices(port, count, encrypted, probe=0, seconds=IDLE_S if count == run.scale.idle[-1] else 1)
             ready = load.event()
             time.sleep(0.5)
-            cpu_s, began = broker.cpu_s(), time.monotonic()
             points.append((count, broker.rss_anon_bytes()))
-            if seconds > 1:
-                time.sleep(seconds - 2)
-                share = (broker.cpu_s() - cpu_s) / (time.monotonic() - began)
-                points[-1] = (count, broker.rss_anon_bytes())
-            found = load.last()
+            if count == run.scale.idle[-1]:
+                silent = _share(broker)
+            load.last()
             time.sleep(0.5)
+        load = _devices(port, count, encrypted, probe=PROBES_S, seconds=IDLE_S)
+        load.event()
+        time.sleep(0.5)
+        probed = _share(broker)
+        found = load.last()
         add = run.results.add
         slope = statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
         add("idle", f"{over}: memory of a device", contender.name, slope / 1024, "KiB")
@@ -168,10 +169,22 @@ def _idle(run: Run, contender: Contender, encrypted: bool) -> None:
         case = f"{over}: {points[-1][0]:,} devices"
         add("idle", f"{case}, opened and subscribed", contender.name, ready["connects_s"], "connections/s")
         add("idle", f"{case}, refused", contender.name, ready["refused"], "connections")
-        add("idle", f"{case}, pinging, 100 messages/s: processor", contender.name, 100 * share, "% of a core")
+        add("idle", f"{case}, pinging: processor", contender.name, 100 * silent, "% of a core")
+        add("idle", f"{case}, pinging, {PROBES_S} messages/s: processor", contender.name, 100 * probed, "% of a core")
         add("idle", f"{case}: a message to one of them, p99", contender.name, found["probe_p99_us"] / 1000, "ms")
         if found["probed"] < found["probes"] - 5:
             run.notes.append(f"{contender.name}, {case}: {found['probes'] - found['probed']} probes did not arrive")
+
+
+def _devices(port: int, count: int, encrypted: bool, *, probe: int, seconds: int) -> Load:
+    return Load(port, idle=count, keepalive=60, probe=probe, seconds=seconds, warm=1, tls=int(encrypted), at_once=1000)
+
+
+def _share(broker: Broker) -> float:
+    """Of a core, over most of the time that the devices stay."""
+    cpu_s, began = broker.cpu_s(), time.monotonic()
+    time.sleep(IDLE_S - 2)
+    return (broker.cpu_s() - cpu_s) / (time.monotonic() - began)
 
 
 # -- the disk ---------------------------------------------------------------------------------------------------------
