@@ -31,7 +31,7 @@ def _bound() -> socket.socket:
     return sock
 
 
-def _server_tls() -> ssl.SSLContext:
+def server_tls() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     CA.issue_cert("localhost").configure_cert(context)
     return context
@@ -49,7 +49,7 @@ class Served:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.broker = FakeBroker()
         self.pump = Pump(self.broker, linger_s=1.0, clock=clock)
-        tls = _server_tls()
+        tls = server_tls()
         self.listeners = [
             Listener(_bound(), limits),
             Listener(_bound(), limits, tls),

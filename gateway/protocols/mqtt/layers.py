@@ -66,7 +66,10 @@ class Tls:
                 self._shaken = True
             while chunk := self._object.read(_READ_BYTES):
                 plain.append(chunk)
-            self.ended = True
+                if not self._incoming.pending and not self._object.pending():
+                    break  # to ask for more would raise SSLWantReadError, which costs as much as the read
+            else:
+                self.ended = True
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
