@@ -28,7 +28,7 @@ AGAINST = "mosquitto"
 INTRODUCTION = """\
 Load generator, broker and peers share the machine; each contender runs alone, over an empty data directory. Ratios are
 to mosquitto 2 without persistence: it writes nothing. `trivium sync` answers PUBLISH after fdatasync and shows no
-subscriber what a power cut could take back; `trivium async` writes everything to its log too, and syncs once a second.
+subscriber what a power cut could take back; `trivium async` writes everything to its log too, and syncs every 0.2 s.
 The load generator is `interop/mqtt_figures/load.c`. Made by `python -m interop.mqtt_figures`.
 """
 

@@ -102,8 +102,11 @@ def test_an_environment_that_cannot_be_written_is_said_to_be(tmp_path: Path, mon
 
 def test_sources_that_have_changed_since_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.delenv("TRIVIUM_COMPILED", raising=False)
     assert not is_outdated()  # nothing was compiled here
-    (tmp_path / "trivium-compiled" / "of-other-sources").mkdir(parents=True)
+    (tmp_path / "trivium-compiled").mkdir()
+    assert not is_outdated()  # it was tried
+    (tmp_path / "trivium-compiled" / "of-other-sources").mkdir()
     assert is_outdated()
     monkeypatch.setenv("TRIVIUM_COMPILED", "no")
     assert not is_outdated()

@@ -98,6 +98,13 @@ class Subscriber:
         await trio.testing.wait_all_tasks_blocked()
         assert self.unread == there + len(data)
 
+    def cut(self, *, reset: bool) -> None:
+        stream = self.client.stream
+        assert isinstance(stream, trio.SocketStream)
+        if reset:
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        stream.socket.close()
+
     @property
     def unread(self) -> int:
         try:
@@ -266,13 +273,9 @@ async def test_what_was_acknowledged_before_the_end_counts(how: str) -> None:
         await subscriber.acknowledge(SHOWN)
         left = subscriber.unacknowledged
         await subscriber.left_unread(b"".join(map(ack, left[:3])))
-        stream = subscriber.client.stream
-        assert isinstance(stream, trio.SocketStream)
         if how == "goodbye":
             await subscriber.client.send(Disconnect())
-        if how == "reset":
-            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        stream.socket.close()
+        subscriber.cut(reset=how == "reset")
         await until(lambda: bool(served.broker.closed))
         assert subscriber.unacknowledged == left[3:]
         assert not served.pump._ack_reading._gathering
@@ -284,10 +287,7 @@ async def test_what_was_acknowledged_counts_where_a_send_finds_the_connection_br
         await subscriber.acknowledge(SHOWN)
         left = subscriber.unacknowledged
         await subscriber.left_unread(b"".join(map(ack, left[:3])))
-        stream = subscriber.client.stream
-        assert isinstance(stream, trio.SocketStream)
-        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        stream.socket.close()
+        subscriber.cut(reset=True)
         message = message_of(Publish("t", b"last", 1, False, False, 0, None))
         subscriber.connection.deliver(Run([message]), 0, 1, time.time())
         [added] = set(subscriber.unacknowledged) - set(left)
