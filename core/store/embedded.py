@@ -240,7 +240,7 @@ class EmbeddedEngine(Views):
                 await self._work.wait()
             self._work = trio.Event()
             try:
-                await trio.to_thread.run_sync(self._room.look)
+                self._room.look()
                 await self._seal_all()
             except OSError as e:
                 if not self._may_seal_later(e):

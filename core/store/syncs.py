@@ -124,6 +124,20 @@ class Syncs:
             return False
         return True
 
+    async def sync(self, file: File) -> None:
+        """Syncs beside the loop, while nothing else of this writer is being synced. Raises OSError when it failed.
+        Cancelling does not end it.
+
+        By the kernel where it can: a thread that comes back from a sync wants the interpreter's lock, and where both
+        cores are busy it is put off the processor with it in its hand (measured at half load: five times a second the
+        loop stood still for 1 to 5 ms).
+        """
+        with trio.CancelScope(shield=True):
+            if self.begin_nowait(file):
+                await self.wait_end()
+            else:
+                await trio.to_thread.run_sync(file.fdatasync)
+
     async def wait_end(self) -> None:
         """The end of the sync that was begun. Raises OSError when it failed."""
         if self._kernel is None:

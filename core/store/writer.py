@@ -169,7 +169,7 @@ class Writer:
             position = self._position
             segments = list(self._unsynced)
             for segment in segments:
-                await trio.to_thread.run_sync(segment.file.fdatasync)
+                await self._syncs.sync(segment.file)
             self._durable_position = position
             for segment in segments[:-1]:  # the last may still be written to
                 self._unsynced.remove(segment)
@@ -179,12 +179,14 @@ class Writer:
         with trio.CancelScope(shield=True):
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._take_ends)
+                    if self._sync:
+                        nursery.start_soon(self._take_ends)
                     while await self._step():
                         pass
                     nursery.cancel_scope.cancel()
             finally:
-                self._syncs.close()
+                async with self._flushing:
+                    self._syncs.close()
 
     async def _step(self) -> bool:
         """Writes what is waiting, or waits; False when there will be no more."""

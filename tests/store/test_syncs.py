@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from core.store import syncs, writer
 from core.store.disk import RealDisk, RealFile
@@ -151,6 +152,61 @@ def test_a_kernel_without_the_call_has_not_begun(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(made._kernel, "_submit", -1)  # ENOSYS
     assert not made.begin_nowait(file)
     made.close()
+
+
+async def _engine_async(nursery: trio.Nursery, directory: Path) -> EmbeddedEngine:
+    engine = EmbeddedEngine(directory, EngineConfig(flush="async", reserve_bytes=0, flush_interval_ms=3_600_000))
+    await nursery.start(engine.run)
+    await append(engine, [CreatePartition(1)])
+    return engine
+
+
+async def test_async_flushes_by_the_kernel_too_and_a_stop_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that comes back from a sync takes the interpreter's lock from the loop."""
+    ended: list[str] = []
+    inner = Syncs.wait_end
+
+    async def slowly(self: Syncs) -> None:
+        assert self._kernel is not None
+        ended.append("begun")
+        await trio.testing.wait_all_tasks_blocked()  # the stop has come as far as it can
+        assert self._kernel is not None, "closed under a sync"
+        await inner(self)
+        ended.append("done")
+
+    monkeypatch.setattr(Syncs, "wait_end", slowly)
+    async with trio.open_nursery() as nursery:
+        engine = await _engine_async(nursery, tmp_path)
+        if engine._writer._syncs._kernel is None:
+            pytest.skip("no native AIO here")
+        await append(engine, [entry(1, batch(b"a"))])
+        monkeypatch.setattr(trio.to_thread, "run_sync", lambda *_, **__: pytest.fail("a thread flushed"))
+        await engine._writer.flush()
+        assert ended == ["begun", "done"]
+        nursery.start_soon(engine._writer.flush)
+        while len(ended) < 3:
+            await trio.lowlevel.checkpoint()
+        monkeypatch.undo()
+        nursery.cancel_scope.cancel()
+    assert ended == ["begun", "done"] * 2
+
+
+async def test_a_flush_that_the_kernel_fails_ends_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: Syncs) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Syncs, "wait_end", fail)
+    with pytest.RaisesGroup(StoreFailed, flatten_subgroups=True, allow_unwrapped=True):
+        async with trio.open_nursery() as nursery:
+            engine = EmbeddedEngine(tmp_path, EngineConfig(flush="async", reserve_bytes=0, flush_interval_ms=1))
+            await nursery.start(engine.run)
+            if engine._writer._syncs._kernel is None:
+                pytest.skip("no native AIO here")
+            monkeypatch.setattr(RealFile, "fdatasync", lambda _: pytest.fail("a failed sync was tried again"))
+            await append(engine, [CreatePartition(1), entry(1, batch(b"a"))])
+            await trio.sleep_forever()
 
 
 @pytest.mark.parametrize("why", ["large groups", "slow disk"])
