@@ -100,6 +100,7 @@ def main() -> int:
     base = QUICK if options.quick else FULL
     scale = Scale(
         repeats=options.repeats or base.repeats,
+        first_bytes=base.first_bytes,
         produce_bytes=base.produce_bytes,
         latency_s=base.latency_s,
         consume_records=base.consume_records,

@@ -12,6 +12,7 @@ class Scale:
     """How much each cell does; `contenders` limits who takes part."""
 
     repeats: int
+    first_bytes: int
     produce_bytes: int
     latency_s: int
     consume_records: int
@@ -21,8 +22,8 @@ class Scale:
     contenders: tuple[Contender, ...] = ALL
 
 
-FULL = Scale(3, 1_500_000_000, 60, 2_000_000, 200_000, 1_000, 20_000_000_000)
-QUICK = Scale(1, 60_000_000, 5, 200_000, 10_000, 100, 300_000_000)
+FULL = Scale(3, 400_000_000, 1_500_000_000, 60, 2_000_000, 200_000, 1_000, 20_000_000_000)
+QUICK = Scale(1, 30_000_000, 60_000_000, 5, 200_000, 10_000, 100, 300_000_000)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from interop.places import KAFKA_JARS, ROOT
+from interop.places import KAFKA_JARS, REPOSITORY, ROOT
 
 LIMIT_S = 1800
 _RATE = re.compile(r"(\d+) records sent, ([\d.]+) records/sec")
@@ -67,6 +67,14 @@ def librdkafka(bootstrap: str, **options: Any) -> dict[str, Any]:
     command = [sys.executable, str(ROOT / "figures" / "load.py"), request]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     answer: dict[str, Any] = json.loads(_finish(process, "librdkafka load"))
+    return answer
+
+
+def raw(bootstrap: str, **options: Any) -> dict[str, Any]:
+    """Runs interop/figures/raw_load.py with these options and returns its answer. Raises ToolError."""
+    command = [sys.executable, "-m", "interop.figures.raw_load", json.dumps({"bootstrap": bootstrap, **options})]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    answer: dict[str, Any] = json.loads(_finish(process, "raw load"))
     return answer
 
 
