@@ -21,6 +21,7 @@ from conf.schema import Address, Config, LimitsConfig
 from core.broker import Broker
 from core.store.embedded import EmbeddedEngine
 from core.store.engine import StoreFailed, StoreUnusable
+from gateway.allocator import keep_freed_memory
 from gateway.cli import EXIT_CONFIG
 from gateway.collector import Collector
 from gateway.core_settings import broker_settings, engine_config, mqtt_settings
@@ -56,6 +57,7 @@ def run(config: Config) -> int:
     except OSError as unusable:
         log.critical("the data directory cannot be used", data_dir=str(data_dir), reason=unusable.strerror)
         return EXIT_CONFIG
+    keep_freed_memory()
     try:
         trio.run(_serve, config, mqtt)
     except BaseExceptionGroup as group:

@@ -1,0 +1,26 @@
+"""Has the C library keep freed memory for the next request, within bounds, instead of giving it back each time.
+
+A read is 256 KiB, a fetch answer some megabytes. glibc takes blocks of 128 KiB and more fresh from the system, and
+gives the end of its heap back as soon as that much of it is free, so that each such block is paid for page by page,
+again and again. Measured: 1 KB records over 12 partitions 129 k to 137 k records/s, a consumer of 1 GB 4 to 20 %
+faster, the system's share of it down from 0.6 to 1.2 s to 0.6 s.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+KEPT_BYTES_MAX: Final = 32 * 1024 * 1024  # free at the end of the heap; what is beyond goes back
+HEAP_BLOCK_BYTES_MAX: Final = 8 * 1024 * 1024  # larger blocks come from the system and go back to it
+_TRIM_THRESHOLD: Final = -1  # names of mallopt(3)
+_MMAP_THRESHOLD: Final = -3
+
+
+def keep_freed_memory() -> bool:
+    """Whether the C library took both settings; one without `mallopt` goes on as it is."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_TRIM_THRESHOLD, KEPT_BYTES_MAX)) and bool(mallopt(_MMAP_THRESHOLD, HEAP_BLOCK_BYTES_MAX))
