@@ -16,16 +16,18 @@ from collections.abc import Sequence
 
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
+from gateway.protocols.kafka.codec import encode_request
+from gateway.protocols.kafka.messages import ProduceRequest
+
 IN_FLIGHT = 20
 VERSION = 7
 _LENGTH = struct.Struct(">i")
+_SHORT = struct.Struct(">h")
+_NAME_AT = 12  # in a response: behind its length, the correlation id and the number of topics
 
 
 def frames_of(topics: Sequence[str], partitions: int, size: int) -> list[bytes]:
     """One request for each partition."""
-    from gateway.protocols.kafka.codec import encode_request
-    from gateway.protocols.kafka.messages import ProduceRequest
-
     builder = DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 2 * size + 1024)
     builder.append(0, int(time.time() * 1000), None, bytes(size), [])
     batch = memoryview(bytes(builder.build()))
@@ -53,6 +55,10 @@ def send(connection: socket.socket, frames: Sequence[bytes], records: int) -> fl
             raise ConnectionError("the broker closed the connection")
         received += chunk
         while len(received) >= 4 and len(received) >= 4 + _LENGTH.unpack_from(received)[0]:
+            # behind the name: the number of partitions, the index of the one, its error
+            error = _SHORT.unpack_from(received, _NAME_AT + 2 + _SHORT.unpack_from(received, _NAME_AT)[0] + 8)[0]
+            if error:
+                raise ConnectionError(f"the broker answered error {error}")
             received = received[4 + _LENGTH.unpack_from(received)[0] :]
             answered += 1
     return time.perf_counter() - began
