@@ -8,6 +8,7 @@ costs more than the sync (measured: 290 us of processor a request with a writer 
 * `begin_nowait`: for PAUSE_S after that was not so. Linux's native AIO takes an fdatasync (4.18 and later), runs it in
   a kernel worker and signals an eventfd that trio waits for, so that the loop goes on meanwhile. Where that is not
   there (another system, a filter of system calls) or the file is none of the operating system's, a thread does it.
+* `sync`: what `flush = async` does now and then, by the kernel or a thread in the same way.
 
 A sync that the kernel has taken is never tried again in another way: its error is the caller's.
 """

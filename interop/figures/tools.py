@@ -63,18 +63,18 @@ def consume(bootstrap: str, topic: str, records: int) -> tuple[float, float]:
 
 def librdkafka(bootstrap: str, **options: Any) -> dict[str, Any]:
     """Runs interop/figures/load.py with these options and returns its answer. Raises ToolError."""
-    request = json.dumps({"bootstrap": bootstrap, **options})
-    command = [sys.executable, str(ROOT / "figures" / "load.py"), request]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    answer: dict[str, Any] = json.loads(_finish(process, "librdkafka load"))
-    return answer
+    return _load("load", bootstrap, options)
 
 
 def raw(bootstrap: str, **options: Any) -> dict[str, Any]:
     """Runs interop/figures/raw_load.py with these options and returns its answer. Raises ToolError."""
-    command = [sys.executable, "-m", "interop.figures.raw_load", json.dumps({"bootstrap": bootstrap, **options})]
+    return _load("raw_load", bootstrap, options)
+
+
+def _load(program: str, bootstrap: str, options: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", f"interop.figures.{program}", json.dumps({"bootstrap": bootstrap, **options})]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
-    answer: dict[str, Any] = json.loads(_finish(process, "raw load"))
+    answer: dict[str, Any] = json.loads(_finish(process, program))
     return answer
 
 
