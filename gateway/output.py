@@ -1,7 +1,7 @@
 """What one connection sends: in the step that made it ready where the kernel has room, by the connection's task else.
 
-Small buffers are joined, larger ones gathered as they are. A peer that takes longer than the send time-out to make room
-is given up.
+Small buffers are joined, larger ones and views gathered as they are: views may be of pages that only the kernel may
+read (`core.store.mapping`). A peer that takes nothing for as long as the send time-out is given up.
 """
 
 from __future__ import annotations
@@ -71,15 +71,24 @@ class Output:
 
     async def _send(self, out: list[Buffer]) -> bool:
         while out:
-            if self._direct is not None:
-                out = self._offer(self._direct, out)
-            if out:
-                with trio.move_on_after(self._timeout_s) as sending:
-                    await self._stream.send_all(out[0])
-                if sending.cancelled_caught:
-                    return False
-                self._sent(len(out.pop(0)))
+            held = self._held_bytes()
+            with trio.move_on_after(self._timeout_s) as sending:
+                out = await self._send_some(out)
+            if sending.cancelled_caught and (self._direct is None or self._held_bytes() >= held):
+                return False
         return True
+
+    def _held_bytes(self) -> int:
+        return 0 if self._direct is None else self._direct.held_bytes()
+
+    async def _send_some(self, out: list[Buffer]) -> list[Buffer]:
+        """What is left."""
+        if self._direct is not None:
+            await self._direct.wait_writable()
+            return self._offer(self._direct, out)
+        await self._stream.send_all(out[0])
+        self._sent(len(out[0]))
+        return out[1:]
 
     def _offer(self, stream: DirectStream, out: list[Buffer]) -> list[Buffer]:
         """Gives the kernel what it has room for; what is left. Raises OSError when the connection is gone."""
@@ -102,7 +111,7 @@ def _joined(buffers: Iterable[Buffer]) -> list[Buffer]:
     out: list[Buffer] = []
     small: list[Buffer] = []
     for buffer in buffers:
-        if len(buffer) < JOIN_BYTES_MAX:
+        if len(buffer) < JOIN_BYTES_MAX and type(buffer) is not memoryview:
             small.append(buffer)
             continue
         if small:

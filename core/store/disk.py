@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from core.store.mapping import Mapping
+
 Buffer = bytes | bytearray | memoryview
 
 _IOVECS_MAX = 1024  # IOV_MAX of Linux
@@ -44,6 +46,13 @@ class File(Protocol):
         """Fills the buffers from `offset`; returns the bytes read, fewer only at the end of the file.
 
         With `nowait` it reads only what is in memory: possibly fewer bytes than asked, BlockingIOError when none are.
+        """
+
+    def mapped(self, offset: int, length: int) -> memoryview | None:
+        """These bytes where they lie in memory, for the kernel alone to read (`core.store.mapping`): valid as long as
+        the view, whatever becomes of the file's name. None when not all are in memory now, or it cannot be told.
+
+        On the trio thread.
         """
 
     def pread(self, size: int, offset: int) -> bytes:
@@ -103,10 +112,11 @@ class Disk(Protocol):
 class RealFile:
     """A file of the operating system."""
 
-    __slots__ = ("_fd", "name")
+    __slots__ = ("_fd", "_mapping", "name")
 
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
+        self._mapping: Mapping | None = None
         self.name = name
 
     def fileno(self) -> int:
@@ -155,6 +165,17 @@ class RealFile:
                 break
             got += more
         return got
+
+    def mapped(self, offset: int, length: int) -> memoryview | None:
+        mapping = self._mapping
+        if mapping is None or mapping.size < offset + length:
+            try:
+                mapping = self._mapping = Mapping(self._fd)
+            except (OSError, ValueError):  # no room in the address space, a file system without maps, an empty file
+                return None
+            if mapping.size < offset + length:
+                return None
+        return mapping.view(offset, length)
 
     def pread(self, size: int, offset: int) -> bytes:
         data = os.pread(self._fd, size, offset)

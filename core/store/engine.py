@@ -218,9 +218,18 @@ class Engine(Protocol):
         """
 
     def read_nowait(
-        self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
+        self,
+        partition: int,
+        offset: int,
+        bytes_max: int,
+        *,
+        committed: bool = False,
+        first_whole: bool = True,
+        mapped: bool = False,
     ) -> Read | None:
         """Reads at most `bytes_max` bytes (at least one batch when `first_whole`), None when cold: then use `read`.
+
+        `mapped` allows buffers that nobody but the kernel may read: to send them on, never to look into.
 
         An offset that compaction removed reads on from the next that is there. Raises UnknownPartition,
         OffsetOutOfRange (an offset equal to the high watermark is an empty read), DataDamaged.

@@ -20,7 +20,7 @@ from core.store.disk import Disk, File
 from core.store.index import Block, Extent, Footer, read_block, write_footer
 from core.store.segment import FILE_HEADER_BYTES, FileHeader
 
-FILES_OPEN_MAX = 256
+FILES_OPEN_MAX = 128  # two descriptors each, once mapped
 BLOCKS_CACHED_BATCHES_MAX = 400_000  # 36 bytes each
 
 _LOG_SUFFIX = ".log"

@@ -235,7 +235,14 @@ class MemoryEngine:
         return log
 
     def read_nowait(
-        self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
+        self,
+        partition: int,
+        offset: int,
+        bytes_max: int,
+        *,
+        committed: bool = False,
+        first_whole: bool = True,
+        mapped: bool = False,
     ) -> Read | None:
         log = self._log(partition)
         high_watermark = log.next_offset

@@ -54,7 +54,13 @@ class Reader:
         self.scattered_reads: dict[str, int] = {}  # by file: cold reads that had to jump
 
     def read_nowait(
-        self, partition: Partition, offset: int, bytes_max: int, committed: bool, first_whole: bool
+        self,
+        partition: Partition,
+        offset: int,
+        bytes_max: int,
+        committed: bool,
+        first_whole: bool,
+        mapped: bool = False,
     ) -> Read | None:
         """As `Engine.read_nowait`. Raises OffsetOutOfRange, DataDamaged."""
         end = self._check(partition, offset, committed)
@@ -67,7 +73,9 @@ class Reader:
                 break
             plan = self._plan(partition, at, end, bytes_max - size, first_whole and not size)
             if isinstance(plan, _Plan):
-                data = _read_runs(plan, nowait=True)
+                data = _map_runs(plan) if mapped else None
+                if data is None:
+                    data = _read_runs(plan, nowait=True)
                 if data is not None:
                     buffers += data
                     size += plan.size_bytes
@@ -204,6 +212,23 @@ def _read_runs(plan: _Plan, nowait: bool = False) -> list[memoryview] | None:
             buffers.append(view)
         elif plan.size_bytes < _JOIN_BYTES_MAX * len(parts):
             buffers.append(memoryview(b"".join([view[start:stop] for start, stop in parts])))
+        else:
+            buffers += [view[start:stop] for start, stop in parts]
+    return buffers
+
+
+def _map_runs(plan: _Plan) -> list[memoryview] | None:
+    """The batches of a plan where they lie; None when they are not all in memory, or so small that a copy costs less
+    than to hand on each."""
+    if plan.size_bytes < _JOIN_BYTES_MAX * sum(len(run.parts) for run in plan.runs):
+        return None
+    buffers: list[memoryview] = []
+    for place, size, parts in plan.runs:
+        view = plan.file.mapped(place, size)
+        if view is None:
+            return None
+        if len(parts) == 1:
+            buffers.append(view)
         else:
             buffers += [view[start:stop] for start, stop in parts]
     return buffers

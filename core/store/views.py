@@ -19,9 +19,16 @@ class Views(Searches):
     _listeners: list[Callable[[list[DurableBatch]], None]]
 
     def read_nowait(
-        self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
+        self,
+        partition: int,
+        offset: int,
+        bytes_max: int,
+        *,
+        committed: bool = False,
+        first_whole: bool = True,
+        mapped: bool = False,
     ) -> Read | None:
-        return self._reader.read_nowait(self._get(partition), offset, bytes_max, committed, first_whole)
+        return self._reader.read_nowait(self._get(partition), offset, bytes_max, committed, first_whole, mapped)
 
     async def read(
         self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from conf.load import load
-from core.store.engine import Append, DeleteBefore, append
+from core.store.engine import Append, DeleteBefore, Read, append
+from core.store.memory import MemoryEngine
 from gateway.core_settings import broker_settings
 from gateway.protocols.kafka.api_versions import ApiKey
 from gateway.protocols.kafka.errors import ErrorCode
@@ -288,3 +289,25 @@ async def test_metadata_makes_a_topic_only_when_asked_to() -> None:
         everything = await client.call(ApiKey.METADATA, 0, MetadataRequest(topics=[]))
         assert len(everything.topics) == 2
         assert (await client.call(ApiKey.METADATA, 1, MetadataRequest(topics=[]))).topics == []
+
+
+@pytest.mark.parametrize(("version", "traced", "mapped"), [(4, False, True), (12, True, False), (3, False, False)])
+async def test_batches_that_are_looked_into_are_not_only_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, version: int, traced: bool, mapped: bool
+) -> None:
+    """Traces and message sets are made of what the batches hold."""
+    asked: list[bool] = []
+    read_nowait = MemoryEngine.read_nowait
+
+    def spy(engine: MemoryEngine, *arguments: Any, mapped: bool = False, **options: Any) -> Read | None:
+        asked.append(mapped)
+        return read_nowait(engine, *arguments, **options)
+
+    monkeypatch.setattr(MemoryEngine, "read_nowait", spy)
+    async with kafka_listener(topics={"t": 1}) as listener:
+        await store(listener, batch_of(b"a"))
+        listener.broker.tracer.active = traced
+        asked.clear()
+        answer = await listener.connect().call(ApiKey.FETCH, version, request(wanted(0)))
+        assert answer.responses[0].partitions[0].records
+        assert asked == [mapped]

@@ -136,6 +136,12 @@ class SimulatedFile:
             got += len(piece)
         return got
 
+    def mapped(self, offset: int, length: int) -> memoryview | None:
+        self._disk.check_power()
+        if self._disk.cold() or offset + length > len(self._inode.now):
+            return None
+        return memoryview(bytes(self._inode.now[offset : offset + length]))
+
     def pread(self, size: int, offset: int) -> bytes:
         self._disk.check_power()
         return bytes(self._inode.now[offset : offset + size])

@@ -41,11 +41,12 @@ SESSION_PARTITIONS_MAX = 5_000  # who fetches more is served without a session
 
 
 class _Answer:
-    """What one look at the partitions found."""
+    """What one look at the partitions found. `traced`: its batches are looked into, not only sent."""
 
-    __slots__ = ("failed", "partitions", "size_bytes")
+    __slots__ = ("failed", "partitions", "size_bytes", "traced")
 
-    def __init__(self) -> None:
+    def __init__(self, traced: bool = False) -> None:
+        self.traced = traced
         self.partitions: list[tuple[FetchPartition, PartitionData]] = []
         self.size_bytes = 0
         self.failed = False
@@ -74,7 +75,7 @@ async def fetch(context: Context, request: Request) -> Message:
             context.fetch_sessions.close(session.id)  # so that the next poll starts anew
         partitions = list(session.partitions.values())
     answer = await _collect_enough(context, request, body, partitions)
-    if context.broker.tracer.active:
+    if answer.traced:
         trace_fetch(context, request, answer.partitions)
     session_id = session.id if session else 0
     may_open = request.version >= 7 and len(wanted) <= SESSION_PARTITIONS_MAX
@@ -192,7 +193,7 @@ def _number(context: Context, fetched: FetchPartition, version: int) -> int | No
 
 
 async def _collect(context: Context, request: Request, body: FetchRequest, partitions: list[FetchPartition]) -> _Answer:
-    answer = _Answer()
+    answer = _Answer(context.broker.tracer.active)
     bytes_max = min(body.max_bytes if request.version >= 3 else context.fetch_bytes_max, context.fetch_bytes_max)
     looked_at = turn_bytes = 0
     for fetched in partitions:
@@ -201,7 +202,9 @@ async def _collect(context: Context, request: Request, body: FetchRequest, parti
             await trio.lowlevel.checkpoint()
         looked_at += 1
         room = min(bytes_max - answer.size_bytes, request.connection.response_bytes_max)
-        data, size = await _read_one(context, request, body, fetched, room, first=not answer.size_bytes)
+        data, size = await _read_one(
+            context, request, body, fetched, room, first=not answer.size_bytes, mapped=not answer.traced
+        )
         answer.size_bytes += size
         turn_bytes += size
         if size:
@@ -212,7 +215,14 @@ async def _collect(context: Context, request: Request, body: FetchRequest, parti
 
 
 async def _read_one(
-    context: Context, request: Request, body: FetchRequest, fetched: FetchPartition, room: int, *, first: bool
+    context: Context,
+    request: Request,
+    body: FetchRequest,
+    fetched: FetchPartition,
+    room: int,
+    *,
+    first: bool,
+    mapped: bool,
 ) -> tuple[PartitionData, int]:
     """One partition's part of the answer, and how many bytes of records it holds."""
     engine = context.broker.engine
@@ -251,6 +261,7 @@ async def _read_one(
                 first=first,
                 zstd_topic=topic.settings.compression_type == "zstd",
                 decoded_bytes_max=decoded_bytes_max(topic),
+                mapped=mapped,
             )
     except UnknownPartition:
         return _failed(fetched, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION), 0

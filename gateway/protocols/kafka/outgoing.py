@@ -45,14 +45,17 @@ async def read(
     first: bool,
     zstd_topic: bool,
     decoded_bytes_max: int,
+    mapped: bool,
 ) -> Fetched:
     """Reads for a Fetch of `version`; `first` promises at least one batch. A batch that has to be converted and
-    becomes more than `decoded_bytes_max` is left out. Raises UnknownPartition, OffsetOutOfRange.
+    becomes more than `decoded_bytes_max` is left out; with `mapped` only the kernel may look at the batches. Raises
+    UnknownPartition, OffsetOutOfRange.
 
     Before Fetch v10 a topic whose `compression.type` is zstd (`zstd_topic`) is refused; zstd that producers chose is
     sent as it is from v4 on, as in Kafka: kafka-python 2.0 fetches with v4 and reads it.
     """
-    found = await _read(engine, partition, offset, bytes_max, committed, first)
+    mapped = mapped and version >= FIRST_BATCH_VERSION
+    found = await _read(engine, partition, offset, bytes_max, committed, first, mapped)
     if zstd_topic and version < FIRST_ZSTD_VERSION:
         return Fetched(found, (), 0, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE)
     if version >= FIRST_BATCH_VERSION or not found.size_bytes:
@@ -60,8 +63,10 @@ async def read(
     return await _read_message_sets(engine, partition, offset, bytes_max, version, found, decoded_bytes_max)
 
 
-async def _read(engine: Engine, partition: int, offset: int, bytes_max: int, committed: bool, first: bool) -> Read:
-    found = engine.read_nowait(partition, offset, bytes_max, committed=committed, first_whole=first)
+async def _read(
+    engine: Engine, partition: int, offset: int, bytes_max: int, committed: bool, first: bool, mapped: bool
+) -> Read:
+    found = engine.read_nowait(partition, offset, bytes_max, committed=committed, first_whole=first, mapped=mapped)
     if found is None:
         found = await engine.read(partition, offset, bytes_max, committed=committed, first_whole=first)
     return found
@@ -90,7 +95,7 @@ async def _read_message_sets(
         if converted.data:
             return Fetched(found, (converted.data,), len(converted.data))
         offset = converted.next_offset
-        found = await _read(engine, partition, offset, bytes_max, committed=False, first=True)
+        found = await _read(engine, partition, offset, bytes_max, committed=False, first=True, mapped=False)
     return Fetched(found, (), 0)
 
 
