@@ -70,6 +70,8 @@ class Output:
                 await self._ready.wait()
 
     async def _send(self, out: list[Buffer]) -> bool:
+        if self._direct is not None:
+            out = self._offer(self._direct, out)
         while out:
             held = self._held_bytes()
             with trio.move_on_after(self._timeout_s) as sending:

@@ -66,7 +66,7 @@ class Mapping:
         at = offset - offset % _STRETCH_BYTES
         while at < end:
             next_at = at + _STRETCH_BYTES
-            if self._seen_s.get(at, 0.0) < now - _FRESH_S:
+            if self._seen_s.get(at, -_FRESH_S) < now - _FRESH_S:
                 if self._resident(at, min(next_at, self.size)):
                     self._seen_s[at] = now
                 elif not self._resident(max(at, offset), min(next_at, end)):

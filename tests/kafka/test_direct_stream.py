@@ -123,6 +123,19 @@ async def test_a_stream_that_is_no_socket_is_given_as_long(mock_clock: trio.test
         assert sender.result is False
 
 
+async def test_what_the_kernel_has_room_for_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_: DirectStream) -> None:
+        raise AssertionError("waited for room")
+
+    monkeypatch.setattr(DirectStream, "wait_writable", refuse)
+    ours, theirs = pair(64 * 1024)
+    sender = Sender(ours, [b"answer"])
+    await sender.run()
+    assert (sender.result, sender.sent_bytes) == (True, 6)
+    await ours.aclose()
+    await theirs.aclose()
+
+
 def test_views_are_sent_as_they_are() -> None:
     """They may be of pages that only the kernel may read."""
     view = memoryview(b"view")
