@@ -14,12 +14,12 @@ class Reader:
     """The loop of a connection: takes chunks, and works `works_s` on each."""
 
     def __init__(self, works_s: float = 0.0) -> None:
-        self.peer, ours = trio.testing.memory_stream_one_way_pair()
+        self.peer, ours = trio.testing.memory_stream_pair()
         self.busy = False
         self.idle = 0
         self.begun: list[bytes] = []
         self.handled: list[bytes] = []
-        self.input = Input(Both(ours), int(IDLE_S * 1000), lambda: self.busy, self._on_idle)
+        self.input = Input(ours, int(IDLE_S * 1000), lambda: self.busy, self._on_idle)
         self._works_s = works_s
 
     def _on_idle(self) -> None:
@@ -34,25 +34,6 @@ class Reader:
                     await trio.sleep(self._works_s)
                     self.handled.append(bytes(chunk))
             nursery.cancel_scope.cancel()
-
-
-class Both(trio.abc.Stream):
-    """A stream of which only the receiving side is used."""
-
-    def __init__(self, receiving: trio.testing.MemoryReceiveStream) -> None:
-        self._receiving = receiving
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._receiving.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        raise NotImplementedError
-
-    async def wait_send_all_might_not_block(self) -> None:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        await self._receiving.aclose()
 
 
 async def test_a_silent_connection_ends_when_its_time_is_up(autojump_clock: trio.testing.MockClock) -> None:
