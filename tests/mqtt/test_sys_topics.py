@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from core.topic_mapping import TopicMapping
+from gateway.protocols.mqtt.figures import _resident_bytes
 from gateway.protocols.mqtt.sys_topics import SysTopics
 from tests.mqtt.child import Device, child_broker
 
@@ -105,3 +107,14 @@ def test_devices_see_mosquittos_names_first_retained_then_what_changes(
         assert other.payloads(2) == [b"kept", b"end"]  # `#` does not match $SYS
         device.close()
         other.close()
+
+
+def test_the_heap_is_without_mapped_files(tmp_path: Path) -> None:
+    size = 64 * 1024 * 1024
+    path = tmp_path / "log"
+    path.write_bytes(bytes(size))
+    before = _resident_bytes()
+    assert before > 1024 * 1024
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert sum(mapped[:: mmap.PAGESIZE]) == 0
+        assert _resident_bytes() < before + size // 4

@@ -54,8 +54,10 @@ def read_figures(
 
 
 def _resident_bytes() -> int:
-    """The process's resident memory; at least what it had at its peak where the system does not say."""
+    """The process's own resident memory, without the pages of files that it has mapped (the log's among them); what it
+    had at its peak, with them, where the system does not say."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+        resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+        return (resident - shared) * _PAGE_BYTES
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
