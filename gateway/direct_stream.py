@@ -63,7 +63,7 @@ class DirectStream(trio.abc.Stream):
             return 0
 
     def held_bytes(self) -> int:
-        """What the kernel holds because the peer has not acknowledged it. Raises OSError when the socket is closed."""
+        """What the kernel holds because the peer has not acknowledged it."""
         return _INT.unpack(fcntl.ioctl(self._fileno(), termios.TIOCOUTQ, _INT.pack(0)))[0]  # type: ignore[no-any-return]
 
     async def wait_writable(self) -> None:

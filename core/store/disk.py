@@ -167,15 +167,12 @@ class RealFile:
         return got
 
     def mapped(self, offset: int, length: int) -> memoryview | None:
-        mapping = self._mapping
-        if mapping is None or mapping.size < offset + length:
+        if self._mapping is None or self._mapping.size < offset + length:
             try:
-                mapping = self._mapping = Mapping(self._fd)
+                self._mapping = Mapping(self._fd)
             except (OSError, ValueError):  # no room in the address space, a file system without maps, an empty file
                 return None
-            if mapping.size < offset + length:
-                return None
-        return mapping.view(offset, length)
+        return self._mapping.view(offset, length)
 
     def pread(self, size: int, offset: int) -> bytes:
         data = os.pread(self._fd, size, offset)

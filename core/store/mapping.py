@@ -1,7 +1,9 @@
 """A file's pages in memory, for the kernel to send from where they lie: no copy, no buffer.
 
 A fetch answer made of copies costs a read and a buffer for every batch, and the first byte leaves once the last is
-copied. Measured, alternated: a consumer of 1 GB takes 1.27 s of the broker's processor with copies, 0.85 s with views.
+copied. Measured, alternated: a consumer of 1 GB takes 1.3 s of the broker's processor with copies, 0.8 to 1.0 s with
+views. What has been sent counts as resident (RssFile) until the system wants the room; its page tables take 2 MB for
+1 GB, at most for the files that are kept open.
 
 The pages of a view may go before it is used: whoever touches them then waits for the disk, and if that fails a system
 call ends with EFAULT but a program with SIGBUS. So only the kernel may read them.
@@ -35,7 +37,7 @@ class _PyBuffer(ctypes.Structure):
 
 
 # PyDLL: these calls return at once, and letting go of the interpreter's lock is what costs.
-_mincore: Final = ctypes.PyDLL(None, use_errno=True).mincore
+_mincore: Final = ctypes.PyDLL(None).mincore
 _mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _vector: Final = bytearray(_STRETCH_PAGES)  # a byte a page: 1 when it is in memory
 _vector_address: Final = ctypes.addressof(ctypes.c_char.from_buffer(_vector))
@@ -60,8 +62,10 @@ class Mapping:
         self._seen_s: dict[int, float] = {}  # by stretch: when all of it was in memory
 
     def view(self, offset: int, length: int) -> memoryview | None:
-        """These bytes, which must lie within `size`; None when not all of them are in memory, or nobody can say."""
+        """These bytes; None when not all of them are in memory (nor within `size`), or nobody can say."""
         end = offset + length
+        if end > self.size:
+            return None
         now = time.monotonic()
         at = offset - offset % _STRETCH_BYTES
         while at < end:
