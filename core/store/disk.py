@@ -26,6 +26,8 @@ Buffer = bytes | bytearray | memoryview
 
 _IOVECS_MAX = 1024  # IOV_MAX of Linux
 _ZEROS = bytes(1024 * 1024)
+_SCRATCH = bytearray(1024 * 1024)  # read into by any thread, read by none
+_SCRATCH_TIMES_MAX = 32
 
 
 class File(Protocol):
@@ -75,6 +77,9 @@ class File(Protocol):
     def want(self, offset: int, length: int) -> None:
         """Tells the system that this range will be read soon, in any order."""
 
+    def load(self, offset: int, length: int) -> None:
+        """Has this range in memory and touched, waiting for the disk; what lies beyond the end is left out."""
+
     def forget(self, offset: int, length: int) -> None:
         """Tells the system that this range need not stay in memory (it must be synced to have an effect)."""
 
@@ -112,7 +117,7 @@ class Disk(Protocol):
 class RealFile:
     """A file of the operating system."""
 
-    __slots__ = ("_fd", "_mapping", "name")
+    __slots__ = ("__weakref__", "_fd", "_mapping", "name")
 
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
@@ -204,7 +209,19 @@ class RealFile:
     def want(self, offset: int, length: int) -> None:
         os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
+    def load(self, offset: int, length: int) -> None:
+        end = offset + length
+        while offset < end:
+            times, rest = divmod(end - offset, len(_SCRATCH))
+            buffers: list[bytearray | memoryview] = [_SCRATCH] * min(times, _SCRATCH_TIMES_MAX)
+            got = os.preadv(self._fd, buffers or [memoryview(_SCRATCH)[:rest]], offset)
+            if not got:
+                break
+            offset += got
+
     def forget(self, offset: int, length: int) -> None:
+        if self._mapping is not None:
+            self._mapping.forget(offset, length)  # what is mapped stays in memory
         os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:

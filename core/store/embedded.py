@@ -46,6 +46,7 @@ from core.store.engine import (
 from core.store.index import Block, Extents, Footer
 from core.store.log_files import Segment, seal
 from core.store.partition import HotRing, OpenBlock, Partition, Range
+from core.store.read_pace import ReadPace
 from core.store.reader import Reader
 from core.store.recovery import recover
 from core.store.replay import Recovered, retire
@@ -171,7 +172,7 @@ class EmbeddedEngine(Views):
         self._retired = recovered.retired
         self._assigner = Assigner(self._epoch, self._position, self._partitions, self._retired, self._now_ms)
         self.files = recovered.files
-        self._reader = Reader(self.files)
+        self._reader = Reader(self.files, ReadPace(lambda: self._appended_bytes))
         self._room = Room(self.disk, self.config.reserve_bytes)
         self._room.look()
         sync = self.config.flush == "sync"

@@ -236,7 +236,14 @@ class Engine(Protocol):
         """
 
     async def read(
-        self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
+        self,
+        partition: int,
+        offset: int,
+        bytes_max: int,
+        *,
+        committed: bool = False,
+        first_whole: bool = True,
+        mapped: bool = False,
     ) -> Read:
         """As `read_nowait`, from a reader thread when the data is cold."""
 

@@ -49,7 +49,7 @@ class Mapping:
     On the trio thread.
     """
 
-    __slots__ = ("_address", "_seen_s", "_view", "size")
+    __slots__ = ("_address", "_mapped", "_seen_s", "_view", "size")
 
     def __init__(self, fd: int) -> None:
         mapped = mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ)
@@ -57,6 +57,7 @@ class Mapping:
         ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(mapped), ctypes.byref(buffer), _SIMPLE)
         self._address: int = buffer.buf
         ctypes.pythonapi.PyBuffer_Release(ctypes.byref(buffer))
+        self._mapped = mapped
         self._view = memoryview(mapped)
         self.size = len(mapped)
         self._seen_s: dict[int, float] = {}  # by stretch: when all of it was in memory
@@ -77,6 +78,12 @@ class Mapping:
                     return None
             at = next_at
         return self._view[offset:end]
+
+    def forget(self, offset: int, length: int) -> None:
+        """Takes these pages out of the map until they are used again. From any thread; `offset` is a page's."""
+        length = min(length, self.size - offset)
+        if length > 0:
+            self._mapped.madvise(mmap.MADV_DONTNEED, offset, length)
 
     def _resident(self, start: int, end: int) -> bool:
         """Whether these bytes, of one stretch, are in memory."""

@@ -263,7 +263,14 @@ class MemoryEngine:
         return Read(buffers, size, log.start, high_watermark, log.last_stable, aborted)
 
     async def read(
-        self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
+        self,
+        partition: int,
+        offset: int,
+        bytes_max: int,
+        *,
+        committed: bool = False,
+        first_whole: bool = True,
+        mapped: bool = False,
     ) -> Read:
         await trio.lowlevel.checkpoint()
         found = self.read_nowait(partition, offset, bytes_max, committed=committed, first_whole=first_whole)

@@ -7,6 +7,7 @@ between them in the file is left out of the answer. Every buffer of an answer ho
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import structlog
@@ -15,8 +16,10 @@ import trio
 from core.store.disk import File
 from core.store.engine import DataDamaged, OffsetOutOfRange, Read
 from core.store.index import Block, Extent, read_block
+from core.store.loads import Loads
 from core.store.log_files import SealedFiles
 from core.store.partition import Partition
+from core.store.read_pace import ReadPace
 from core.store.segment import BadFile
 
 log = structlog.get_logger("store")
@@ -47,8 +50,10 @@ class _Plan(NamedTuple):
 class Reader:
     """Reads for one engine; all methods on the trio thread."""
 
-    def __init__(self, files: SealedFiles) -> None:
+    def __init__(self, files: SealedFiles, pace: ReadPace) -> None:
         self._files = files
+        self._loads = Loads()
+        self._pace = pace
         self._threads = trio.CapacityLimiter(READER_THREADS_MAX)
         self.cold_reads = 0
         self.scattered_reads: dict[str, int] = {}  # by file: cold reads that had to jump
@@ -73,9 +78,11 @@ class Reader:
                 break
             plan = self._plan(partition, at, end, bytes_max - size, first_whole and not size)
             if isinstance(plan, _Plan):
-                data = _map_runs(plan) if mapped else None
-                if data is None:
-                    data = _read_runs(plan, nowait=True)
+                data = None
+                if not plan.runs or self._loads.due(plan.file.name, *_extent_of(plan)) is None:
+                    data = _map_runs(plan) if mapped else None
+                    if data is None:
+                        data = _read_runs(plan, nowait=True)
                 if data is not None:
                     buffers += data
                     size += plan.size_bytes
@@ -90,10 +97,19 @@ class Reader:
             break
         return _answer(partition, buffers, size, committed, offset, at)
 
-    async def read(self, partition: Partition, offset: int, bytes_max: int, committed: bool, first_whole: bool) -> Read:
+    async def read(
+        self,
+        partition: Partition,
+        offset: int,
+        bytes_max: int,
+        committed: bool,
+        first_whole: bool,
+        mapped: bool = False,
+    ) -> Read:
         """As `Engine.read`."""
+        may_load = True
         while True:
-            found = self.read_nowait(partition, offset, bytes_max, committed, first_whole)
+            found = self.read_nowait(partition, offset, bytes_max, committed, first_whole, mapped)
             if found is not None:
                 return found
             end = self._check(partition, offset, committed)
@@ -105,6 +121,14 @@ class Reader:
                     raise _damaged(partition.number, plan, e) from e
             elif plan is not None:
                 self.cold_reads += 1
+                load = self._loads.begin(plan.file.name, *_extent_of(plan)) if may_load else None
+                if load is not None:
+                    may_load = False
+                    old = self._loads.keep(plan.file, load)
+                    until = trio.current_time() + self._pace.load_s_min(len(load))
+                    await trio.to_thread.run_sync(_load, plan.file, load, old, limiter=self._threads)
+                    await trio.sleep_until(until)
+                    continue
                 if len(plan.runs) >= _SCATTERED_RUNS_MIN:
                     name = plan.file.name
                     self.scattered_reads[name] = self.scattered_reads.get(name, 0) + 1
@@ -232,6 +256,19 @@ def _map_runs(plan: _Plan) -> list[memoryview] | None:
         else:
             buffers += [view[start:stop] for start, stop in parts]
     return buffers
+
+
+def _extent_of(plan: _Plan) -> tuple[int, int, int]:
+    """Where the plan's batches lie: from, to, and how many bytes of that they are."""
+    last = plan.runs[-1]
+    return plan.runs[0].place, last.place + last.size, plan.size_bytes
+
+
+def _load(file: File, load: range, old: list[tuple[File, range]]) -> None:
+    with contextlib.suppress(OSError):  # of what lies between, too; whoever reads its own meets it again
+        for other, range_ in old:
+            other.forget(range_.start, len(range_))
+        file.load(load.start, len(load))
 
 
 def _read_cold(plan: _Plan) -> list[memoryview] | None:

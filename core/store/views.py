@@ -31,9 +31,16 @@ class Views(Searches):
         return self._reader.read_nowait(self._get(partition), offset, bytes_max, committed, first_whole, mapped)
 
     async def read(
-        self, partition: int, offset: int, bytes_max: int, *, committed: bool = False, first_whole: bool = True
+        self,
+        partition: int,
+        offset: int,
+        bytes_max: int,
+        *,
+        committed: bool = False,
+        first_whole: bool = True,
+        mapped: bool = False,
     ) -> Read:
-        return await self._reader.read(self._get(partition), offset, bytes_max, committed, first_whole)
+        return await self._reader.read(self._get(partition), offset, bytes_max, committed, first_whole, mapped)
 
     def watch(self, partition: int, callback: Callable[[int], None]) -> None:
         self._get(partition).watchers.append(callback)

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import trio
 
+from core.store.ahead import Ahead
 from core.store.engine import Appended, Done
 from core.store.log_files import Segment
 from core.store.segment import (
@@ -123,6 +124,7 @@ class Writer:
         self._durable_position = state.position
         self._sync = sync
         self._syncs = Syncs()
+        self._ahead = Ahead()
         self._on_written = on_written
         self._on_no_room = on_no_room
         self._on_failed = on_failed
@@ -179,6 +181,7 @@ class Writer:
         with trio.CancelScope(shield=True):
             try:
                 async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._ahead.run)
                     if self._sync:
                         nursery.start_soon(self._take_ends)
                     while await self._step():
@@ -331,6 +334,7 @@ class Writer:
         ended = time.perf_counter()
         if ended - began > SLOW_WRITE_S:
             self._loop_writes_from = ended + SLOW_PAUSE_S
+        self._ahead.written(segment, length, ended - began)
         self._wrote(group, length)
         if not self._sync or self._synced_now(segment):
             return group

@@ -162,6 +162,9 @@ class SimulatedFile:
     def want(self, offset: int, length: int) -> None:
         pass
 
+    def load(self, offset: int, length: int) -> None:
+        self._disk.check_power()
+
     def forget(self, offset: int, length: int) -> None:
         pass
 

@@ -68,7 +68,7 @@ async def _read(
 ) -> Read:
     found = engine.read_nowait(partition, offset, bytes_max, committed=committed, first_whole=first, mapped=mapped)
     if found is None:
-        found = await engine.read(partition, offset, bytes_max, committed=committed, first_whole=first)
+        found = await engine.read(partition, offset, bytes_max, committed=committed, first_whole=first, mapped=mapped)
     return found
 
 
