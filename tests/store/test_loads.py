@@ -178,6 +178,25 @@ async def test_neighbours_are_loaded_with_one_call(tmp_path: Path, mapped: bool)
         assert len(loaded) == 1
 
 
+async def test_the_thread_that_loads_lets_what_was_loaded_before_leave_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[tuple[int, int]] = []
+    monkeypatch.setattr(loads, "LOADED_BYTES_MAX", 4 * MIB)
+    monkeypatch.setattr(RealFile, "forget", lambda _, offset, length: forgotten.append((offset, length)))
+    async with backlog(tmp_path, 128) as (engine, loaded):
+        found: list[int] = []
+        offset = 0
+        while offset < 32:
+            read = await engine.read(1, offset, 512 * 1024, mapped=True)
+            found += values(read)
+            offset = len(found)
+        assert found == list(range(0, 128, len(PARTITIONS)))
+        assert len(loaded) > 2
+        assert forgotten == loaded[: len(forgotten)]
+        assert sum(size for _, size in loaded[len(forgotten) :]) <= 4 * MIB
+
+
 async def test_a_file_that_gives_nothing_without_waiting_is_read_all_the_same(tmp_path: Path) -> None:
     async with backlog(tmp_path, 40) as (engine, loaded):
         read = await engine.read(1, 0, MIB, mapped=True)
