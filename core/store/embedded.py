@@ -172,7 +172,7 @@ class EmbeddedEngine(Views):
         self._retired = recovered.retired
         self._assigner = Assigner(self._epoch, self._position, self._partitions, self._retired, self._now_ms)
         self.files = recovered.files
-        self._reader = Reader(self.files, ReadPace(lambda: self._appended_bytes))
+        self._reader = Reader(self.files, ReadPace(lambda: self._appended_bytes, lambda: self._writer.sync_s))
         self._room = Room(self.disk, self.config.reserve_bytes)
         self._room.look()
         sync = self.config.flush == "sync"

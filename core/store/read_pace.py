@@ -1,8 +1,8 @@
 """Reading a backlog from the disk gives way to appends, while both together ask for more than the processors have.
 
 A consumer that catches up takes all it can get: its own processor, the broker's and the disk. Where they share a
-machine, or the loop is busy all the time, producers pay for it. So meanwhile a reader gets RATIO times what is
-appended, but always BYTES_PER_S_MIN, and thus catches up in any case; reads of what is in memory are not held up.
+machine, or the loop or the disk is busy all the time, producers pay for it. So meanwhile a reader gets RATIO times what
+is appended, but always BYTES_PER_S_MIN, and thus catches up in any case; reads of what is in memory are not held up.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 RATIO: Final = 1.5
 BYTES_PER_S_MIN: Final = 96 * 1024 * 1024
 PAUSE_S_MAX: Final = 0.25
-BUSY_MIN: Final = 0.9  # of the time: the loop runs, or waits for a processor
+BUSY_MIN: Final = 0.9  # of the time: the loop runs, or waits for a processor, or appends for the disk
 APPENDED_BYTES_PER_S_MIN: Final = 16 * 1024 * 1024  # less does not need much of anything
 WINDOW_S: Final = 0.2  # looked at again after so long
 FORGOTTEN_S: Final = 2.0
@@ -22,10 +22,14 @@ _SCHEDSTAT: Final = "/proc/thread-self/schedstat"  # ns on a processor, ns waiti
 
 
 class ReadPace:
-    """`appended_bytes` is what has been appended so far. On the trio thread."""
+    """`appended_bytes` is what has been appended so far, `sync_s` how long appends have waited for the disk.
 
-    def __init__(self, appended_bytes: Callable[[], int]) -> None:
+    On the trio thread.
+    """
+
+    def __init__(self, appended_bytes: Callable[[], int], sync_s: Callable[[], float]) -> None:
         self._appended_bytes = appended_bytes
+        self._sync_s = sync_s
         self._looked_s = self._busy_s = float("-inf")
         self._looked_bytes = 0
         self._bytes_per_s = 0.0  # 0: no limit
@@ -35,7 +39,7 @@ class ReadPace:
         now = time.monotonic()
         since = now - self._looked_s
         if since >= WINDOW_S:
-            busy_s, appended = _busy_s(), self._appended_bytes()
+            busy_s, appended = _busy_s() + self._sync_s(), self._appended_bytes()
             rate = (appended - self._looked_bytes) / since
             pressed = busy_s - self._busy_s >= BUSY_MIN * since and rate >= APPENDED_BYTES_PER_S_MIN
             known = since < FORGOTTEN_S

@@ -109,6 +109,7 @@ class Writer:
         on_failed: Callable[[OSError], object],
     ) -> None:
         self.groups = 0
+        self.sync_s = 0.0  # for which groups have waited for the disk
         self._queue: deque[Item | Signal] = deque()
         self._gathered: list[Item] = []  # from the queue, a group for the task
         self._busy = False  # a group is being written, synced or answered: the next has to wait
@@ -124,6 +125,7 @@ class Writer:
         self._durable_position = state.position
         self._sync = sync
         self._syncs = Syncs()
+        self._sync_began = 0.0
         self._ahead = Ahead()
         self._on_written = on_written
         self._on_no_room = on_no_room
@@ -233,6 +235,7 @@ class Writer:
         """The kernel has synced a group: the next goes to the disk before this one is answered."""
         group, self._syncing = self._syncing, None
         assert group is not None
+        self.sync_s += time.perf_counter() - self._sync_began
         written: Group | None = None
         failure: OSError | None = None
         if not self._gathered:
@@ -340,16 +343,20 @@ class Writer:
             return group
         if self._syncs.begin_nowait(segment.file):
             self._syncing = group
+            self._sync_began = time.perf_counter()
         else:
             self._to_sync = group
             self._wake.set()
         return None
 
     def _synced_now(self, segment: Segment) -> bool:
+        began = time.perf_counter()
         try:
             return self._syncs.sync_now(segment.file)
         except OSError as e:
             raise _SyncFailed(*e.args) from e
+        finally:
+            self.sync_s += time.perf_counter() - began
 
     def _encode(self, items: list[Item], segment: Segment) -> tuple[Group, list[bytes]]:
         """The group as it will stand in the segment, and its bytes."""

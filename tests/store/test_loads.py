@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -230,7 +231,8 @@ class Times:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.busy = 100.0
         self.appended = 0
-        self.pace = ReadPace(lambda: self.appended)
+        self.synced = 0.0
+        self.pace = ReadPace(lambda: self.appended, lambda: self.synced)
         monkeypatch.setattr("core.store.read_pace.time.monotonic", lambda: self.now)
         monkeypatch.setattr(read_pace, "_busy_s", lambda: self.busy)
 
@@ -248,6 +250,32 @@ def test_readers_give_way_while_the_loop_is_busy_with_appends(monkeypatch: pytes
     assert times.pace.load_s_min(16 * MIB) == pytest.approx(16 / 100 / RATIO, rel=0.01)
     times.go(1.0, 0.5, 100 * MIB)
     assert times.pace.load_s_min(8 * MIB) == 0
+
+
+def test_readers_give_way_while_appends_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = Times(monkeypatch)
+    times.pace.load_s_min(8 * MIB)
+    times.synced += 0.5
+    times.go(1.0, 0.5, 100 * MIB)
+    assert times.pace.load_s_min(8 * MIB) == pytest.approx(8 / 100 / RATIO, rel=0.01)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+async def test_the_time_for_which_appends_wait_for_the_disk_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool
+) -> None:
+    if kernel:
+        monkeypatch.setattr("core.store.syncs.Syncs.sync_now", lambda *_: False)
+    async with trio.open_nursery() as nursery:
+        engine = EmbeddedEngine(tmp_path, EngineConfig(reserve_bytes=0))
+        await nursery.start(engine.run)
+        await append(engine, [CreatePartition(1)])
+        before = engine._writer.sync_s
+        began = time.perf_counter()
+        for _ in range(3):
+            await append(engine, [entry(1, batch(b"v"))])
+        assert 0 < engine._writer.sync_s - before <= time.perf_counter() - began
+        nursery.cancel_scope.cancel()
 
 
 def test_readers_do_not_give_way_to_little_nor_to_what_was_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
