@@ -265,9 +265,10 @@ def _extent_of(plan: _Plan) -> tuple[int, int, int]:
 
 
 def _load(file: File, load: range, old: list[tuple[File, range]]) -> None:
-    with contextlib.suppress(OSError):  # of what lies between, too; whoever reads its own meets it again
-        for other, range_ in old:
+    for other, range_ in old:
+        with contextlib.suppress(OSError):  # closed since
             other.forget(range_.start, len(range_))
+    with contextlib.suppress(OSError):  # of what lies between, too; whoever reads its own meets it again
         file.load(load.start, len(load))
 
 

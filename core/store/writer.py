@@ -341,9 +341,9 @@ class Writer:
         self._wrote(group, length)
         if not self._sync or self._synced_now(segment):
             return group
+        self._sync_began = time.perf_counter()
         if self._syncs.begin_nowait(segment.file):
             self._syncing = group
-            self._sync_began = time.perf_counter()
         else:
             self._to_sync = group
             self._wake.set()
@@ -409,6 +409,7 @@ class Writer:
             self._fail(error)
             return
         self._to_sync = None
+        self.sync_s += time.perf_counter() - self._sync_began
         self._on_written(group)
         self._rest()
 

@@ -184,7 +184,12 @@ async def test_the_thread_that_loads_lets_what_was_loaded_before_leave_memory(
 ) -> None:
     forgotten: list[tuple[int, int]] = []
     monkeypatch.setattr(loads, "LOADED_BYTES_MAX", 4 * MIB)
-    monkeypatch.setattr(RealFile, "forget", lambda _, offset, length: forgotten.append((offset, length)))
+
+    def forget(_: RealFile, offset: int, length: int) -> None:
+        forgotten.append((offset, length))
+        raise OSError(errno.EBADF, "closed since")
+
+    monkeypatch.setattr(RealFile, "forget", forget)
     async with backlog(tmp_path, 128) as (engine, loaded):
         found: list[int] = []
         offset = 0
@@ -260,12 +265,14 @@ def test_readers_give_way_while_appends_wait_for_the_disk(monkeypatch: pytest.Mo
     assert times.pace.load_s_min(8 * MIB) == pytest.approx(8 / 100 / RATIO, rel=0.01)
 
 
-@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("by", ["loop", "kernel", "thread"])
 async def test_the_time_for_which_appends_wait_for_the_disk_is_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    if kernel:
+    if by != "loop":
         monkeypatch.setattr("core.store.syncs.Syncs.sync_now", lambda *_: False)
+    if by == "thread":
+        monkeypatch.setattr("core.store.syncs.Syncs.begin_nowait", lambda *_: False)
     async with trio.open_nursery() as nursery:
         engine = EmbeddedEngine(tmp_path, EngineConfig(reserve_bytes=0))
         await nursery.start(engine.run)
