@@ -9,7 +9,6 @@ the writes then find them. It ends once that is quick: then memory is in use aga
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from typing import Final
 
@@ -40,7 +39,8 @@ class Ahead:
     def written(self, segment: Segment, size: int, took_s: float) -> None:
         """The loop has written `size` bytes at `segment.place`."""
         if self._active:
-            if segment is not self._segment or segment.place + AHEAD_BYTES // 2 > self._loaded_to:
+            wanted_to = min(segment.place + AHEAD_BYTES // 2, segment.capacity)
+            if segment is not self._segment or wanted_to > self._loaded_to:
                 self._segment = segment
                 self._wake.set()
         elif size >= _WRITE_BYTES_MIN:
@@ -59,7 +59,7 @@ class Ahead:
                 self._loaded_to = 0
             start = max(self._loaded_to, -(-segment.place // _PIECE_BYTES) * _PIECE_BYTES)
             end = min(segment.capacity, segment.place + AHEAD_BYTES)
-            self._loaded_to = end if end < segment.capacity else sys.maxsize
+            self._loaded_to = end
             if start < end:
                 took_s = await trio.to_thread.run_sync(_load, segment.file, start, end - start)
                 if took_s < (end - start) * QUICK_S_PER_BYTE:

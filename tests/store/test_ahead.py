@@ -13,8 +13,11 @@ import trio.testing
 
 from core.store import ahead
 from core.store.ahead import AHEAD_BYTES, QUICK_S_PER_BYTE, SLOW_S_PER_BYTE, SLOW_WRITES, Ahead
-from core.store.disk import RealDisk
+from core.store.disk import RealDisk, RealFile
+from core.store.embedded import EmbeddedEngine, EngineConfig
+from core.store.engine import CreatePartition, append
 from core.store.log_files import Segment
+from tests.store.batches import batch, entry
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -111,6 +114,22 @@ async def test_it_ends_once_memory_is_quick_and_begins_again(tmp_path: Path, mon
         write(preparing, one, SLOW_WRITES + 1)
         await trio.testing.wait_all_tasks_blocked()
         assert len(loads.done) == 2
+
+
+async def test_the_writer_tells_of_its_writes_and_has_it_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[int] = []
+    monkeypatch.setattr(ahead, "SLOW_S_PER_BYTE", 0.0)
+    monkeypatch.setattr(RealFile, "load", lambda _, offset, length: loaded.append(offset))
+    async with trio.open_nursery() as nursery:
+        engine = EmbeddedEngine(tmp_path, EngineConfig(reserve_bytes=0))
+        await nursery.start(engine.run)
+        await append(engine, [CreatePartition(1)])
+        for _ in range(100):
+            await append(engine, [entry(1, batch(bytes(32 * KIB)))])
+        while not loaded:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert loaded[0] == MIB
 
 
 async def test_what_is_prepared_reads_as_zeros_and_takes_what_is_written(tmp_path: Path) -> None:

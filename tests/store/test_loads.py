@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
 
 from core.store import loads, read_pace
 from core.store.disk import RealDisk, RealFile
 from core.store.embedded import EmbeddedEngine, EngineConfig
 from core.store.engine import CreatePartition, Read, append
-from core.store.loads import ASKED_BYTES_MIN, EXTRA_BYTES_MAX, FILES_MAX, LOADED_BYTES_MAX, STRETCH_BYTES, Loads
+from core.store.loads import ASKED_BYTES_MIN, EXTRA_BYTES_MAX, FILES_MAX, LOADED_BYTES_MAX, Loads
+from core.store.mapping import Mapping
 from core.store.read_pace import BYTES_PER_S_MIN, PAUSE_S_MAX, RATIO, ReadPace
 from core.store.reader import _Plan, _read_runs
 from tests.store.batches import batch, batches_in, entry
@@ -120,9 +120,20 @@ def test_forgetting_takes_pages_out_of_the_map_that_are_there_again_when_used(tm
     file.pwritev([data], 0)
     view = file.mapped(0, 4 * MIB)
     assert view is not None
+    assert view == data
     file.fdatasync()
-    file.forget(MIB, 2 * MIB)
-    file.forget(4 * MIB, MIB)  # beyond its end
+    with pytest.MonkeyPatch.context() as patch:
+        asked: list[tuple[int, int]] = []
+        real = Mapping.forget
+
+        def noted(mapping: Mapping, offset: int, length: int) -> None:
+            asked.append((offset, length))
+            real(mapping, offset, length)
+
+        patch.setattr(Mapping, "forget", noted)
+        file.forget(MIB, 2 * MIB)
+        file.forget(4 * MIB, MIB)  # beyond its end
+    assert asked == [(MIB, 2 * MIB), (4 * MIB, MIB)]
     assert view == data
 
 
@@ -213,6 +224,18 @@ async def test_a_file_that_gives_nothing_without_waiting_is_read_all_the_same(tm
             again = await engine.read(2, 0, MIB, mapped=True)
         assert values(read) == list(range(0, 40, len(PARTITIONS)))
         assert values(again) == list(range(1, 40, len(PARTITIONS)))
+        assert len(loaded) == 2
+
+
+async def test_what_the_disk_read_ahead_is_touched_by_a_thread_first(tmp_path: Path) -> None:
+    async with backlog(tmp_path, 128) as (engine, loaded):
+        await engine.read(1, 0, 512 * 1024, mapped=True)
+        end = sum(loaded[0])
+        loaded.append((0, 64 * MIB))  # all of it is in memory now
+        assert engine.read_nowait(1, 0, 256 * 1024, mapped=True) is not None
+        assert engine.read_nowait(1, 24, 512 * 1024, mapped=True) is None
+        assert values(await engine.read(1, 24, 512 * 1024, mapped=True)) == list(range(96, 124, 4))
+        assert loaded[2][0] >= end
 
 
 def _only_waiting(plan: _Plan, nowait: bool = False) -> list[memoryview] | None:
@@ -312,11 +335,16 @@ def test_the_loops_time_is_told_with_and_without_the_systems_statistics(monkeypa
         pass
 
 
-async def test_a_load_takes_as_long_as_the_pace_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
-) -> None:
+async def test_a_load_takes_as_long_as_the_pace_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    until: list[float] = []
+
+    async def sleep_until(deadline: float) -> None:
+        until.append(deadline)
+
     monkeypatch.setattr(ReadPace, "load_s_min", lambda _, size: size / MIB)
     async with backlog(tmp_path, 40) as (engine, loaded):
+        monkeypatch.setattr(trio, "sleep_until", sleep_until)
         began = trio.current_time()
         await engine.read(1, 0, MIB, mapped=True)
-        assert trio.current_time() - began >= loaded[0][1] / STRETCH_BYTES
+        assert len(until) == 1
+        assert until[0] >= began + loaded[0][1] / MIB
